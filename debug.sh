@@ -1,0 +1,514 @@
+#!/usr/bin/env bash
+# The way in: builds, starts, watches and tests the orchestrator. Without a verb on a terminal it shows a menu.
+set -euo pipefail
+
+CALLED_FROM=$PWD
+ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
+cd -- "$ROOT"
+
+# A path from the caller's environment means what it meant where the caller stood.
+absolute() { case $1 in /*) printf '%s\n' "$1" ;; *) printf '%s\n' "$CALLED_FROM/$1" ;; esac }
+
+COMMON=$(absolute "${AIOS_COMMON:-$ROOT/Common}")
+PROGRAMS=$(absolute "${AIOS_PROGRAMS:-$ROOT/Programs}")
+TARGET=$(absolute "${CARGO_TARGET_DIR:-$ROOT/target}")
+BIN=$(absolute "${ORCHESTRATOR:-$TARGET/release/orchestrator}")
+export AIOS_COMMON=$COMMON AIOS_PROGRAMS=$PROGRAMS CARGO_TARGET_DIR=$TARGET
+# What was started from this checkout: one machine's matter, so never in the shared folder.
+RUN=$ROOT/.run
+UP_SECONDS=${UP_SECONDS:-20}
+DOWN_SECONDS=${DOWN_SECONDS:-20}
+
+usage() {
+    cat <<'END'
+usage: ./debug.sh [VERB]
+
+  check            look at this machine: tools, limits, folders
+  build            build the release binary
+  selftest         run the binary's own self-test on the folder
+  up [ID]          build and start a device in the background (default id: DEVICE_ID or the host's name)
+  down [ID]        stop the devices started here, or one of them
+  restart [ID]     down and up
+  kill ID          end a device at once with SIGKILL, as a crash would
+  status           one screen: devices, what runs, what waits and why
+  logs [OPTION…]   follow the orchestrators' logs
+  trigger [NAME]   drop an example trigger (default: hello) from examples/triggers
+  state            show state.json and how many files lie where
+  test             run every test
+  bench            run the benchmark
+  clean [--yes] [--all]   delete what runs left in Common; --all: waiting triggers, archives and the state too
+  menu             choose from a list
+  help             this text
+
+environment: AIOS_COMMON, AIOS_PROGRAMS (folders), DEVICE_ID, DEVICE_TAGS, DEVICE_SLOTS (passed to the device),
+  CARGO_TARGET_DIR, ORCHESTRATOR (a binary to use instead of building one)
+END
+}
+
+say() { printf '%s\n' "$*"; }
+# fail WHAT HINT [CODE]
+fail() {
+    printf 'error: %s\nhint: %s\n' "$1" "$2" >&2
+    exit "${3:-1}"
+}
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# --- tools -----------------------------------------------------------------------------------------------------------
+
+rust_wanted() { sed -n 's/^rust-version *= *"\([0-9.]*\)".*/\1/p' Cargo.toml; }
+rust_found() { cargo --version 2>/dev/null | sed -n 's/^cargo \([0-9.]*\).*/\1/p'; }
+# at_least FOUND WANTED
+at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]; }
+
+# The cause and the remedy of a missing tool, as "found|hint"; nothing if it is there.
+lacks() {
+    case $1 in
+        cargo)
+            if ! have cargo; then
+                printf 'no cargo in PATH|install Rust %s or newer with rustup\n' "$(rust_wanted)"
+            elif ! at_least "$(rust_found)" "$(rust_wanted)"; then
+                printf 'cargo %s, expected %s or newer|rustup update stable\n' "$(rust_found)" "$(rust_wanted)"
+            fi ;;
+        cc) have cc || printf 'no C linker (cc) in PATH|install gcc and the C library headers; Debian: apt-get install gcc libc6-dev\n' ;;
+        python3)
+            if ! have python3; then
+                printf 'no python3 in PATH|install Python 3.8 or newer; Debian: apt-get install python3\n'
+            elif ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 8))'; then
+                printf '%s, expected 3.8 or newer|install a newer Python\n' "$(python3 --version 2>&1)"
+            fi ;;
+    esac
+}
+
+# Makes sure that tools are there: installs what a package brings where that is possible, else says what is missing.
+need() {
+    local tool found packages=()
+    for tool in "$@"; do
+        [ -n "$(lacks "$tool")" ] || continue
+        case $tool in
+            cc) packages+=(gcc libc6-dev) ;;
+            python3) packages+=(python3) ;;
+        esac
+    done
+    if [ ${#packages[@]} -gt 0 ] && [ "$(id -u)" = 0 ] && have apt-get; then
+        say "installing with apt-get: ${packages[*]}"
+        # What is still missing after a failure is said below.
+        apt-get update -qq || true
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" || true
+    fi
+    for tool in "$@"; do
+        found=$(lacks "$tool")
+        [ -z "$found" ] || fail "$tool: ${found%%|*}" "${found#*|}"
+    done
+}
+
+need_binary() {
+    [ -x "$BIN" ] || fail "no binary at $BIN" "./debug.sh build"
+}
+
+cmd_build() {
+    if [ -n "${ORCHESTRATOR:-}" ]; then
+        need_binary
+        return
+    fi
+    need cargo cc
+    cargo build --release --locked --bin orchestrator
+}
+
+# --- devices ---------------------------------------------------------------------------------------------------------
+
+check_id() {
+    [[ $1 =~ ^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$ ]] \
+        || fail "'$1' is no device id" "letters, digits, '.', '_' and '-', at most 64, beginning with a letter or digit" 2
+}
+
+default_id() { printf '%s\n' "${DEVICE_ID:-$(uname -n)}"; }
+
+# When a process started, in ticks since boot: with its number this names one process for ever.
+start_time() {
+    local stat
+    { stat=$(<"/proc/$1/stat"); } 2>/dev/null || return 1
+    # The name stands in brackets and may hold anything: count the fields behind its end.
+    read -r -a stat <<<"${stat##*) }"
+    [ "${stat[0]}" != Z ] && printf '%s\n' "${stat[19]}"
+}
+
+# The process of a device that was started here, if it still runs.
+pid_of() {
+    local pid started
+    { read -r pid started <"$RUN/$1.pid"; } 2>/dev/null || return 1
+    [ "$(start_time "$pid")" = "$started" ] && printf '%s\n' "$pid"
+}
+
+ids_started() {
+    local file
+    for file in "$RUN"/*.pid; do
+        [ -e "$file" ] || continue
+        file=${file##*/}
+        printf '%s\n' "${file%.pid}"
+    done
+}
+
+# Whether the volume shows a device alive. Ids need no quoting in JSON, so no JSON reader is needed here.
+shown_alive() {
+    { "$BIN" devices list --json 2>/dev/null || true; } | tr -d ' \t\r\n' | tr '{' '\n' \
+        | grep -F "\"device\":\"$1\"" | grep -qF '"alive":true'
+}
+
+# Whether the heartbeat of a device is the one of this process, not of an earlier one.
+heartbeat_of() { { tr -d ' \t\r\n' <"$COMMON/Devices/$1.json"; } 2>/dev/null | grep -qE "\"pid\":$2[,}]"; }
+
+# One at a time: two "up" of one id would both see nothing running.
+with_lock() {
+    mkdir -p "$RUN"
+    if have flock; then
+        exec 9>"$RUN/lock"
+        flock -w 60 9 || fail "another debug.sh works here for a minute" "wait for it, or look who holds $RUN/lock"
+    fi
+}
+
+tell_next() {
+    cat <<END
+next      ./debug.sh trigger hello     drop a trigger; or copy a JSON file into $COMMON/Triggers
+          ./debug.sh status            what runs, what waits and why
+          ./debug.sh up worker-2       a second device on the same folder
+          ./debug.sh down              stop what was started here
+END
+}
+
+cmd_up() {
+    local id pid out seconds=0
+    id=${1:-$(default_id)}
+    [ $# -eq 0 ] || shift
+    check_id "$id"
+    cmd_build
+    with_lock
+    if pid=$(pid_of "$id"); then
+        say "device    $id already runs (process $pid)"
+        return 0
+    fi
+    out=$RUN/$id.out
+    # The lock must not live on in the device, nor the device end with this terminal.
+    if have setsid; then
+        setsid "$BIN" run --device-id "$id" "$@" >"$out" 2>&1 </dev/null 9>&- &
+    else
+        nohup "$BIN" run --device-id "$id" "$@" >"$out" 2>&1 </dev/null 9>&- &
+    fi
+    pid=$!
+    printf '%s %s\n' "$pid" "$(start_time "$pid")" >"$RUN/$id.pid"
+    until heartbeat_of "$id" "$pid" && shown_alive "$id"; do
+        if ! pid_of "$id" >/dev/null; then
+            local code=0
+            wait "$pid" || code=$?
+            rm -f "$RUN/$id.pid"
+            tail -n 20 "$out" >&2
+            case $code in
+                4) fail "device $id ended with exit code 4: the folder $COMMON cannot be used" "./debug.sh check" ;;
+                5) fail "device $id ended with exit code 5: a living device has this id" "choose another one: ./debug.sh up ID" ;;
+                *) fail "device $id ended with exit code $code" "read $out" ;;
+            esac
+        fi
+        if [ "$seconds" -ge $((UP_SECONDS * 10)) ]; then
+            tail -n 20 "$out" >&2
+            fail "device $id runs (process $pid), but is not shown alive after $UP_SECONDS s" "read $out; ./debug.sh down $id"
+        fi
+        sleep 0.1
+        seconds=$((seconds + 1))
+    done
+    say "device    $id is alive (process $pid)"
+    say "folder    $COMMON"
+    say "programs  $PROGRAMS"
+    say "log       $COMMON/Logs/orchestrator.$id.$(date -u +%F).log, start-up messages in $out"
+    tell_next
+}
+
+cmd_down() {
+    local id pid ids=() waited=0 left
+    if [ $# -gt 0 ]; then
+        check_id "$1"
+        [ -e "$RUN/$1.pid" ] || fail "no device $1 was started here" "started here: $(ids_started | paste -sd ' ' -)" 3
+        ids=("$1")
+    else
+        mapfile -t ids < <(ids_started)
+    fi
+    if [ ${#ids[@]} -eq 0 ]; then
+        say "nothing runs that was started here"
+        return 0
+    fi
+    with_lock
+    for id in "${ids[@]}"; do
+        if pid=$(pid_of "$id"); then
+            kill -TERM "$pid" 2>/dev/null || true
+            say "$id: asked to stop (process $pid)"
+        fi
+    done
+    while :; do
+        left=()
+        for id in "${ids[@]}"; do
+            [ -e "$RUN/$id.pid" ] || continue
+            if pid_of "$id" >/dev/null; then
+                left+=("$id")
+            else
+                rm -f "$RUN/$id.pid"
+                say "$id: stopped"
+            fi
+        done
+        [ ${#left[@]} -gt 0 ] || return 0
+        [ "$waited" -lt $((DOWN_SECONDS * 10)) ] \
+            || fail "still running after $DOWN_SECONDS s: ${left[*]}" "./debug.sh kill ${left[0]}"
+        sleep 0.1
+        waited=$((waited + 1))
+    done
+}
+
+cmd_restart() {
+    local id=${1:-}
+    # Without an id: all that were started here, or the default one.
+    local ids=()
+    if [ -n "$id" ]; then ids=("$id"); else mapfile -t ids < <(ids_started); fi
+    [ ${#ids[@]} -gt 0 ] || ids=("$(default_id)")
+    for id in "${ids[@]}"; do
+        check_id "$id"
+        if [ -e "$RUN/$id.pid" ]; then (cmd_down "$id"); fi
+    done
+    for id in "${ids[@]}"; do (cmd_up "$id"); done
+}
+
+cmd_kill() {
+    local id=${1:-} pid
+    [ -n "$id" ] || fail "kill: which device?" "started here: $(ids_started | paste -sd ' ' -)" 2
+    check_id "$id"
+    pid=$(pid_of "$id") || fail "no device $id runs that was started here" "started here: $(ids_started | paste -sd ' ' -)" 3
+    kill -KILL "$pid"
+    rm -f "$RUN/$id.pid"
+    say "$id: killed (process $pid). Once its lease has run out, the other devices take its runs."
+}
+
+# --- looking ---------------------------------------------------------------------------------------------------------
+
+cmd_status() { need_binary; "$BIN" status "$@"; }
+cmd_logs() { need_binary; "$BIN" logs -f "$@"; }
+cmd_selftest() { cmd_build; "$BIN" --test "$@"; }
+
+count() { find "$1" "${@:2}" -type f 2>/dev/null | wc -l; }
+
+cmd_state() {
+    [ -d "$COMMON" ] || fail "no folder $COMMON" "./debug.sh up makes it" 4
+    printf '%-20s %8d files\n' \
+        "waiting in Triggers" "$(count "$COMMON/Triggers" -maxdepth 1 -name '*.json' ! -name '.*')" \
+        ".running" "$(count "$COMMON/Triggers/.running")" \
+        ".waiting" "$(count "$COMMON/Triggers/.waiting")" \
+        "processed" "$(count "$COMMON/TriggersProcessed" ! -path '*/rejected/*')" \
+        "rejected" "$(count "$COMMON/TriggersProcessed/rejected" ! -name '*.error.json')" \
+        "Results" "$(count "$COMMON/Results")" \
+        "Logs" "$(count "$COMMON/Logs")"
+    if [ ! -e "$COMMON/state.json" ]; then
+        say "state.json           none yet"
+    elif have python3; then
+        python3 -m json.tool "$COMMON/state.json" \
+            || fail "$COMMON/state.json does not parse" "a running device sets it aside and makes it anew"
+    else
+        cat "$COMMON/state.json"
+    fi
+}
+
+cmd_trigger() {
+    local name=${1:-hello} folder=$COMMON/Triggers file=examples/triggers/${1:-hello}.json target
+    if ! [[ $name =~ ^[A-Za-z0-9_-]+$ ]] || ! [ -f "$file" ]; then
+        fail "no example trigger '$name'" "there are: $(cd examples/triggers && printf '%s ' *.json | sed 's/\.json//g')" 3
+    fi
+    mkdir -p "$folder" || fail "cannot make $folder" "look at the rights of $COMMON" 4
+    target=$folder/$name-$(date -u +%H%M%S)-$$.json
+    # Under a hidden name first: no device looks at those.
+    cp -- "$file" "$folder/.${target##*/}"
+    mv -n -- "$folder/.${target##*/}" "$target"
+    say "dropped   $target"
+    say "          $(<"$file")"
+    if [ -x "$BIN" ]; then
+        say "next      $BIN runs list --limit 5"
+        say "          $BIN runs logs -f ${target##*/}"
+    fi
+    say "          its result appears in $COMMON/Results/$(date -u +%F)"
+}
+
+# --- check -----------------------------------------------------------------------------------------------------------
+
+CHECK_FAILED=0
+good() { printf 'ok       %-12s %s\n' "$1" "$2"; }
+note() { printf 'note     %-12s %s\n         %-12s hint: %s\n' "$1" "$2" '' "$3"; }
+bad() {
+    CHECK_FAILED=1
+    printf 'missing  %-12s %s\n         %-12s hint: %s\n' "$1" "$2" '' "$3"
+}
+
+check_tool() {
+    local found
+    found=$(lacks "$1")
+    if [ -n "$found" ]; then bad "$2" "${found%%|*}" "${found#*|}"; else good "$2" "$3"; fi
+}
+
+check_limit() {
+    local value
+    if ! { value=$(<"/proc/sys/fs/inotify/$1"); } 2>/dev/null; then
+        note inotify "$1 cannot be read" "the scan every 2 s works without file events"
+    elif [ "$value" -lt "$2" ]; then
+        note inotify "$1 is $value, expected $2 or more" "sysctl fs.inotify.$1=$2; without it the scan every 2 s does the work"
+    else
+        good inotify "$1 is $value"
+    fi
+}
+
+check_folders() {
+    local probe kind free tried
+    if ! mkdir -p "$COMMON" 2>/dev/null; then
+        bad Common "$COMMON cannot be made" "make it, or name another folder in AIOS_COMMON"
+    elif ! probe=$(mktemp "$COMMON/.check.XXXXXX" 2>/dev/null); then
+        bad Common "$COMMON is not writable for $(id -un 2>/dev/null || id -u)" "give the rights, or look whether it is mounted read-only or full"
+    else
+        good Common "$COMMON is writable"
+        if ! have flock; then
+            note locks "not tried: no flock program" "the self-test tries the locks"
+        elif
+            # The inner one must be refused (78); the outer one must not (77, or another code where locks do not work).
+            tried=0
+            flock -n -E 77 "$probe" flock -n -E 78 "$probe" true 2>/dev/null || tried=$?
+            [ "$tried" = 78 ]
+        then
+            good locks "a lock in $COMMON excludes a second one"
+        else
+            bad locks "a lock in $COMMON does not exclude a second one" "mount the folder with working locks; see the self-test"
+        fi
+        rm -f -- "$probe"
+        kind=$(stat -f -c %T -- "$COMMON" 2>/dev/null || echo unknown)
+        case $kind in
+            nfs* | smb* | cifs | fuse* | 9p | v9fs | ceph | afs | unknown*)
+                note "file system" "$kind" "file events may not arrive from other machines: the scan every 2 s finds triggers, leases are 60 s" ;;
+            *) good "file system" "$kind" ;;
+        esac
+        free=$(df -Pk -- "$COMMON" | awk 'NR == 2 { print int($4 / 1024) }')
+        if [ "$free" -lt 100 ]; then
+            bad space "$free MiB free in $COMMON, expected 100 or more" "./debug.sh clean, or make room"
+        else
+            good space "$free MiB free in $COMMON"
+        fi
+    fi
+    if [ -d "$PROGRAMS" ] && [ -r "$PROGRAMS" ] && [ -x "$PROGRAMS" ]; then
+        good Programs "$PROGRAMS holds $(count "$PROGRAMS" -maxdepth 1 -name '*.toml') job files"
+    else
+        bad Programs "$PROGRAMS cannot be read" "make it, or name another folder in AIOS_PROGRAMS"
+    fi
+    if mkdir -p "$RUN" 2>/dev/null && [ -w "$RUN" ]; then
+        good .run "$RUN is writable"
+    else
+        bad .run "$RUN is not writable" "give the rights: up and down keep process numbers there"
+    fi
+}
+
+cmd_check() {
+    check_tool cargo rust "$(rust_found) (expected $(rust_wanted) or newer)"
+    check_tool cc linker "$(command -v cc || true)"
+    check_tool python3 python3 "$(python3 --version 2>&1 || true) (expected 3.8 or newer)"
+    if [ -x "$BIN" ]; then good binary "$BIN"; else note binary "not built yet" "./debug.sh build"; fi
+    check_limit max_user_instances 128
+    check_limit max_user_watches 8192
+    check_folders
+    if [ "$CHECK_FAILED" = 0 ]; then say "this machine is ready"; else say "something is missing: see the hints above"; fi
+    return "$CHECK_FAILED"
+}
+
+# --- test, bench, clean ----------------------------------------------------------------------------------------------
+
+cmd_test() {
+    local failed=() started=$SECONDS
+    need cargo cc python3
+    cargo test --locked "$@" || failed+=("cargo test")
+    PYTHONDONTWRITEBYTECODE=1 python3 -m unittest discover -s tests/programs || failed+=("Python tests")
+    if [ ${#failed[@]} -gt 0 ]; then
+        say "FAILED: $(printf '%s, ' "${failed[@]}" | sed 's/, $//') ($((SECONDS - started)) s)"
+        return 1
+    fi
+    say "PASSED: cargo test and Python tests ($((SECONDS - started)) s)"
+}
+
+cmd_bench() { need cargo cc; cargo bench --locked --bench pipeline "$@"; }
+
+cmd_clean() {
+    local yes=0 all=0 option name answer found=() names=(Results Logs TriggersProcessed Reports IdleTask) ids=() alive
+    for option in "$@"; do
+        case $option in
+            --yes) yes=1 ;;
+            --all) all=1 ;;
+            *) fail "clean: unknown option '$option'" "clean [--yes] [--all]" 2 ;;
+        esac
+    done
+    mapfile -t ids < <(ids_started)
+    for name in "${ids[@]}"; do
+        if pid_of "$name" >/dev/null; then fail "device $name runs" "./debug.sh down"; fi
+        rm -f -- "$RUN/$name.pid"
+    done
+    if [ -d "$COMMON/Devices" ]; then
+        # Devices of other machines share the folder. A minute is more than any default lease on a local file system.
+        if [ -x "$BIN" ]; then
+            alive=$({ "$BIN" devices list --json 2>/dev/null || true; } | grep -cE '"alive": *true' || true)
+        else
+            alive=$(find "$COMMON/Devices" -name '*.json' -mmin -1 | wc -l)
+        fi
+        [ "$alive" = 0 ] || fail "devices still live on $COMMON" "stop them where they run; see ./debug.sh status"
+    fi
+    [ "$all" = 0 ] || names+=(Backups Triggers Devices state.json .state.lock .volume)
+    for name in "${names[@]}"; do
+        if [ -e "$COMMON/$name" ] || [ -L "$COMMON/$name" ]; then found+=("$name"); fi
+    done
+    if [ ${#found[@]} -eq 0 ]; then
+        say "nothing to delete in $COMMON"
+        return 0
+    fi
+    say "in $COMMON:"
+    (cd -- "$COMMON" && du -sh -- "${found[@]}")
+    if [ "$yes" = 0 ]; then
+        [ -t 0 ] || fail "clean asks before it deletes, and there is no terminal" "./debug.sh clean --yes" 2
+        read -r -p "delete these? [y/N] " answer || answer=
+        case $answer in y | Y | yes) ;; *) say "nothing was deleted"; return 0 ;; esac
+    fi
+    (cd -- "$COMMON" && rm -rf -- "${found[@]}")
+    rm -f -- "$RUN"/*.out
+    say "deleted"
+}
+
+# --- menu ------------------------------------------------------------------------------------------------------------
+
+cmd_menu() {
+    local items=(check build selftest up down status logs trigger state clean test quit) choice verb argument i
+    local texts=("check the machine" "build" "run the self-test" "start a device" "stop" "status" "follow the logs (Ctrl-C ends it)"
+        "drop an example trigger" "show the state" "clean up" "run all tests" "quit")
+    [ -t 0 ] || fail "the menu needs a terminal" "./debug.sh help names the verbs" 2
+    # Ctrl-C ends what runs, not the menu.
+    trap : INT
+    while :; do
+        echo
+        for i in "${!items[@]}"; do printf '%3d  %s\n' $((i + 1)) "${texts[i]}"; done
+        read -r -p "choose [1-${#items[@]}, or a verb with its arguments]: " choice argument || break
+        [ -n "$choice" ] || continue
+        verb=$choice
+        if [[ $choice =~ ^[0-9]{1,2}$ ]] && [ "$((10#$choice))" -ge 1 ] && [ "$((10#$choice))" -le ${#items[@]} ]; then
+            verb=${items[10#$choice - 1]}
+        fi
+        case $verb in quit | q | exit) break ;; menu) continue ;; esac
+        # shellcheck disable=SC2086 # the arguments are words
+        (cd -- "$CALLED_FROM" && exec "$ROOT/debug.sh" "$verb" $argument) || say "($verb ended with exit code $?)"
+    done
+}
+
+main() {
+    local verb=${1:-}
+    [ $# -eq 0 ] || shift
+    if [ -z "$verb" ]; then
+        if [ -t 0 ] && [ -t 1 ]; then verb=menu; else verb=help; fi
+    fi
+    case $verb in
+        check | build | selftest | up | down | restart | kill | status | logs | trigger | state | test | bench | clean | menu) "cmd_$verb" "$@" ;;
+        help | -h | --help) usage ;;
+        *) usage >&2; fail "no verb '$verb'" "./debug.sh help" 2 ;;
+    esac
+}
+
+main "$@"

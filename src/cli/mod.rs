@@ -1,0 +1,196 @@
+//! The command line: one file a verb. Every verb works on the volume directly, without a running device.
+//!
+//! This room promises exact words: each failure names the thing, what was found, what was expected, a hint, and ends with
+//! the exit code of `formats.md`. With `--json` there is one document on standard output, and errors are JSON too.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+mod change;
+pub mod context;
+mod devices;
+pub mod failure;
+mod find;
+mod follow;
+mod jobs;
+mod logs;
+mod out;
+mod pages;
+mod rows;
+mod run;
+mod runs;
+mod selftest;
+mod status;
+mod times;
+mod trigger;
+mod view;
+
+pub use context::Context;
+pub use failure::{Code, Failure};
+pub use out::Out;
+
+/// Runs jobs across every container and machine that shares a folder.
+///
+/// Without a verb it runs a device, like `orchestrator run`.
+#[derive(Debug, Parser)]
+#[command(name = "orchestrator", version, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    /// Test this program and the volume; whatever it makes it removes. Exit code 1 if a check fails.
+    #[arg(long)]
+    test: bool,
+    #[command(flatten)]
+    run: run::RunArgs,
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
+/// Options of every verb.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Options for every verb")]
+pub struct Global {
+    /// The shared folder.
+    #[arg(long, env = "AIOS_COMMON", default_value = "./Common", global = true, value_name = "PATH")]
+    pub common: PathBuf,
+    /// The folder with jobs and their programs.
+    #[arg(long, env = "AIOS_PROGRAMS", default_value = "./Programs", global = true, value_name = "PATH")]
+    pub programs: PathBuf,
+    /// Write JSON: one document, or a line each where it follows.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Say more; twice for everything.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Say only what was asked for, and errors.
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Colours: on a terminal only, always or never. `NO_COLOR` is respected.
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub color: Color,
+}
+
+/// When to use colours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Color {
+    /// On a terminal only.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Start this device (the default).
+    Run(run::RunArgs),
+    /// Write a trigger and print its run id.
+    Trigger(trigger::TriggerArgs),
+    /// The same for a command without a job file.
+    Exec(trigger::ExecArgs),
+    /// The jobs in Programs.
+    #[command(subcommand)]
+    Jobs(jobs::JobsVerb),
+    /// Waiting, active and past runs.
+    #[command(subcommand)]
+    Runs(runs::RunsVerb),
+    /// The devices of the volume.
+    #[command(subcommand)]
+    Devices(devices::DevicesVerb),
+    /// One screen: devices, what runs, what waits and why, what failed, what hinders.
+    Status,
+    /// The orchestrators' own logs, merged by time.
+    Logs(logs::LogsArgs),
+    /// A shell's completions.
+    Completions(pages::CompletionsArgs),
+    /// The manual page.
+    Man(pages::ManArgs),
+}
+
+/// Parses the command line, does what it says, and says what went wrong.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(error) => return failure::of_usage(&error),
+    };
+    let out = Out::new(&cli.global);
+    let outcome = Context::new(&cli.global, out).and_then(|mut context| dispatch(cli, &mut context));
+    match outcome {
+        Ok(code) => code.into(),
+        Err(failure) => failure.report(std::env::args().any(|arg| arg == "--json")),
+    }
+}
+
+/// Reads the command line. What only `run` takes is refused before another verb instead of being ignored; what the environment
+/// says for `run` is no mistake there.
+fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let mut whole = Cli::command();
+    let matches = whole.try_get_matches_from_mut(words)?;
+    if let Some(verb) = matches.subcommand_name() {
+        let of_run = run::RunArgs::augment_args(clap::Command::new("run"));
+        let mut words = of_run.get_arguments().map(|arg| arg.get_id().as_str()).chain(["test"]);
+        let given = words.find(|id| matches.value_source(id) == Some(ValueSource::CommandLine));
+        if let Some(given) = given {
+            let option = given.replace('_', "-");
+            let found = format!("--{option} is no option for every verb: it cannot stand before `{verb}`");
+            return Err(whole.error(ErrorKind::ArgumentConflict, found));
+        }
+    }
+    Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut whole))
+}
+
+fn dispatch(cli: Cli, context: &mut Context) -> Result<Code, Failure> {
+    if cli.test {
+        return selftest::run(context);
+    }
+    match cli.verb {
+        None => run::run(&cli.run, context),
+        Some(Verb::Run(args)) => run::run(&args, context),
+        Some(Verb::Trigger(args)) => trigger::trigger(&args, context),
+        Some(Verb::Exec(args)) => trigger::exec(&args, context),
+        Some(Verb::Jobs(verb)) => jobs::jobs(&verb, context),
+        Some(Verb::Runs(verb)) => runs::runs(&verb, context),
+        Some(Verb::Devices(verb)) => devices::devices(&verb, context),
+        Some(Verb::Status) => status::status(context),
+        Some(Verb::Logs(args)) => logs::logs(&args, context),
+        Some(Verb::Completions(args)) => pages::completions(&args, context),
+        Some(Verb::Man(args)) => pages::man(&args, context),
+    }
+}
+
+/// The whole command line, for completions and the manual.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(words: &str) -> Result<Cli, clap::Error> {
+        parse(std::iter::once("orchestrator").chain(words.split(' ')).map(OsString::from))
+    }
+
+    #[test]
+    fn options_for_every_verb_stand_before_or_behind_it() {
+        for words in ["--json status", "status --json", "--json runs list", "runs --json list", "runs list --json"] {
+            assert!(parsed(words).unwrap().global.json, "{words}");
+        }
+    }
+
+    #[test]
+    fn an_option_of_run_before_another_verb_is_refused_and_not_ignored() {
+        for words in ["--slots 3 status", "--force runs list", "--test status"] {
+            assert_eq!(parsed(words).unwrap_err().kind(), ErrorKind::ArgumentConflict, "{words}");
+        }
+        assert!(parsed("--slots 3").is_ok() && parsed("run --slots 3").is_ok() && parsed("status").is_ok());
+    }
+}

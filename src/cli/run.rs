@@ -1,0 +1,212 @@
+//! `orchestrator run`: this device.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use tracing_appender::non_blocking::NonBlockingBuilder;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use super::context::host_name;
+use super::{Code, Context, Failure};
+use crate::coordinator::run::{Options, RunError, run as run_device};
+use crate::coordinator::{End, Host};
+use crate::model::config::Config;
+use crate::model::device::Me;
+use crate::model::ids::{DeviceId, Tag};
+use crate::model::time::{DURATION_RULE, SIZE_RULE, parse_duration, parse_size};
+
+/// How many lines of its own log wait for the disk; more are dropped. The room for them is taken at the start.
+const LOG_LINES: usize = 4_096;
+
+/// Options of `run`.
+#[derive(Debug, Clone, Args)]
+pub(super) struct RunArgs {
+    /// Take the id over from a living device, which stops its attempts and exits 5.
+    #[arg(long)]
+    force: bool,
+    /// This device's id, unique on the volume [default: the host's name].
+    #[arg(long, env = "DEVICE_ID", value_name = "ID")]
+    device_id: Option<DeviceId>,
+    /// What this device has, comma-separated; its id is always among them.
+    #[arg(long, env = "DEVICE_TAGS", value_name = "TAGS", value_delimiter = ',')]
+    tags: Vec<String>,
+    /// How much it runs at once [default: twice the CPUs, at least 4].
+    #[arg(long, env = "DEVICE_SLOTS", value_name = "N", value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    slots: Option<u32>,
+    /// How often it says that it lives.
+    #[arg(long, default_value = "2s", value_parser = duration, value_name = "D")]
+    heartbeat: Duration,
+    /// How long a device may stand still before it counts as dead [default: 15s, on network file systems 60s].
+    #[arg(long, value_parser = duration, value_name = "D")]
+    lease: Option<Duration>,
+    /// How often the folder is looked through in full.
+    #[arg(long, default_value = "2s", value_parser = duration, value_name = "D")]
+    scan: Duration,
+    /// File events, or only the scan.
+    #[arg(long, default_value = "auto", value_name = "HOW")]
+    watch: WatchMode,
+    /// How long a drain at SIGTERM waits for runs to end by themselves.
+    #[arg(long, default_value = "5s", value_parser = duration, value_name = "D")]
+    stop_grace: Duration,
+    /// Whether what is written is synced, in the background, to survive a power cut.
+    #[arg(long, default_value = "full", value_name = "HOW")]
+    durability: Durability,
+    /// How much it logs: error, warn, info, debug, trace.
+    #[arg(long, default_value = "info", value_name = "LEVEL")]
+    log_level: String,
+    /// The largest log of one attempt.
+    #[arg(long, default_value = "64m", value_parser = size, value_name = "SIZE")]
+    log_limit: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum WatchMode {
+    Auto,
+    Poll,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Durability {
+    Full,
+    Fast,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text).ok_or_else(|| format!("expected {DURATION_RULE}"))
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    parse_size(text).ok_or_else(|| format!("expected {SIZE_RULE}"))
+}
+
+/// Runs this device until it is asked to leave.
+pub(super) fn run(args: &RunArgs, context: &mut Context) -> Result<Code, Failure> {
+    let options = options(args, context)?;
+    // The log's folder is in the volume; that the volume cannot be made is said by the device itself, or here.
+    let made = context.disk.make_folders(&context.layout.logs());
+    let _flush = start_log(args, context, &options.me.device)?;
+    if let Err(error) = made {
+        tracing::warn!(path = %context.layout.logs().display(), %error, "cannot make the log folder");
+    }
+    tracing::info!(
+        device = %options.me.device, session = %options.me.session, slots = options.me.slots,
+        common = %options.layout.common.display(), programs = %options.layout.programs.display(),
+        version = env!("CARGO_PKG_VERSION"), "device starts"
+    );
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Code::Failed, format!("cannot start the runtime: {error}"), "see `ulimit -a`"))?;
+    let end = runtime.block_on(run_device(options)).map_err(|error| match error {
+        RunError::Begin(begin) => begin.into(),
+        RunError::System(..) | RunError::Executor(_) => {
+            Failure::new(Code::Failed, error.to_string(), "see `ulimit -a`")
+        }
+    });
+    match end? {
+        End::Left => Ok(Code::Done),
+        End::Replaced => Err(Failure::new(
+            Code::InUse,
+            "another session took this device's id over by force",
+            "its attempts were stopped here; give one of the two another --device-id",
+        )),
+        End::NewerSchema(found) => Err(Failure::new(
+            Code::Volume,
+            format!("state.json has schema {found}, this program knows {}", crate::model::state::SCHEMA),
+            "use the newer program on this machine too",
+        )),
+    }
+}
+
+fn options(args: &RunArgs, context: &Context) -> Result<Options, Failure> {
+    let usage = |error: String, hint: &str| Failure::new(Code::Usage, error, hint);
+    let device = args.device_id.clone().unwrap_or_else(|| context.default_device());
+    let mut tags: BTreeSet<Tag> = BTreeSet::new();
+    for tag in args.tags.iter().map(|tag| tag.trim()).filter(|tag| !tag.is_empty()) {
+        tags.insert(Tag::new(tag).map_err(|error| usage(error.to_string(), "--tags gpu,storage"))?);
+    }
+    tags.insert(Tag::new(device.as_str()).map_err(|error| usage(error.to_string(), ""))?);
+    let lease = args.lease.unwrap_or_else(|| default_lease(context));
+    if args.heartbeat.is_zero() || args.scan.is_zero() {
+        return Err(usage("--heartbeat and --scan must be longer than 0".into(), "--heartbeat 2s --scan 2s"));
+    }
+    if lease < args.heartbeat * 3 {
+        return Err(usage(
+            format!("a lease of {lease:?} is shorter than three heartbeats of {:?}", args.heartbeat),
+            "a device that is a little late would count as dead; give a longer --lease or a shorter --heartbeat",
+        ));
+    }
+    let cpus = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    let slots = args.slots.unwrap_or_else(|| u32::try_from(cpus * 2).unwrap_or(4).max(4));
+    Ok(Options {
+        layout: context.layout.clone(),
+        config: Config {
+            heartbeat: args.heartbeat,
+            lease,
+            scan: args.scan,
+            stop_grace: args.stop_grace,
+            poll: args.watch == WatchMode::Poll,
+            log_limit: args.log_limit,
+        },
+        me: Me { device, session: context.session.clone(), tags, slots },
+        force: args.force,
+        sync: args.durability == Durability::Full,
+        host: Host {
+            name: host_name(),
+            pid: std::process::id(),
+            env: std::env::vars_os()
+                .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+                .collect(),
+            started_at: context.now().wall,
+        },
+    })
+}
+
+/// A file server may keep others waiting for longer than a local disk.
+fn default_lease(context: &Context) -> Duration {
+    let slow = crate::volume::os::is_network(&context.layout.common);
+    Duration::from_secs(if slow { 60 } else { 15 })
+}
+
+/// The device's own log: JSON lines in `Common/Logs`, and people's words on standard error.
+fn start_log(args: &RunArgs, context: &Context, device: &DeviceId) -> Result<impl Sized + use<>, Failure> {
+    let level = match context.global.verbose {
+        0 => args.log_level.as_str(),
+        1 => "debug",
+        _ => "trace",
+    };
+    let Some(level) = level.parse::<LevelFilter>().ok().filter(|_| !level.bytes().all(|byte| byte.is_ascii_digit()))
+    else {
+        let error = format!("--log-level {level:?} is not known: expected error, warn, info, debug or trace");
+        return Err(Failure::new(Code::Usage, error, "--log-level debug"));
+    };
+    let filter = Targets::new().with_default(LevelFilter::WARN).with_target("aios", level);
+    let file = tracing_appender::rolling::RollingFileAppender::builder()
+        .rotation(tracing_appender::rolling::Rotation::DAILY)
+        .filename_prefix(format!("orchestrator.{device}"))
+        .filename_suffix("log")
+        .build(context.layout.logs());
+    let (file, guard) = match file {
+        Ok(file) => {
+            let (writer, guard) = NonBlockingBuilder::default().buffered_lines_limit(LOG_LINES).finish(file);
+            (Some(writer), Some(guard))
+        }
+        Err(_) => (None, None),
+    };
+    let to_file = file.map(|writer| tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(writer));
+    let quiet = context.global.quiet;
+    let to_people = tracing_subscriber::fmt::layer()
+        .with_target(false)
+        .with_ansi(context.out.color && std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_writer(std::io::stderr);
+    tracing_subscriber::registry()
+        .with(filter)
+        .with(to_file)
+        .with((!quiet).then_some(to_people))
+        .try_init()
+        .map_err(|error| Failure::new(Code::Failed, format!("cannot start the log: {error}"), ""))?;
+    Ok(guard)
+}

@@ -1,0 +1,186 @@
+//! The volume as a verb sees it: read once, without a lock, and said to be what it is - a look from outside.
+
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Context;
+use super::failure::{Code, Failure};
+use crate::decide::catalog::Catalog;
+use crate::decide::explain::Seen;
+use crate::model::device::{Beat, Me};
+use crate::model::entry::{Entry, FileKey, Source};
+use crate::model::ids::{JobName, RunId};
+use crate::model::message::{quoted, suggest};
+use crate::model::state::State;
+use crate::model::time::Moment;
+use crate::model::trigger::Refusal;
+use crate::store::{Refused, Store};
+use crate::volume::inbox::{Inbox, Look, is_trigger_name};
+use crate::volume::os::is_network;
+use crate::volume::programs::Programs;
+use crate::volume::{Context as _, found, heartbeat};
+
+/// How old a heartbeat may be on a network file system before its device counts as dead: the lease that devices have there.
+const NETWORK_LEASE: Duration = Duration::from_secs(60);
+/// How long a change waits for the lock.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+/// How long it waits between two tries.
+const LOCK_STEP: Duration = Duration::from_millis(15);
+
+/// A device, as its files show it.
+#[derive(Debug)]
+pub(super) struct Device {
+    /// Its newest heartbeat.
+    pub(super) beat: Beat,
+    /// Whether it lives.
+    pub(super) alive: bool,
+}
+
+/// Who this verb is where it signs what it changes.
+pub(super) fn me(context: &Context) -> Me {
+    Me { device: context.default_device(), session: context.session.clone(), tags: BTreeSet::new(), slots: 0 }
+}
+
+/// The shared state, to be read or changed.
+pub(super) fn store(context: &Context) -> Store {
+    Store::new(Rc::clone(&context.disk), context.layout.clone(), me(context))
+}
+
+/// The state as it stands. `None`: it is missing or damaged, and whoever writes next makes it anew.
+pub(super) fn state(context: &Context) -> Result<Option<Arc<State>>, Failure> {
+    let mut store = store(context);
+    Ok(store.refresh()?.then(|| Arc::clone(store.state())))
+}
+
+/// Does something under the lock; where another process holds it, again, for some seconds.
+pub(super) fn patiently<T>(context: &Context, mut act: impl FnMut(Moment) -> Result<T, Refused>) -> Result<T, Failure> {
+    let end = context.now().boot + LOCK_PATIENCE;
+    loop {
+        let now = context.now();
+        match act(now) {
+            Err(Refused::Busy | Refused::Raced) if now.boot < end => context.pause(LOCK_STEP),
+            done => return Ok(done?),
+        }
+    }
+}
+
+/// All devices that have a heartbeat, in the order of their ids.
+pub(super) fn devices(context: &Context) -> Result<Vec<Device>, Failure> {
+    let beats = heartbeat::read_all(&*context.disk, &context.layout)?;
+    let network = is_network(&context.layout.common);
+    let look = |beat: Beat| is_alive(context, &beat, network).map(|alive| Device { beat, alive });
+    beats.into_iter().map(look).collect()
+}
+
+/// A living device holds its lock; where locks may not reach from machine to machine, its heartbeat is young.
+fn is_alive(context: &Context, beat: &Beat, network: bool) -> Result<bool, Failure> {
+    if beat.left {
+        return Ok(false);
+    }
+    if network {
+        let path = context.layout.heartbeat(&beat.device);
+        let meta = found(context.disk.stat(&path)).on("look at", &path)?;
+        let age = meta.and_then(|meta| (context.now().wall - meta.changed).to_std().ok());
+        // One from the future is young: the server's clock is not this machine's.
+        return Ok(meta.is_some() && age.is_none_or(|age| age < NETWORK_LEASE));
+    }
+    let path = context.layout.device_lock(&beat.device);
+    if found(context.disk.stat(&path)).on("look at", &path)?.is_none() {
+        return Ok(false);
+    }
+    Ok(heartbeat::lock(&*context.disk, &context.layout, &beat.device)?.is_none())
+}
+
+/// The devices as explanations need them; what they hold counts as the state has it.
+pub(super) fn seen(devices: &[Device], state: &State) -> Vec<Seen> {
+    let busy = |beat: &Beat| state.held_by(&beat.device, &beat.session).map(|(_, held)| held.slots).sum();
+    devices
+        .iter()
+        .map(|Device { beat, alive }| Seen {
+            device: beat.device.clone(),
+            alive: *alive,
+            drained: beat.drained,
+            tags: beat.tags.clone(),
+            slots: beat.slots,
+            busy: busy(beat),
+        })
+        .collect()
+}
+
+/// The largest revision that any device has seen: a state that has to be made anew goes on above it.
+pub(super) fn seen_revision(context: &Context) -> Result<u64, Failure> {
+    let beats = heartbeat::read_all(&*context.disk, &context.layout)?;
+    Ok(beats.iter().map(|beat| beat.revision).max().unwrap_or(0))
+}
+
+/// The job files.
+pub(super) fn programs(context: &Context) -> Result<Programs, Failure> {
+    let mut programs = Programs::default();
+    programs.scan(&*context.disk, &context.layout, context.now().boot)?;
+    Ok(programs)
+}
+
+/// The failure for a job that nobody knows, with the nearest name.
+pub(super) fn no_such_job(name: &str, catalog: &Catalog) -> Failure {
+    let hint = match suggest(name, catalog.names()) {
+        Some(nearest) => format!("did you mean {nearest}? `orchestrator jobs list` shows all"),
+        None => {
+            "`orchestrator jobs list` shows all jobs; for a command without a job file: `orchestrator exec -- COMMAND`"
+                .into()
+        }
+    };
+    Failure::new(Code::NotFound, format!("there is no job {} in Programs/", quoted(name)), hint)
+}
+
+/// A job's name from the command line.
+pub(super) fn job_name(name: &str) -> Result<JobName, Failure> {
+    JobName::new(name).map_err(|bad| {
+        Failure::new(Code::Usage, crate::model::message::bad_name(&bad), "`orchestrator jobs list` shows all jobs")
+    })
+}
+
+/// What lies in the inbox under one name.
+#[derive(Debug)]
+pub(super) enum Lies {
+    /// A trigger that waits.
+    Waits(Arc<Entry>),
+    /// It cannot be taken, and the next device that sees it moves it away.
+    Refused(RunId, Refusal),
+    /// It may still be written, or cannot be read.
+    Unfinished,
+}
+
+/// Everything that waits, by its file.
+pub(super) fn waiting(context: &Context) -> Result<Vec<(FileKey, Lies)>, Failure> {
+    let mut all = Vec::new();
+    let mut inbox = Inbox::default();
+    for key in waiting_files(context)? {
+        if let Some(lies) = look(context, &mut inbox, &key)? {
+            all.push((key, lies));
+        }
+    }
+    Ok(all)
+}
+
+/// The names of everything that waits.
+pub(super) fn waiting_files(context: &Context) -> Result<Vec<FileKey>, Failure> {
+    let mut keys = Vec::new();
+    for source in [Source::Inbox, Source::Waiting] {
+        let folder = context.layout.source(source);
+        let names = found(context.disk.list(&folder)).on("list", &folder)?.unwrap_or_default();
+        keys.extend(names.into_iter().filter(|name| is_trigger_name(name)).map(|name| FileKey { source, name }));
+    }
+    Ok(keys)
+}
+
+/// What lies under one name; `None`: nothing (any more).
+pub(super) fn look(context: &Context, inbox: &mut Inbox, key: &FileKey) -> Result<Option<Lies>, Failure> {
+    Ok(match inbox.look(&*context.disk, &context.layout, key, context.now())? {
+        Look::Entry(entry) => Some(Lies::Waits(entry)),
+        Look::Gone | Look::Same => None,
+        Look::NotYet => Some(Lies::Unfinished),
+        Look::Refused(run, refusal) => Some(Lies::Refused(run, refusal)),
+    })
+}

@@ -1,0 +1,92 @@
+//! Before the first tick: a volume that works, and an id that is this device's alone.
+
+use crate::model::device::Beat;
+use crate::model::ids::{DeviceId, Session};
+use crate::model::time::rfc3339;
+use crate::volume::atomic::{Temporary, write_new};
+use crate::volume::disk::{Disk, Guard};
+use crate::volume::layout::Layout;
+use crate::volume::{self, Context, found, heartbeat};
+
+/// Why a device cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum BeginError {
+    /// The volume cannot be used.
+    #[error(transparent)]
+    Volume(#[from] volume::Error),
+    /// Another process is this device.
+    #[error("the device id {device} is in use{by}")]
+    InUse {
+        /// The id.
+        device: DeviceId,
+        /// By whom, as far as its heartbeat tells.
+        by: String,
+    },
+}
+
+/// Makes the folders that are missing and returns the volume's id, made at the first start.
+///
+/// # Errors
+/// What the system said.
+pub fn open_volume(disk: &dyn Disk, layout: &Layout, session: &Session) -> Result<String, volume::Error> {
+    let folders = [
+        layout.devices(),
+        layout.running(),
+        layout.waiting(),
+        layout.keys(),
+        layout.processed(),
+        layout.results(),
+        layout.logs(),
+        layout.programs.clone(),
+    ];
+    for folder in &folders {
+        disk.make_folders(folder).on("make the folder", folder)?;
+    }
+    let path = layout.volume_id();
+    for _ in 0..2 {
+        if let Some((bytes, _)) = found(disk.read(&path, 1_024)).on("read", &path)? {
+            let id = String::from_utf8_lossy(&bytes).trim().to_owned();
+            if !id.is_empty() {
+                return Ok(id);
+            }
+        }
+        // Whoever makes it first names the volume.
+        write_new(disk, &mut Temporary::new(session.clone()), &path, format!("{session}\n").as_bytes())?;
+    }
+    Ok(session.to_string())
+}
+
+/// The right to be a device.
+pub struct Identity {
+    /// Held for life; `None` only where it was taken over by force.
+    pub guard: Option<Guard>,
+    /// The heartbeat of the life before, if there was one.
+    pub before: Option<Beat>,
+}
+
+/// Takes a device's lock for life. With `force` a living holder is displaced.
+///
+/// # Errors
+/// [`BeginError::InUse`], naming host, process and since when.
+pub fn claim_identity(
+    disk: &dyn Disk,
+    layout: &Layout,
+    device: &DeviceId,
+    force: bool,
+) -> Result<Identity, BeginError> {
+    let guard = heartbeat::lock(disk, layout, device)?;
+    let before = heartbeat::read(disk, layout, device)?;
+    if guard.is_none() && !force {
+        return Err(in_use(device, before.as_ref()));
+    }
+    Ok(Identity { guard, before })
+}
+
+/// The refusal, naming host, process and since when, as far as the heartbeat tells.
+#[must_use]
+pub(super) fn in_use(device: &DeviceId, beat: Option<&Beat>) -> BeginError {
+    let by = beat.map_or_else(String::new, |beat| {
+        format!(" on host {} by process {} since {}", beat.host, beat.pid, rfc3339(beat.started_at))
+    });
+    BeginError::InUse { device: device.clone(), by }
+}

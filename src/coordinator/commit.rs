@@ -1,0 +1,179 @@
+//! Committing a plan, and taking in what became of each of its changes.
+
+use std::sync::Arc;
+
+use super::Device;
+use crate::decide::catalog::Known;
+use crate::decide::plan::{Change, Matter, plan};
+use crate::decide::recover::Mine;
+use crate::model::entry::{Entry, Source};
+use crate::model::job::{command_job_name, for_command, merge_args, merge_kwargs};
+use crate::model::lease::Lease;
+use crate::model::time::Moment;
+use crate::model::trigger::Target;
+use crate::store::{Failure, Refused};
+
+impl Device {
+    /// Plans again under the lock, commits, and takes in the outcome. `true`: more may follow at once.
+    pub(super) fn transact(&mut self, now: Moment) -> Result<bool, Refused> {
+        let seen_revision = self.liveness.newest_revision().max(self.worked_through);
+        // The store is taken out for the call: the rules look at the rest of the device.
+        let mut store = std::mem::replace(
+            &mut self.store,
+            crate::store::Store::new(
+                std::rc::Rc::clone(&self.parts.disk),
+                self.parts.layout.clone(),
+                self.parts.me.clone(),
+            ),
+        );
+        let seen = self.observation(now);
+        let outcome = store.transact(now, seen_revision, &mut |state| plan(state, &seen));
+        self.store = store;
+        self.say_what_the_store_says();
+        let committed = outcome?;
+        self.due.busy_since = None;
+        self.solved("lock");
+        self.solved("state");
+        for lease in &committed.plan.fenced {
+            self.supersede(lease);
+        }
+        for key in &committed.plan.clashes {
+            self.inbox.salt(key);
+            self.look_at(key, now);
+        }
+        let mut more = !committed.plan.clashes.is_empty() || !committed.plan.fenced.is_empty();
+        let changes: Vec<(Change, Option<Failure>)> =
+            committed.plan.changes.into_iter().zip(committed.failed).collect();
+        if changes.iter().all(|(_, failure)| failure.is_none()) {
+            self.solved("move");
+        }
+        for (change, failure) in changes {
+            if let Some(Failure::Volume(error)) = &failure {
+                self.problem("move", format!("{error}; hint: {}", error.hint()));
+                self.due.again = Some(now.boot + super::TRY_AGAIN);
+            }
+            more |= matches!(failure, Some(Failure::Deferred));
+            more |= self.take_in(change, failure, now);
+        }
+        Ok(more)
+    }
+
+    pub(super) fn say_what_the_store_says(&mut self) {
+        for notice in self.store.take_notices() {
+            tracing::warn!("{notice}");
+        }
+        if let Some(breach) = self.store.breach().cloned() {
+            self.problem(
+                "exclusion",
+                format!(
+                    "the volume does not honour locks: revision {} was committed here and is missing from revision {}; \
+                     hint: put Common on a file system whose locks exclude: a local disk, a named volume, NFS with its lock service",
+                    breach.lost, breach.seen
+                ),
+            );
+        }
+    }
+
+    /// `true`: something follows from it at once.
+    fn take_in(&mut self, change: Change, failure: Option<Failure>, now: Moment) -> bool {
+        if let Some(failure) = &failure {
+            tracing::debug!(run = %change.run, matter = ?change.matter, %failure, "a change did not happen");
+        }
+        match (change.matter, failure) {
+            (Matter::Settled(lease), None) => self.settled(&lease),
+            (Matter::Settled(lease), Some(Failure::Taken)) => self.supersede(&lease),
+            (Matter::Settled(lease), Some(Failure::Gone)) => {
+                if self.store.state().names(&lease, &self.parts.me.device, &self.parts.me.session) {
+                    self.judge_again(&lease, true, now);
+                    return true;
+                }
+                self.supersede(&lease);
+            }
+            (Matter::Kept(lease), Some(Failure::Gone)) => self.fence(&lease),
+            (Matter::Lost(lease), failure) => {
+                if failure.is_none() {
+                    tracing::warn!(run = %lease.run, attempt = lease.attempt, "its device is dead: the attempt has ended as lost");
+                }
+                self.evidence.remove(&lease);
+            }
+            (Matter::Freed(run), _) => {
+                self.orphans.retain(|orphan| orphan.run != run);
+                self.orphans_since.remove(&run);
+            }
+            (Matter::Vanished(run), _) => {
+                self.vanished.remove(&run);
+                self.vanished_since.remove(&run);
+            }
+            (Matter::Claimed(entry), None) => {
+                self.forget(&entry);
+                self.claimed(&entry);
+            }
+            (Matter::Ended(entry), None) => self.forget(&entry),
+            (Matter::Claimed(entry) | Matter::Ended(entry), Some(failure)) => {
+                return self.not_taken(&entry, &failure, now);
+            }
+            (Matter::Settled(_) | Matter::Kept(_) | Matter::Listed(_), _) => {}
+        }
+        false
+    }
+
+    fn forget(&mut self, entry: &Entry) {
+        self.queue.remove(&entry.key);
+        self.inbox.forget(&entry.key);
+    }
+
+    /// Somebody else was faster, or the file is another one by now: it is looked at again.
+    fn not_taken(&mut self, entry: &Entry, failure: &Failure, now: Moment) -> bool {
+        match failure {
+            Failure::Gone => self.forget(entry),
+            Failure::Changed | Failure::KeyTaken => {
+                self.inbox.doubt(&entry.key);
+                self.look_at(&entry.key, now);
+                return true;
+            }
+            Failure::Taken if entry.key.source == Source::Inbox => {
+                self.inbox.salt(&entry.key);
+                self.look_at(&entry.key, now);
+                return true;
+            }
+            Failure::Taken => {
+                self.problem("taken", format!("two files stand for the run {}: see .running and .waiting", entry.run));
+                self.forget(entry);
+            }
+            Failure::Deferred | Failure::Volume(_) => {}
+        }
+        false
+    }
+
+    fn claimed(&mut self, entry: &Arc<Entry>) {
+        let Some(held) = self.store.state().runs.get(&entry.run).cloned() else { return };
+        let job = match &entry.trigger.target {
+            Target::Job(name) => match self.programs.catalog().look_up(name) {
+                Known::Good(job) => job,
+                // It was known when the plan was made, in this same tick.
+                Known::Broken | Known::Unknown => return,
+            },
+            Target::Command(argv) => Arc::new(for_command(command_job_name(&held.stem), argv.clone())),
+        };
+        let args = merge_args(&job, &entry.trigger);
+        let kwargs = merge_kwargs(&job, &entry.trigger);
+        tracing::debug!(run = %entry.run, job = %held.job, attempt = held.attempt, "claimed");
+        self.mine.insert(entry.run.clone(), Mine { run: entry.run.clone(), held, job, args, kwargs });
+    }
+
+    fn settled(&mut self, lease: &Lease) {
+        if let Some(ended) = self.ended.remove(lease) {
+            let outcome = &ended.outcome;
+            tracing::info!(
+                run = %lease.run, job = %outcome.job, attempt = lease.attempt, status = outcome.status.as_str(),
+                last = outcome.is_final, ms = outcome.duration_ms, error = outcome.error, "attempt ended"
+            );
+        }
+        self.running.remove(lease);
+        self.cut.remove(lease);
+        if self.mine.get(&lease.run).is_some_and(|mine| mine.held.attempt == lease.attempt) {
+            self.mine.remove(&lease.run);
+        }
+        self.fenced.remove(lease);
+    }
+}

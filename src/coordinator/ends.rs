@@ -1,0 +1,313 @@
+//! Ends: from a process that is gone to a result that waits for its commit.
+
+use super::{Device, End, LOG_LOOK, Leaving, Parts, TRY_AGAIN};
+use crate::decide::recover::Mine;
+use crate::decide::settle::{Next, Report, judge};
+use crate::exec::{Ending, Exit, StopCause};
+use crate::model::job::Program;
+use crate::model::lease::Lease;
+use crate::model::result::Status;
+use crate::model::time::{Moment, show_duration};
+use crate::volume::layout::Layout;
+use crate::volume::results::{Output, stage_result, staged_path, supersede, take_output};
+use crate::volume::{self, Context, logs};
+
+impl Device {
+    /// Takes the ends since the last tick and stages their results. What cannot be staged is kept and tried again.
+    pub(super) fn take_exits(&mut self, now: Moment) {
+        for exit in self.parts.executor.take_exits() {
+            let report = self.report(&exit);
+            self.unstaged.insert(exit.lease, report);
+        }
+        let waiting: Vec<Lease> = self.unstaged.keys().cloned().collect();
+        for lease in waiting {
+            if let Err(error) = self.stage(&lease, false, now) {
+                self.problem("results", format!("{error}; hint: {}", error.hint()));
+                self.due.again = Some(now.boot + TRY_AGAIN);
+                return;
+            }
+            self.solved("results");
+        }
+    }
+
+    /// Judges those ends again that were judged before somebody asked for the end of their run.
+    pub(super) fn heed_cancels(&mut self, now: Moment) {
+        let state = std::sync::Arc::clone(self.store.state());
+        let late = self
+            .ended
+            .iter()
+            .filter(|(lease, ended)| ended.next != Next::Over && !ended.cancel_asked && state.cancel_asked(&lease.run));
+        for lease in late.map(|(lease, _)| lease.clone()).collect::<Vec<_>>() {
+            self.judge_again(&lease, false, now);
+        }
+    }
+
+    /// Judges an end again: what it was judged by has changed.
+    pub(super) fn judge_again(&mut self, lease: &Lease, gone: bool, now: Moment) {
+        let Some(ended) = self.ended.remove(lease) else { return };
+        self.unstaged.insert(lease.clone(), ended.report);
+        if let Err(error) = self.stage(lease, gone, now) {
+            self.problem("results", format!("{error}; hint: {}", error.hint()));
+        }
+    }
+
+    /// An attempt that is claimed and not started when the device leaves goes back as it is.
+    pub(super) fn hand_back_unstarted(&mut self, lease: &Lease, now: Moment) {
+        self.running.insert(lease.clone());
+        let report = Report {
+            status: Status::Cancelled,
+            hand_back: true,
+            exit_code: None,
+            signal: None,
+            error: Some("its device left before it was started".to_owned()),
+            result: None,
+            result_error: None,
+            started_at: None,
+            finished_at: now.wall,
+            duration: std::time::Duration::ZERO,
+            usage: None,
+            log: None,
+            log_truncated: false,
+        };
+        self.unstaged.insert(lease.clone(), report);
+        self.due.again = Some(now.boot);
+    }
+
+    fn stage(&mut self, lease: &Lease, gone: bool, now: Moment) -> Result<(), volume::Error> {
+        let Some(report) = self.unstaged.get(lease) else { return Ok(()) };
+        let Some(mine) = holder(&self.mine, &self.fenced, lease) else {
+            self.unstaged.remove(lease);
+            return Ok(());
+        };
+        let cancel_asked = self.store.state().cancel_asked(&lease.run);
+        let ended = judge(mine, report, &self.parts.me, cancel_asked, gone, now);
+        let Device { parts, names, .. } = self;
+        stage_result(&*parts.disk, &parts.layout, names, &parts.me.session, &ended.outcome)?;
+        self.unstaged.remove(lease);
+        self.ended.insert(lease.clone(), ended);
+        Ok(())
+    }
+
+    /// Keeps what an attempt reported after it had lost its lease.
+    pub(super) fn supersede(&mut self, lease: &Lease) {
+        let Some(ended) = self.ended.get(lease) else { return };
+        let mut outcome = ended.outcome.clone();
+        outcome.status = Status::Superseded;
+        outcome.is_final = false;
+        let Device { parts, names, .. } = self;
+        match supersede(&*parts.disk, &parts.layout, names, &parts.me.session, &outcome) {
+            Ok(()) => {
+                tracing::warn!(run = %lease.run, attempt = lease.attempt, "its lease had gone to another attempt: the result is kept as superseded");
+                self.ended.remove(lease);
+                self.running.remove(lease);
+                self.cut.remove(lease);
+                self.fenced.remove(lease);
+                if self.mine.get(&lease.run).is_some_and(|mine| mine.held.attempt == lease.attempt) {
+                    self.mine.remove(&lease.run);
+                }
+            }
+            Err(error) => self.problem("results", format!("{error}; hint: {}", error.hint())),
+        }
+    }
+
+    fn report(&mut self, exit: &Exit) -> Report {
+        let lease = &exit.lease;
+        let (mut output, mut log_truncated) = (Output::default(), false);
+        let mut timeout = None;
+        if let Some(mine) = holder(&self.mine, &self.fenced, lease) {
+            let (job, is_function) = (mine.held.job.clone(), matches!(mine.job.program, Program::Function { .. }));
+            timeout = mine.job.timeout;
+            let layout = &self.parts.layout;
+            output = take_output(&*self.parts.disk, &layout.output(&job, lease), is_function)
+                .unwrap_or_else(|error| Output { result_error: Some(error.to_string()), ..Output::default() });
+            log_truncated = exit.started_at.is_some() && self.close_log(&job, lease);
+        }
+        let (status, hand_back) = status_of(exit);
+        let (exit_code, signal) = match exit.ending {
+            Ending::Code(code) => (Some(code), None),
+            Ending::Signal(signal) => (None, Some(signal)),
+            Ending::NotStarted { .. } => (None, None),
+        };
+        Report {
+            status,
+            hand_back,
+            exit_code,
+            signal,
+            error: error_of(exit, status, timeout, output.error),
+            result: output.result,
+            result_error: output.result_error,
+            started_at: exit.started_at,
+            finished_at: exit.finished_at,
+            duration: exit.duration,
+            usage: exit.usage,
+            log: self.log_of(lease),
+            log_truncated,
+        }
+    }
+
+    fn log_of(&self, lease: &Lease) -> Option<String> {
+        holder(&self.mine, &self.fenced, lease).map(|mine| Layout::log_name(&mine.held.job, lease))
+    }
+
+    /// The last look at a log; `true`: it was cut.
+    fn close_log(&mut self, job: &crate::model::ids::JobName, lease: &Lease) -> bool {
+        let limit = self.parts.config.log_limit;
+        let path = self.parts.layout.log(job, lease);
+        let left_out = match logs::cut(&*self.parts.disk, &path, limit) {
+            Ok(cut) => cut + self.cut.get(lease).copied().unwrap_or(0),
+            Err(error) => {
+                tracing::warn!(%error, "this log is not held to its limit");
+                return false;
+            }
+        };
+        if left_out > 0
+            && let Err(error) = logs::close_cut(&*self.parts.disk, &path, limit, left_out)
+        {
+            tracing::warn!(%error, "this log does not say what is left out");
+        }
+        left_out > 0
+    }
+
+    /// Cuts the logs of running attempts once a second. The program is not stopped.
+    pub(super) fn hold_logs_to_their_limit(&mut self, now: Moment) {
+        if now.boot < self.due.logs {
+            return;
+        }
+        self.due.logs = now.boot + LOG_LOOK;
+        for lease in &self.running {
+            let Some(mine) = holder(&self.mine, &self.fenced, lease) else { continue };
+            let path = self.parts.layout.log(&mine.held.job, lease);
+            if let Ok(cut @ 1..) = logs::cut(&*self.parts.disk, &path, self.parts.config.log_limit) {
+                *self.cut.entry(lease.clone()).or_default() += cut;
+            }
+        }
+    }
+
+    /// The device is to end for this reason: its runs are stopped at once.
+    pub(super) fn leave_for(&mut self, end: End, now: Moment) {
+        if self.end.is_some() {
+            return;
+        }
+        let (cause, stop_at, gone_by) = match &end {
+            End::Left => (StopCause::Drained, now.boot, now.boot + super::LEAVE_GRACE + TRY_AGAIN),
+            End::Replaced => {
+                tracing::error!("another session has taken this device's id over by force: its attempts are stopped");
+                (StopCause::Fenced, now.boot, now.boot + super::LEAVE_GRACE + TRY_AGAIN)
+            }
+            End::NewerSchema(found) => {
+                tracing::error!(
+                    found,
+                    known = crate::model::state::SCHEMA,
+                    "state.json is of a newer schema: nothing is claimed any more; hint: install the newer program here too"
+                );
+                // Its runs may finish: nobody else takes them while it beats.
+                (StopCause::Drained, std::time::Duration::MAX, std::time::Duration::MAX)
+            }
+        };
+        self.end = Some(end);
+        self.leaving = Some(Leaving { stop_at, gone_by, cause, asked: false });
+    }
+
+    /// Makes the results of the last runs visible, where the state may no longer be written: whoever can read it completes
+    /// the commit.
+    fn publish_without_commit(&self) {
+        for (lease, ended) in &self.ended {
+            let Parts { disk, layout, me, .. } = &self.parts;
+            let staged = staged_path(layout, &ended.held.job, lease, &me.session);
+            let result = layout.result(&ended.held.job, lease);
+            if let Err(error) = disk.rename_new(&staged, &result).on("write", &result) {
+                tracing::error!("{error}; the result stays as {}", staged.display());
+            }
+        }
+    }
+
+    /// Why the device stops ticking now, if it does.
+    pub(super) fn has_left(&mut self, now: Moment) -> Option<End> {
+        let leaving = self.leaving?;
+        let end = self.end.clone().unwrap_or(End::Left);
+        let done = match end {
+            End::Left => self.running.is_empty() && self.mine.is_empty(),
+            // Their results belong to nobody here: it is enough that the processes are gone and said so.
+            End::Replaced | End::NewerSchema(_) => self.parts.executor.list().is_empty() && self.unstaged.is_empty(),
+        };
+        if !done && now.boot < leaving.gone_by {
+            return None;
+        }
+        match end {
+            End::Left => self.say_good_bye(now),
+            End::NewerSchema(_) => self.publish_without_commit(),
+            End::Replaced => {}
+        }
+        Some(end)
+    }
+}
+
+/// Who an attempt was claimed as.
+pub(super) fn holder<'a>(
+    mine: &'a std::collections::BTreeMap<crate::model::ids::RunId, Mine>,
+    fenced: &'a std::collections::BTreeMap<Lease, Mine>,
+    lease: &Lease,
+) -> Option<&'a Mine> {
+    mine.get(&lease.run).filter(|mine| mine.held.attempt == lease.attempt).or_else(|| fenced.get(lease))
+}
+
+/// The status of an end, and whether its run is handed back.
+fn status_of(exit: &Exit) -> (Status, bool) {
+    let by_itself = match exit.ending {
+        Ending::Code(0) => Status::Succeeded,
+        Ending::Code(_) | Ending::Signal(_) | Ending::NotStarted { .. } => Status::Failed,
+    };
+    match exit.stopped {
+        None => (by_itself, false),
+        Some(StopCause::Timeout) => (Status::TimedOut, false),
+        Some(StopCause::Cancelled) => (Status::Cancelled, false),
+        Some(StopCause::Restarted | StopCause::Drained | StopCause::Fenced) => (Status::Cancelled, true),
+    }
+}
+
+fn error_of(
+    exit: &Exit,
+    status: Status,
+    timeout: Option<std::time::Duration>,
+    reported: Option<String>,
+) -> Option<String> {
+    if let Ending::NotStarted { error } = &exit.ending {
+        return Some(error.clone());
+    }
+    match (exit.stopped, &exit.ending) {
+        (Some(StopCause::Timeout), _) => {
+            Some(format!("stopped after its timeout of {}", show_duration(timeout.unwrap_or_default())))
+        }
+        (Some(StopCause::Cancelled), _) => Some("cancelled by a person".to_owned()),
+        (Some(StopCause::Restarted), _) => Some("stopped to be started again".to_owned()),
+        (Some(StopCause::Drained), _) => Some("its device left; the run goes on".to_owned()),
+        (Some(StopCause::Fenced), _) => Some("stopped: its lease had gone to another attempt".to_owned()),
+        (None, Ending::Code(code)) if status == Status::Failed => {
+            reported.or_else(|| Some(format!("exited with code {code}")))
+        }
+        (None, Ending::Signal(signal)) => Some(format!("ended by signal {signal}{}", signal_name(*signal))),
+        (None, Ending::Code(_) | Ending::NotStarted { .. }) => None,
+    }
+}
+
+fn signal_name(signal: i32) -> String {
+    let name = match signal {
+        1 => "SIGHUP",
+        2 => "SIGINT",
+        3 => "SIGQUIT",
+        4 => "SIGILL",
+        6 => "SIGABRT",
+        7 => "SIGBUS",
+        8 => "SIGFPE",
+        9 => "SIGKILL",
+        11 => "SIGSEGV",
+        13 => "SIGPIPE",
+        14 => "SIGALRM",
+        15 => "SIGTERM",
+        24 => "SIGXCPU",
+        25 => "SIGXFSZ",
+        31 => "SIGSYS",
+        _ => return String::new(),
+    };
+    format!(" ({name})")
+}

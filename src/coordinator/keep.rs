@@ -1,0 +1,60 @@
+//! Keeping house: what crashes leave behind, swept by whoever comes first.
+
+use super::{Device, SWEEP};
+use crate::model::time::Moment;
+use crate::volume::atomic::temporary_session;
+use crate::volume::{keys, results};
+
+/// How old a leftover must be.
+const OLD: chrono::TimeDelta = chrono::TimeDelta::minutes(10);
+
+impl Device {
+    /// Once an hour: temporary files of sessions that are over, and idempotency keys that no longer count.
+    pub(super) fn sweep(&mut self, now: Moment) {
+        if now.boot < self.due.sweep {
+            return;
+        }
+        // Not at the first tick: starting is no time for it.
+        let first = self.due.sweep.is_zero();
+        self.due.sweep = now.boot + if first { SWEEP / 60 } else { SWEEP };
+        if first {
+            return;
+        }
+        let mut swept = 0;
+        let layout = &self.parts.layout;
+        let mut folders = vec![layout.common.clone(), layout.devices(), layout.keys()];
+        folders.extend(
+            results::days(&*self.parts.disk, layout)
+                .into_iter()
+                .flatten()
+                .take(2)
+                .map(|day| layout.results().join(day)),
+        );
+        for folder in folders {
+            for name in self.parts.disk.list(&folder).unwrap_or_default() {
+                let Some(text) = name.to_str() else { continue };
+                let session = temporary_session(text).or_else(|| staged_session(text));
+                if session.is_none_or(|session| self.lives(session, now)) {
+                    continue;
+                }
+                let path = folder.join(&name);
+                let is_old = self.parts.disk.stat(&path).is_ok_and(|meta| now.wall - meta.changed > OLD);
+                swept += usize::from(is_old && self.parts.disk.remove(&path).is_ok());
+            }
+        }
+        match keys::sweep(&*self.parts.disk, &self.parts.layout, now.wall) {
+            Ok(keys) => tracing::debug!(files = swept, keys, "swept"),
+            Err(error) => tracing::warn!(%error, "idempotency keys are not swept"),
+        }
+    }
+
+    fn lives(&self, session: &str, now: Moment) -> bool {
+        session == self.parts.me.session.as_str()
+            || self.liveness.alive(now.boot).any(|peer| peer.beat.session.as_str() == session)
+    }
+}
+
+/// The session in `.<job>.<run>.<attempt>.<session>.staged`.
+fn staged_session(name: &str) -> Option<&str> {
+    name.strip_prefix('.')?.strip_suffix(".staged")?.rsplit_once('.').map(|(_, session)| session)
+}

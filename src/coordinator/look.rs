@@ -1,0 +1,485 @@
+//! Looking around: heartbeats, job files, the inbox, and what dead devices left behind.
+
+use std::sync::Arc;
+
+use super::{Device, End, TRY_AGAIN};
+use crate::decide::catalog::Known;
+use crate::decide::liveness::Verdict;
+use crate::decide::lost::{Accepted, Evidence};
+use crate::decide::plan::Plan;
+use crate::decide::queue::job_name;
+use crate::decide::recover::Orphan;
+use crate::model::device::Beat;
+use crate::model::entry::{Entry, FileKey, Source, parse_running};
+use crate::model::ids::{JobName, RunId};
+use crate::model::job::{OnLost, Overlap, merge_args, merge_kwargs};
+use crate::model::lease::Lease;
+use crate::model::message::suggest;
+use crate::model::result::Cause;
+use crate::model::state::{Ask, Held};
+use crate::model::time::Moment;
+use crate::model::trigger::{Refusal, Target, parse};
+use crate::volume::inbox::Look;
+use crate::volume::layout::Layout;
+use crate::volume::watch::Dirty;
+use crate::volume::{self, Context, found, heartbeat, rejects, results};
+
+impl Device {
+    /// Reads the state without the lock.
+    pub(super) fn refresh(&mut self, now: Moment) {
+        match self.store.refresh() {
+            Ok(true) => {}
+            // Missing or damaged: made anew under the lock.
+            Ok(false) => {
+                let seen = self.liveness.newest_revision().max(self.worked_through);
+                if let Err(refused) = self.store.ensure(now, seen) {
+                    self.refused(refused, now);
+                }
+            }
+            Err(refused) => self.refused(refused, now),
+        }
+        self.say_what_the_store_says();
+        self.take_requests();
+    }
+
+    /// What people asked of this device as such.
+    fn take_requests(&mut self) {
+        for request in &self.store.state().requests {
+            if request.device == self.parts.me.device {
+                match request.ask {
+                    Ask::Drain => self.drained = true,
+                    Ask::Resume => self.drained = false,
+                    Ask::Cancel => {}
+                }
+            }
+        }
+    }
+
+    /// Says that this device lives, and hears who else does.
+    pub(super) fn exchange_beats(&mut self, now: Moment) -> Option<End> {
+        self.due.beat = now.boot + self.parts.config.heartbeat;
+        self.take_identity();
+        let beats = match heartbeat::read_all(&*self.parts.disk, &self.parts.layout) {
+            Ok(beats) => beats,
+            Err(error) => {
+                self.could_write = false;
+                self.problem("heartbeat", format!("{error}; hint: {}", error.hint()));
+                return None;
+            }
+        };
+        if self.is_displaced(&beats) {
+            return Some(End::Replaced);
+        }
+        self.liveness.observe(now.boot, beats, self.could_write);
+        self.refresh(now);
+        let state = Arc::clone(self.store.state());
+        self.liveness.meet(now.boot, state.runs.values().filter_map(|held| held.device.as_ref()));
+        let was_drained = self.drained;
+        self.beat += 1;
+        let beat = self.beat(now, false);
+        let Device { parts, names, .. } = self;
+        let written = heartbeat::write(&*parts.disk, &parts.layout, names, &beat);
+        self.could_write = written.is_ok();
+        match written {
+            Ok(()) => {
+                let path = self.parts.layout.heartbeat(&self.parts.me.device);
+                self.anchor = self.parts.disk.stat(&path).ok().map(|meta| Moment { wall: meta.changed, ..now });
+                self.solved("heartbeat");
+            }
+            Err(error) => {
+                self.problem("heartbeat", format!("{error}; hint: {}", error.hint()));
+                self.due.beat = now.boot + TRY_AGAIN.min(self.parts.config.heartbeat);
+            }
+        }
+        if !self.could_write {
+            self.liveness.watch_anew(now.boot);
+        }
+        if was_drained != self.drained {
+            tracing::info!(drained = self.drained, "asked by a person");
+        }
+        None
+    }
+
+    /// Who took an id over by force has its lock as soon as the other lets go.
+    fn take_identity(&mut self) {
+        if self.parts.identity.is_none() {
+            let lock = heartbeat::lock(&*self.parts.disk, &self.parts.layout, &self.parts.me.device);
+            self.parts.identity = lock.ok().flatten();
+        }
+    }
+
+    /// Whether a session that this one did not displace beats under its id.
+    fn is_displaced(&self, beats: &[Beat]) -> bool {
+        let me = &self.parts.me;
+        beats.iter().any(|beat| {
+            beat.device == me.device
+                && beat.session != me.session
+                && self.parts.displaced.as_ref() != Some(&beat.session)
+                // Before the first beat the file still is that of the life before.
+                && self.liveness.is_known(&me.device)
+        })
+    }
+
+    fn beat(&self, now: Moment, left: bool) -> Beat {
+        let me = &self.parts.me;
+        let busy = self.mine.values().map(|mine| mine.held.slots).sum();
+        Beat {
+            schema: 1,
+            device: me.device.clone(),
+            session: me.session.clone(),
+            beat: self.beat,
+            at: now.wall,
+            revision: self.worked_through,
+            host: self.parts.host.name.clone(),
+            pid: self.parts.host.pid,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at: self.parts.host.started_at,
+            tags: me.tags.clone(),
+            slots: me.slots,
+            busy,
+            load: load(),
+            drained: self.drained,
+            holds: self.mine.values().map(|mine| (mine.run.clone(), mine.held.attempt)).collect(),
+            left,
+            problems: self.problems.values().cloned().collect(),
+        }
+    }
+
+    /// The last beat: nobody needs to wait for a lease to know.
+    pub(super) fn say_good_bye(&mut self, now: Moment) {
+        self.beat += 1;
+        let beat = self.beat(now, self.mine.is_empty());
+        let Device { parts, names, .. } = self;
+        if let Err(error) = heartbeat::write(&*parts.disk, &parts.layout, names, &beat) {
+            tracing::warn!(%error, "the others learn from the silence that this device has left");
+        }
+    }
+
+    /// Job files and inbox: what events name, what must be looked at again by now, and everything when the scan is due.
+    pub(super) fn look_around(&mut self, now: Moment, dirty: &Dirty) {
+        let scan = now.boot >= self.due.scan;
+        let settles = self.programs.next_settle().is_some_and(|at| at <= now.boot);
+        if scan || dirty.programs || settles {
+            self.look_at_programs(now);
+        }
+        if scan || dirty.inbox {
+            self.due.scan = now.boot + self.parts.config.scan;
+            self.scan(now);
+        }
+        for key in &dirty.names {
+            self.look_at(key, now);
+        }
+        for key in self.inbox.unsettled(now.boot).0 {
+            self.look_at(&key, now);
+        }
+        self.reject_unknown_jobs(now);
+        let Device { parts, queue, programs, .. } = self;
+        queue.advance(programs.catalog(), &parts.me, now);
+    }
+
+    fn look_at_programs(&mut self, now: Moment) {
+        match self.programs.scan(&*self.parts.disk, &self.parts.layout, now.boot) {
+            Ok(changed) => {
+                self.solved("programs");
+                if changed {
+                    for error in self.programs.errors() {
+                        tracing::warn!(hint = error.hint, "{error}");
+                    }
+                    let Device { parts, queue, programs, .. } = self;
+                    queue.place_anew(programs.catalog(), &parts.me, now);
+                }
+            }
+            Err(error) => self.problem("programs", format!("{error}; hint: {}", error.hint())),
+        }
+    }
+
+    fn scan(&mut self, now: Moment) {
+        // Made again if somebody removed them.
+        let layout = &self.parts.layout;
+        for folder in [layout.triggers(), layout.running(), layout.waiting()] {
+            if found(self.parts.disk.stat(&folder)).is_ok_and(|there| there.is_none())
+                && let Err(error) = self.parts.disk.make_folders(&folder).on("make the folder", &folder)
+            {
+                self.problem("inbox", format!("{error}; hint: {}", error.hint()));
+                return;
+            }
+        }
+        match self.inbox.scan(&*self.parts.disk, &self.parts.layout, now, self.parts.config.poll) {
+            Ok(news) => {
+                self.solved("inbox");
+                for (key, look) in news {
+                    self.take_look(key, look, now);
+                }
+            }
+            Err(error) => self.problem("inbox", format!("{error}; hint: {}", error.hint())),
+        }
+        if let Err(error) = self.look_for_orphans(now) {
+            self.problem("inbox", format!("{error}; hint: {}", error.hint()));
+        }
+    }
+
+    pub(super) fn look_at(&mut self, key: &FileKey, now: Moment) {
+        match self.inbox.look(&*self.parts.disk, &self.parts.layout, key, now) {
+            Ok(look) => self.take_look(key.clone(), look, now),
+            Err(error) => self.problem("inbox", format!("{error}; hint: {}", error.hint())),
+        }
+    }
+
+    fn take_look(&mut self, key: FileKey, look: Look, now: Moment) {
+        match look {
+            Look::Entry(entry) => {
+                let Device { parts, queue, programs, .. } = self;
+                queue.insert(entry, programs.catalog(), &parts.me, now);
+            }
+            Look::Gone | Look::NotYet => {
+                self.queue.remove(&key);
+            }
+            Look::Same => {}
+            Look::Refused(run, refusal) => {
+                self.queue.remove(&key);
+                self.reject(&key, &run, &refusal, now);
+            }
+        }
+    }
+
+    fn reject(&mut self, key: &FileKey, run: &RunId, refusal: &Refusal, now: Moment) {
+        let Device { parts, names, .. } = self;
+        let path = parts.layout.entry(key);
+        match rejects::reject(&*parts.disk, &parts.layout, names, &path, (run, refusal), &parts.me.device, now) {
+            Ok(moved) => {
+                if moved {
+                    tracing::warn!(name = %key.name.to_string_lossy().escape_debug(), error = refusal.error, hint = refusal.hint, "rejected");
+                }
+                self.inbox.forget(key);
+                self.solved("reject");
+            }
+            Err(error) => {
+                // It stays where it is, and the next scan tries again.
+                self.inbox.doubt(key);
+                self.problem("reject", format!("{error}; hint: {}", error.hint()));
+            }
+        }
+    }
+
+    /// A trigger for a job that nobody knows is waited for, then rejected; while there is no job at all, for ever.
+    fn reject_unknown_jobs(&mut self, now: Moment) {
+        if self.programs.catalog().is_empty() {
+            return;
+        }
+        let unknown: Vec<Arc<Entry>> =
+            self.queue.unknown(now.boot).filter(|entry| entry.key.source == Source::Inbox).cloned().collect();
+        for entry in unknown {
+            let name = job_name(&entry);
+            let nearest = suggest(name.as_str(), self.programs.catalog().names());
+            let hint = match nearest {
+                Some(nearest) => format!("did you mean {nearest:?}? `orchestrator jobs list` shows all"),
+                None => format!("make Programs/{name}.toml; `orchestrator jobs list` shows all jobs"),
+            };
+            let refusal = Refusal {
+                error: format!("there is no job {name:?} in Programs/"),
+                hint,
+                line: None,
+                column: None,
+                unfinished: false,
+            };
+            self.queue.remove(&entry.key);
+            self.reject(&entry.key, &entry.run, &refusal, now);
+        }
+    }
+
+    /// Looks at what the attempts of dead devices left behind; `true`: there is something new to decide on.
+    pub(super) fn look_at_evidence(&mut self, plan: &Plan) -> bool {
+        let mut looked = false;
+        for (lease, job, stem) in &plan.look {
+            match self.evidence(lease, job, stem) {
+                Ok(evidence) => {
+                    self.evidence.insert(lease.clone(), evidence);
+                    looked = true;
+                }
+                Err(error) => self.problem("results", format!("{error}; hint: {}", error.hint())),
+            }
+        }
+        let state = Arc::clone(self.store.state());
+        self.evidence.retain(|lease, _| state.runs.contains_key(&lease.run));
+        looked
+    }
+
+    fn evidence(&self, lease: &Lease, job: &JobName, stem: &str) -> Result<Evidence, volume::Error> {
+        let (disk, layout) = (&*self.parts.disk, &self.parts.layout);
+        let mut accepted = results::read(disk, &layout.result(job, lease))?.as_ref().map(Accepted::from);
+        if accepted.is_none() {
+            // Another attempt may have ended the run, where a commit was overwritten.
+            accepted = self.traces(&lease.run, job)?.1.filter(|accepted| accepted.is_final);
+        }
+        let log = layout.log(job, lease);
+        let has_log = found(disk.stat(&log)).on("look at", &log)?.is_some();
+        let file = layout.running_file(&lease.run, stem);
+        let content = found(disk.read(&file, crate::model::config::TRIGGER_LIMIT)).on("read", &file)?;
+        let trigger = content.as_ref().and_then(|(bytes, _)| parse(bytes).ok());
+        let known = match trigger.as_ref().map(|trigger| &trigger.target) {
+            Some(Target::Job(name)) => self.programs.catalog().jobs.get(name),
+            Some(Target::Command(_)) | None => None,
+        };
+        let (args, kwargs) = match (&trigger, known) {
+            (Some(trigger), Some(job)) => (merge_args(job, trigger), merge_kwargs(job, trigger)),
+            (Some(trigger), None) => (trigger.args.clone().unwrap_or_default(), trigger.kwargs.clone()),
+            (None, _) => Default::default(),
+        };
+        Ok(Evidence {
+            accepted,
+            held_file: content.is_some(),
+            args,
+            kwargs,
+            log: has_log.then(|| Layout::log_name(job, lease)),
+        })
+    }
+
+    /// Looks for files in `.running` that nobody holds.
+    fn look_for_orphans(&mut self, now: Moment) -> Result<(), volume::Error> {
+        let folder = self.parts.layout.running();
+        let names = found(self.parts.disk.list(&folder)).on("list", &folder)?.unwrap_or_default();
+        let state = Arc::clone(self.store.state());
+        let mut there = std::collections::BTreeSet::new();
+        for (run, stem) in names.iter().filter_map(|name| parse_running(name)) {
+            let is_held = state.runs.get(&run).is_some_and(|held| held.device.is_some());
+            if is_held || self.mine.contains_key(&run) {
+                continue;
+            }
+            there.insert(run.clone());
+            let since = *self.orphans_since.entry(run.clone()).or_insert(now.boot);
+            let alone = self.liveness.alive(now.boot).all(|peer| peer.beat.device == self.parts.me.device);
+            let watched = self.watched_everybody(now);
+            let free = watched && (alone || self.liveness.is_free(&run, &self.parts.me.device, since, now.boot));
+            let is_new = !self.orphans.iter().any(|orphan| orphan.run == run);
+            if free
+                && is_new
+                && let Some(orphan) = self.orphan(&run, &stem)?
+            {
+                self.orphans.push(orphan);
+            }
+        }
+        self.look_for_vanished(&names, now)?;
+        let all_saw = state.rebuilt.is_some_and(|revision| self.liveness.all_saw(revision, now.boot));
+        self.accounted = all_saw && there.is_empty();
+        self.orphans_since.retain(|run, _| there.contains(run));
+        self.orphans.retain(|orphan| there.contains(&orphan.run));
+        Ok(())
+    }
+
+    /// Looks for runs that are listed as waiting and whose files are neither there nor in `.running`.
+    fn look_for_vanished(&mut self, running: &[std::ffi::OsString], now: Moment) -> Result<(), volume::Error> {
+        let state = Arc::clone(self.store.state());
+        let is_there = |run: &RunId| {
+            self.queue.comebacks().any(|(entry, _)| entry.run == *run)
+                || running.iter().any(|name| parse_running(name).is_some_and(|(other, _)| other == *run))
+        };
+        let waits = state.runs.iter().filter(|(_, held)| held.device.is_none());
+        let gone: Vec<(RunId, JobName)> =
+            waits.filter(|(run, _)| !is_there(run)).map(|(run, held)| (run.clone(), held.job.clone())).collect();
+        self.vanished_since.retain(|run, _| gone.iter().any(|(other, _)| other == run));
+        self.vanished.retain(|run, _| gone.iter().any(|(other, _)| other == run));
+        for (run, job) in gone {
+            let since = *self.vanished_since.entry(run.clone()).or_insert(now.boot);
+            if now.boot.saturating_sub(since) >= self.parts.config.lease {
+                let is_over = self.traces(&run, &job)?.1.is_some_and(|accepted| accepted.is_final);
+                self.vanished.insert(run, is_over);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether every device that left a heartbeat has been judged.
+    fn watched_everybody(&self, now: Moment) -> bool {
+        self.liveness.is_known(&self.parts.me.device)
+            && self
+                .liveness
+                .alive(now.boot)
+                .all(|peer| self.liveness.verdict(&peer.beat.device, &peer.beat.session, now.boot) == Verdict::Alive)
+    }
+
+    fn orphan(&mut self, run: &RunId, stem: &str) -> Result<Option<Orphan>, volume::Error> {
+        let file = self.parts.layout.running_file(run, stem);
+        let limit = crate::model::config::TRIGGER_LIMIT;
+        let Some((bytes, _)) = found(self.parts.disk.read(&file, limit)).on("read", &file)? else { return Ok(None) };
+        let trigger = match parse(&bytes) {
+            Ok(trigger) => trigger,
+            Err(refusal) => {
+                self.problem(
+                    "orphan",
+                    format!("{} is no trigger: {}; hint: {}", file.display(), refusal.error, refusal.hint),
+                );
+                return Ok(None);
+            }
+        };
+        let (job, definition) = match &trigger.target {
+            Target::Job(name) => (
+                name.clone(),
+                match self.programs.catalog().look_up(name) {
+                    Known::Good(job) => Some(job),
+                    Known::Broken | Known::Unknown => None,
+                },
+            ),
+            Target::Command(_) => (crate::model::job::command_job_name(stem), None),
+        };
+        let (last_attempt, last_result) = self.traces(run, &job)?;
+        let lease = Lease { run: run.clone(), attempt: last_attempt };
+        let evidence = self.evidence(&lease, &job, stem)?;
+        let carried = last_result.as_ref().map_or((0, 0), Accepted::counts_after);
+        let held = Held {
+            job,
+            stem: stem.to_owned(),
+            cause: Cause::Trigger,
+            trigger: Some(format!("{stem}.json")),
+            attempt: last_attempt + 1,
+            device: None,
+            session: None,
+            priority: trigger.priority.or(definition.as_ref().map(|job| job.priority)).unwrap_or(0),
+            slots: definition.as_ref().map_or(1, |job| job.slots),
+            claimed_at: run.time(),
+            command: matches!(trigger.target, Target::Command(_)),
+            fail_if_lost: definition.as_ref().is_some_and(|job| job.on_lost == OnLost::Fail),
+            listed: definition.as_ref().is_some_and(|job| job.overlap != Overlap::Allow),
+            retried: carried.0,
+            losses: carried.1,
+            extra: std::collections::BTreeMap::new(),
+        };
+        let is_over = last_result.is_some_and(|accepted| accepted.is_final);
+        Ok(Some(Orphan { run: run.clone(), held: Arc::new(held), last_attempt, is_over, evidence }))
+    }
+
+    /// The largest attempt number in the names of results and logs, and the newest result (a final one before all).
+    fn traces(&self, run: &RunId, job: &JobName) -> Result<(u32, Option<Accepted>), volume::Error> {
+        let (disk, layout) = (&*self.parts.disk, &self.parts.layout);
+        let mut last = 0;
+        let mut newest: Option<(u32, Accepted)> = None;
+        for (folder, ending) in [(layout.results(), "json"), (layout.logs(), "log")] {
+            for named in results::names_in(disk, &folder.join(run.date()), ending)? {
+                if named.run != *run || named.job != *job {
+                    continue;
+                }
+                last = last.max(named.attempt);
+                if ending == "log" || named.superseded {
+                    continue;
+                }
+                let lease = Lease { run: run.clone(), attempt: named.attempt };
+                if let Some(outcome) = results::read(disk, &layout.result(job, &lease))? {
+                    let accepted = Accepted::from(&outcome);
+                    let newer = newest.is_none_or(|(attempt, known)| {
+                        accepted.is_final || (!known.is_final && named.attempt > attempt)
+                    });
+                    if newer {
+                        newest = Some((named.attempt, accepted));
+                    }
+                }
+            }
+        }
+        Ok((last, newest.map(|(_, accepted)| accepted)))
+    }
+}
+
+/// The machine's load over the last minute.
+fn load() -> f64 {
+    // The kernel gives it in 65,536ths.
+    let raw = rustix::system::sysinfo().loads[0];
+    (raw as f64 / 65_536.0 * 100.0).round() / 100.0
+}

@@ -1,0 +1,458 @@
+//! The loop of one device, and the only owner of change: observe, decide, commit, perform.
+//!
+//! [`Device::tick`] is one turn. It waits for nothing and reads no clock, so that the simulator turns thousands of them in
+//! a second; [`run`] is the shell that gives it time, events and signals. Nothing to do is remembered from one turn to the
+//! next but what the world itself shows: a crash at any line heals at the next turn, of this device or another.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use crate::decide::derive::{Effect, effects};
+use crate::decide::liveness::Liveness;
+use crate::decide::lost::Evidence;
+use crate::decide::plan::{Observation, plan};
+use crate::decide::queue::Queue;
+use crate::decide::recover::{Mine, Orphan};
+use crate::decide::settle::{Ended, Report};
+use crate::exec::{Executor, StopCause};
+use crate::model::config::Config;
+use crate::model::device::Me;
+use crate::model::ids::{RunId, Session};
+use crate::model::lease::Lease;
+use crate::model::time::Moment;
+use crate::store::{Refused, Store};
+use crate::volume::atomic::Temporary;
+use crate::volume::disk::{Disk, Guard};
+use crate::volume::inbox::Inbox;
+use crate::volume::layout::Layout;
+use crate::volume::programs::Programs;
+use crate::volume::watch::Dirty;
+
+mod begin;
+mod commit;
+mod ends;
+mod keep;
+mod look;
+pub mod run;
+mod spec;
+
+pub use begin::{BeginError, claim_identity, open_volume};
+
+/// How long a tick that was refused waits before it tries again.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
+/// How long the lock may be busy before people are told.
+const BUSY_WARNING: Duration = Duration::from_secs(5);
+/// How long a run that is stopped because its device leaves has before it is killed.
+const LEAVE_GRACE: Duration = Duration::from_secs(3);
+/// How often logs are held against their limit.
+const LOG_LOOK: Duration = Duration::from_secs(1);
+/// How often leftovers are swept.
+const SWEEP: Duration = Duration::from_secs(3_600);
+
+/// What the machine is, for people.
+#[derive(Debug, Clone)]
+pub struct Host {
+    /// Its name.
+    pub name: String,
+    /// This process.
+    pub pid: u32,
+    /// The orchestrator's own variables, from which some are passed on.
+    pub env: BTreeMap<String, String>,
+    /// Since when this device runs.
+    pub started_at: DateTime<Utc>,
+}
+
+/// Everything a device is made of; the ports come from outside.
+pub struct Parts {
+    /// The file system.
+    pub disk: Rc<dyn Disk>,
+    /// The folders.
+    pub layout: Layout,
+    /// What runs attempts.
+    pub executor: Box<dyn Executor>,
+    /// Every limit and interval.
+    pub config: Config,
+    /// Who this is.
+    pub me: Me,
+    /// The volume's random id.
+    pub volume: String,
+    /// The machine.
+    pub host: Host,
+    /// The proof that no other process is this device, if locks give one.
+    pub identity: Option<Guard>,
+    /// Sessions that were displaced on purpose (`--force`).
+    pub displaced: Option<Session>,
+}
+
+/// One device.
+pub struct Device {
+    parts: Parts,
+    names: Temporary,
+    store: Store,
+    inbox: Inbox,
+    queue: Queue,
+    programs: Programs,
+    liveness: Liveness,
+    /// Attempts that the state gives to this device.
+    mine: BTreeMap<RunId, Mine>,
+    /// Attempts that were this device's and are another's now, until their processes are gone.
+    fenced: BTreeMap<Lease, Mine>,
+    /// Attempts that were started and whose end is not recorded.
+    running: BTreeSet<Lease>,
+    /// Attempts that are over, before their results could be staged.
+    unstaged: BTreeMap<Lease, Report>,
+    ended: BTreeMap<Lease, Ended>,
+    evidence: BTreeMap<Lease, Evidence>,
+    orphans: Vec<Orphan>,
+    orphans_since: BTreeMap<RunId, Duration>,
+    vanished: BTreeMap<RunId, bool>,
+    vanished_since: BTreeMap<RunId, Duration>,
+    accounted: bool,
+    cut: BTreeMap<Lease, u64>,
+    /// The day folder of results that was made last.
+    results_folder: Option<std::path::PathBuf>,
+    beat: u64,
+    worked_through: u64,
+    could_write: bool,
+    /// When the last heartbeat was written: by boot time, and by the volume's time.
+    anchor: Option<Moment>,
+    drained: bool,
+    leaving: Option<Leaving>,
+    /// Why it leaves, if not because it was asked to.
+    end: Option<End>,
+    due: Due,
+    problems: BTreeMap<&'static str, String>,
+}
+
+/// When things are due next, on this device's clock.
+#[derive(Debug, Default)]
+struct Due {
+    beat: Duration,
+    scan: Duration,
+    logs: Duration,
+    sweep: Duration,
+    again: Option<Duration>,
+    last_tick: Option<Duration>,
+    busy_since: Option<Duration>,
+}
+
+/// The device goes: by when runs are stopped, and why.
+#[derive(Debug, Clone, Copy)]
+struct Leaving {
+    stop_at: Duration,
+    gone_by: Duration,
+    cause: StopCause,
+    asked: bool,
+}
+
+/// Why a device stops ticking.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    /// It was asked to, and has handed everything back.
+    Left,
+    /// Another session took its id.
+    Replaced,
+    /// The state is of a newer program.
+    NewerSchema(u64),
+}
+
+/// What a tick says to the shell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tick {
+    /// Come back at this time, or earlier if anything happens.
+    Wake(Duration),
+    /// This was the last.
+    End(End),
+}
+
+impl Device {
+    /// A device that has not ticked yet. Its folders are there ([`open_volume`]) and its id is its own ([`claim_identity`]).
+    #[must_use]
+    pub fn new(parts: Parts, now: Moment, beat: u64, drained: bool) -> Self {
+        let names = Temporary::new(parts.me.session.clone());
+        let store = Store::new(Rc::clone(&parts.disk), parts.layout.clone(), parts.me.clone());
+        Self {
+            names,
+            store,
+            inbox: Inbox::default(),
+            queue: Queue::default(),
+            programs: Programs::default(),
+            liveness: Liveness::new(parts.config.lease, now.boot),
+            mine: BTreeMap::new(),
+            fenced: BTreeMap::new(),
+            running: BTreeSet::new(),
+            unstaged: BTreeMap::new(),
+            ended: BTreeMap::new(),
+            evidence: BTreeMap::new(),
+            orphans: Vec::new(),
+            orphans_since: BTreeMap::new(),
+            vanished: BTreeMap::new(),
+            vanished_since: BTreeMap::new(),
+            accounted: false,
+            cut: BTreeMap::new(),
+            results_folder: None,
+            beat,
+            worked_through: 0,
+            could_write: true,
+            anchor: None,
+            drained,
+            leaving: None,
+            end: None,
+            due: Due::default(),
+            problems: BTreeMap::new(),
+            parts,
+        }
+    }
+
+    /// One turn of the loop: takes in what happened, commits what follows, starts and stops.
+    pub fn tick(&mut self, now: Moment, dirty: &Dirty) -> Tick {
+        self.due.again = None;
+        let now = self.by_the_volume(now);
+        self.wake_up(now, dirty);
+        if now.boot >= self.due.beat
+            && let Some(end) = self.exchange_beats(now)
+        {
+            self.leave_for(end, now);
+        }
+        let now = self.by_the_volume(now);
+        self.take_exits(now);
+        self.look_around(now, dirty);
+        self.decide_and_act(now);
+        self.stop_to_leave(now);
+        self.hold_logs_to_their_limit(now);
+        self.sweep(now);
+        match self.has_left(now) {
+            Some(end) => Tick::End(end),
+            None => Tick::Wake(self.next_wake(now)),
+        }
+    }
+
+    /// The moment with the volume's time instead of this machine's: the one clock that all devices share, and one that
+    /// no step of a clock moves, because boot time carries it from beat to beat.
+    fn by_the_volume(&self, now: Moment) -> Moment {
+        let anchor = self.anchor.filter(|anchor| now.boot >= anchor.boot);
+        let wall =
+            anchor.and_then(|anchor| Some(anchor.wall + chrono::TimeDelta::from_std(now.boot - anchor.boot).ok()?));
+        Moment { wall: wall.unwrap_or(now.wall), ..now }
+    }
+
+    /// Asks the device to drain and leave; asked a second time it stops its runs at once.
+    pub fn leave(&mut self, now: Moment) {
+        let grace = self.parts.config.stop_grace;
+        match &mut self.leaving {
+            None => {
+                self.leaving = Some(Leaving {
+                    stop_at: now.boot + grace,
+                    gone_by: now.boot + grace + LEAVE_GRACE + TRY_AGAIN,
+                    cause: StopCause::Drained,
+                    asked: false,
+                });
+                tracing::info!(runs = self.running.len(), grace = ?grace, "draining: no new work is taken");
+            }
+            Some(leaving) => {
+                leaving.stop_at = now.boot;
+                leaving.gone_by = leaving.gone_by.min(now.boot + LEAVE_GRACE + TRY_AGAIN);
+            }
+        }
+    }
+
+    /// The newest revision it has seen or made.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.store.state().revision
+    }
+
+    /// The attempts that run here, for whoever looks.
+    pub fn running(&self) -> impl Iterator<Item = &Lease> {
+        self.running.iter()
+    }
+
+    /// The port to processes, for whoever drives the simulation.
+    pub fn executor_mut(&mut self) -> &mut dyn Executor {
+        &mut *self.parts.executor
+    }
+
+    /// What hinders this device, in sentences.
+    pub fn problems(&self) -> impl Iterator<Item = &str> {
+        self.problems.values().map(String::as_str)
+    }
+
+    /// After a pause longer than half a lease nothing that is known is fresh: it is read again before anything else.
+    fn wake_up(&mut self, now: Moment, dirty: &Dirty) {
+        let slept = self.due.last_tick.is_some_and(|last| now.boot.saturating_sub(last) > self.parts.config.lease / 2);
+        self.due.last_tick = Some(now.boot);
+        if slept {
+            tracing::warn!("this device stood still for longer than half a lease; everything is read again");
+            self.liveness.watch_anew(now.boot);
+            self.due.beat = now.boot;
+            self.due.scan = now.boot;
+        }
+        // Before the first beat nothing is known of the others: a state that is missing could not be made anew.
+        if slept || (dirty.state && self.anchor.is_some()) {
+            self.refresh(now);
+        }
+    }
+
+    /// Decides until nothing more follows. A few rounds at most: what is left comes with the next tick.
+    fn decide_and_act(&mut self, now: Moment) {
+        for _ in 0..4 {
+            self.heed_cancels(now);
+            let plan = plan(self.store.state(), &self.observation(now));
+            let looked = self.look_at_evidence(&plan);
+            if plan.is_empty() && plan.fenced.is_empty() && plan.clashes.is_empty() {
+                self.worked_through = self.store.state().revision;
+                self.perform(now);
+                if looked {
+                    continue;
+                }
+                return;
+            }
+            let committed = self.transact(now);
+            match committed {
+                Ok(more) => {
+                    self.perform(now);
+                    if !more {
+                        return;
+                    }
+                }
+                Err(refused) => {
+                    self.refused(refused, now);
+                    return;
+                }
+            }
+        }
+        self.due.again = Some(now.boot);
+    }
+
+    fn observation(&self, now: Moment) -> Observation<'_> {
+        Observation {
+            now,
+            me: &self.parts.me,
+            taking: self.leaving.is_none() && !self.drained && self.could_write,
+            drained: self.drained,
+            catalog: self.programs.catalog(),
+            queue: &self.queue,
+            devices: &self.liveness,
+            ended: &self.ended,
+            mine: &self.mine,
+            evidence: &self.evidence,
+            orphans: &self.orphans,
+            vanished: &self.vanished,
+            accounted: self.accounted,
+        }
+    }
+
+    /// Makes the world match the state.
+    fn perform(&mut self, now: Moment) {
+        for effect in effects(self.store.state(), &self.parts.me, &self.mine, &self.running) {
+            match effect {
+                Effect::Start(lease) if self.leaving.is_some() => self.hand_back_unstarted(&lease, now),
+                Effect::Start(lease) => self.start(&lease, now),
+                Effect::Cancel(lease) => self.stop(&lease, StopCause::Cancelled),
+                Effect::Fence(lease) => self.fence(&lease),
+            }
+        }
+    }
+
+    /// Stops what still runs when a leaving device has waited long enough, whatever state the volume is in.
+    fn stop_to_leave(&mut self, now: Moment) {
+        let Some(leaving) = self.leaving else { return };
+        if now.boot < leaving.stop_at || leaving.asked {
+            return;
+        }
+        for lease in &self.running {
+            self.parts.executor.stop(lease, leaving.cause, LEAVE_GRACE);
+        }
+        self.leaving = Some(Leaving { asked: true, ..leaving });
+    }
+
+    fn stop(&mut self, lease: &Lease, cause: StopCause) {
+        let grace = self.mine.get(&lease.run).map_or(LEAVE_GRACE, |mine| mine.job.stop_grace);
+        self.parts.executor.stop(lease, cause, grace);
+    }
+
+    /// The attempt is another's now: its processes end, and what it reports is kept as superseded.
+    fn fence(&mut self, lease: &Lease) {
+        let Some(mine) = self.mine.remove(&lease.run) else { return };
+        tracing::warn!(run = %lease.run, attempt = lease.attempt, "this attempt is no longer this device's: it is stopped");
+        self.parts.executor.stop(lease, StopCause::Fenced, LEAVE_GRACE);
+        if self.running.contains(lease) {
+            self.fenced.insert(lease.clone(), mine);
+        }
+    }
+
+    fn refused(&mut self, refused: Refused, now: Moment) {
+        match refused {
+            Refused::Busy => {
+                let since = *self.due.busy_since.get_or_insert(now.boot);
+                let waited = now.boot.saturating_sub(since);
+                if waited >= BUSY_WARNING {
+                    self.problem(
+                        "lock",
+                        format!("the lock has been busy for {} s; {}", waited.as_secs(), self.last_writer()),
+                    );
+                }
+                // Between 0.2 and 20 ms, the longer the later, and not in step with others.
+                let jitter = Duration::from_micros(self.names_seed() % 200);
+                self.due.again =
+                    Some(now.boot + (waited / 8).clamp(Duration::from_micros(200), Duration::from_millis(20)) + jitter);
+            }
+            Refused::Raced => self.due.again = Some(now.boot + Duration::from_millis(1)),
+            Refused::NewerSchema { found } => self.leave_for(End::NewerSchema(found), now),
+            Refused::Volume(error) => {
+                self.problem("state", format!("{error}; hint: {}", error.hint()));
+                self.due.again = Some(now.boot + TRY_AGAIN);
+            }
+        }
+    }
+
+    /// A number that differs between devices and between calls.
+    fn names_seed(&self) -> u64 {
+        let session = u64::from_str_radix(self.parts.me.session.as_str(), 16).unwrap_or(1);
+        (session ^ self.beat).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20
+    }
+
+    fn last_writer(&self) -> String {
+        let newest = self.store.state().last_commits.first().map(|(_, session)| session.clone());
+        let device = newest.as_ref().and_then(|session| self.liveness.device_of(session));
+        match (device, newest) {
+            (Some(device), _) => format!("the last who wrote under it was {device}"),
+            (None, Some(session)) => format!("the last who wrote under it was session {session}"),
+            (None, None) => "nobody has written under it yet".to_owned(),
+        }
+    }
+
+    /// Notes what hinders the device; it is logged when it is new.
+    fn problem(&mut self, about: &'static str, text: String) {
+        if self.problems.get(about) != Some(&text) {
+            tracing::error!(about, "{text}");
+            self.problems.insert(about, text);
+        }
+    }
+
+    fn solved(&mut self, about: &'static str) {
+        if self.problems.remove(about).is_some() {
+            tracing::info!(about, "solved: work goes on");
+        }
+    }
+
+    fn next_wake(&self, now: Moment) -> Duration {
+        let settles = self.inbox.unsettled(now.boot).1;
+        let queue = self.queue.next_change(now).map(|span| now.boot + span.max(Duration::from_millis(1)));
+        let logs = (!self.running.is_empty()).then_some(self.due.logs);
+        let leave = self.leaving.map(|leaving| if leaving.asked { leaving.gone_by } else { leaving.stop_at });
+        let dues = [
+            settles,
+            queue,
+            logs,
+            leave,
+            self.due.again,
+            self.programs.next_settle(),
+            self.liveness.next_verdict(now.boot),
+        ];
+        dues.into_iter().flatten().fold(self.due.beat.min(self.due.scan), Duration::min)
+    }
+}

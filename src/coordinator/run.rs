@@ -1,0 +1,300 @@
+//! The shell around the loop: it gives [`Device::tick`] the time, events, signals and a reason to come back.
+
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use chrono::Utc;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+
+use super::begin::{BeginError, claim_identity, in_use, open_volume};
+use super::{Device, End, Host, Parts, TRY_AGAIN, Tick};
+use crate::exec::leftovers::kill_leftovers;
+use crate::exec::native::{NativeError, NativeExecutor};
+use crate::model::config::Config;
+use crate::model::device::{Beat, Me};
+use crate::model::time::Moment;
+use crate::volume::disk::Disk;
+use crate::volume::heartbeat;
+use crate::volume::layout::Layout;
+use crate::volume::os::{OsDisk, inode_of, is_network, sync};
+use crate::volume::watch::{Mailbox, Watch};
+
+/// How often what was written is synced to the disk, if anything was: a power cut takes at most this and what a sync takes.
+const SYNC: Duration = Duration::from_secs(2);
+/// How long a start waits for a device lock that somebody only looks at.
+const LOCK_PATIENCE: Duration = Duration::from_millis(500);
+
+/// What a device is started with.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The folders.
+    pub layout: Layout,
+    /// Every limit and interval.
+    pub config: Config,
+    /// Who this is.
+    pub me: Me,
+    /// Take the id over from a living device.
+    pub force: bool,
+    /// Sync what is written (`--durability=full`).
+    pub sync: bool,
+    /// The machine.
+    pub host: Host,
+}
+
+/// Why a device could not run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// It could not begin.
+    #[error(transparent)]
+    Begin(#[from] BeginError),
+    /// It cannot run programs.
+    #[error("cannot prepare to run programs: {0}")]
+    Executor(#[from] NativeError),
+    /// The system did not give what every process has.
+    #[error("cannot {0}: {1}")]
+    System(&'static str, std::io::Error),
+}
+
+/// Both clocks of this moment.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "this is where wall time enters")]
+pub fn clock() -> Moment {
+    let boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let nanos = u32::try_from(boot.tv_nsec).unwrap_or(0);
+    Moment { boot: Duration::new(u64::try_from(boot.tv_sec).unwrap_or(0), nanos), wall: Utc::now() }
+}
+
+/// Runs a device until it is asked to leave.
+///
+/// # Errors
+/// [`RunError`].
+pub async fn run(options: Options) -> Result<End, RunError> {
+    let mut terminate =
+        signal(SignalKind::terminate()).map_err(|error| RunError::System("listen for SIGTERM", error))?;
+    let mut interrupt =
+        signal(SignalKind::interrupt()).map_err(|error| RunError::System("listen for SIGINT", error))?;
+    let wake = Arc::new(Notify::new());
+    let begun = tokio::select! {
+        begun = begin(&options, &wake) => begun?,
+        _ = terminate.recv() => return Ok(End::Left),
+        _ = interrupt.recv() => return Ok(End::Left),
+    };
+    let (mut device, mut watcher, mailbox) = begun;
+    let mut syncer = Syncer::new(&options);
+    let mut first = true;
+    loop {
+        let mut dirty = mailbox.take();
+        dirty.inbox |= std::mem::take(&mut first);
+        let now = clock();
+        let wake_at = match device.tick(now, &dirty) {
+            Tick::End(end) => {
+                syncer.finish();
+                return Ok(end);
+            }
+            Tick::Wake(at) => at,
+        };
+        if watcher.renew(now) {
+            continue;
+        }
+        syncer.sync(device.revision(), now.boot);
+        let wake_at = syncer.due().map_or(wake_at, |due| wake_at.min(due));
+        let pause = wake_at.saturating_sub(clock().boot);
+        tokio::select! {
+            biased;
+            _ = terminate.recv() => device.leave(clock()),
+            _ = interrupt.recv() => device.leave(clock()),
+            () = wake.notified() => {}
+            () = pause_until(pause) => {}
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "only a pause is measured with it")]
+async fn pause_until(pause: Duration) {
+    sleep_until(Instant::now() + pause).await;
+}
+
+/// Opens the volume, becomes the device, ends what an earlier life left running, starts to watch.
+async fn begin(options: &Options, wake: &Arc<Notify>) -> Result<(Device, Watcher, Arc<Mailbox>), RunError> {
+    let disk: Rc<dyn Disk> = Rc::new(OsDisk::new());
+    let Options { layout, me, .. } = options;
+    let volume = patiently(|| open_volume(&*disk, layout, &me.session).map_err(BeginError::from)).await?;
+    let identity = patiently_locked(|| claim_identity(&*disk, layout, &me.device, options.force)).await?;
+    if !options.force && is_network(&layout.common) {
+        stands_still(&*disk, options, identity.before.as_ref()).await?;
+    }
+    let executor = NativeExecutor::new(Arc::clone(wake))?;
+    let spare = format!("{volume}/{}/{}/", me.device, me.session);
+    let ended = kill_leftovers(&format!("{volume}/{}/", me.device), &spare, LOCK_PATIENCE).await;
+    if ended > 0 {
+        tracing::warn!(processes = ended, "an earlier life of this device left processes running: they are ended");
+    }
+    let mailbox = Arc::new(Mailbox::default());
+    let watcher = Watcher::new(options, &mailbox, wake);
+    let mut config = options.config.clone();
+    config.poll |= watcher.watch.is_none();
+    let beat = identity.before.as_ref().map_or(0, |beat| beat.beat);
+    let drained = identity.before.as_ref().is_some_and(|beat| beat.drained);
+    let displaced = identity.before.map(|beat| beat.session);
+    let parts = Parts {
+        disk,
+        layout: layout.clone(),
+        executor: Box::new(executor),
+        config,
+        me: me.clone(),
+        volume,
+        host: options.host.clone(),
+        identity: identity.guard,
+        displaced,
+    };
+    Ok((Device::new(parts, clock(), beat, drained), watcher, mailbox))
+}
+
+/// Where a lock may not reach across hosts, a beat that moves is a living device.
+async fn stands_still(disk: &dyn Disk, options: &Options, before: Option<&Beat>) -> Result<(), RunError> {
+    let Some(before) = before.filter(|beat| !beat.left) else { return Ok(()) };
+    tracing::info!(
+        host = before.host,
+        "this is a network file system: looking whether another device beats under this id"
+    );
+    // Three beats of a living device, and some.
+    for _ in 0..7 {
+        pause_until(options.config.heartbeat / 2).await;
+        let now = heartbeat::read(disk, &options.layout, &options.me.device).map_err(BeginError::from)?;
+        if let Some(now) = now.filter(|now| (&now.session, now.beat) != (&before.session, before.beat)) {
+            return Err(in_use(&options.me.device, Some(&now)).into());
+        }
+    }
+    Ok(())
+}
+
+/// On a full disk a device waits; whatever else is wrong ends it.
+async fn patiently<T>(mut act: impl FnMut() -> Result<T, BeginError>) -> Result<T, RunError> {
+    let mut said = false;
+    loop {
+        match act() {
+            Err(BeginError::Volume(error)) if error.is_full() => {
+                if !std::mem::replace(&mut said, true) {
+                    tracing::error!(hint = error.hint(), "{error}; waiting until there is room");
+                }
+                pause_until(TRY_AGAIN).await;
+            }
+            other => return Ok(other?),
+        }
+    }
+}
+
+/// Whoever lists devices holds their locks for a moment.
+async fn patiently_locked<T>(mut act: impl FnMut() -> Result<T, BeginError>) -> Result<T, RunError> {
+    let step = LOCK_PATIENCE / 10;
+    for _ in 0..9 {
+        match act() {
+            Err(BeginError::InUse { .. }) => pause_until(step).await,
+            Err(BeginError::Volume(error)) if error.is_full() => break,
+            other => return Ok(other?),
+        }
+    }
+    patiently(act).await
+}
+
+/// File events, as far as there are any.
+struct Watcher {
+    watch: Option<Watch>,
+    due: Duration,
+    every: Duration,
+    problem: bool,
+}
+
+impl Watcher {
+    fn new(options: &Options, mailbox: &Arc<Mailbox>, wake: &Arc<Notify>) -> Self {
+        let watch = if options.config.poll {
+            None
+        } else {
+            Watch::start(&options.layout, Arc::clone(mailbox), Arc::clone(wake))
+                .inspect_err(|problem| {
+                    tracing::warn!("no file events ({problem}): the folder is scanned every {:?}", options.config.scan)
+                })
+                .ok()
+        };
+        let mut watcher = Self { watch, due: Duration::ZERO, every: options.config.scan, problem: false };
+        watcher.renew(clock());
+        watcher
+    }
+
+    /// Watches what was made again. `true`: what happened before that has to be looked for.
+    fn renew(&mut self, now: Moment) -> bool {
+        let Some(watch) = self.watch.as_mut().filter(|_| now.boot >= self.due) else { return false };
+        self.due = now.boot + self.every;
+        match watch.renew(inode_of) {
+            Ok(renewed) => {
+                self.problem = false;
+                renewed
+            }
+            Err(problem) => {
+                if !std::mem::replace(&mut self.problem, true) {
+                    tracing::warn!(
+                        "not all folders give file events ({problem}); the scan finds what they do not tell"
+                    );
+                }
+                false
+            }
+        }
+    }
+}
+
+/// Syncs the volume in the background, off the path of every job.
+struct Syncer {
+    enabled: bool,
+    common: Arc<Path>,
+    synced: u64,
+    dirty_since: Option<Duration>,
+    busy: Arc<AtomicBool>,
+}
+
+impl Syncer {
+    fn new(options: &Options) -> Self {
+        Self {
+            enabled: options.sync,
+            common: Arc::from(options.layout.common.as_path()),
+            synced: 0,
+            dirty_since: None,
+            busy: Arc::default(),
+        }
+    }
+
+    fn sync(&mut self, revision: u64, now: Duration) {
+        if !self.enabled || revision == self.synced {
+            return;
+        }
+        let since = *self.dirty_since.get_or_insert(now);
+        if now.saturating_sub(since) < SYNC || self.busy.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        (self.synced, self.dirty_since) = (revision, None);
+        let (common, busy) = (Arc::clone(&self.common), Arc::clone(&self.busy));
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = sync(&common) {
+                tracing::warn!(%error, "the volume is not synced: a power cut may take the last seconds");
+            }
+            busy.store(false, Ordering::Release);
+        });
+    }
+
+    /// When there is something to sync next.
+    fn due(&self) -> Option<Duration> {
+        self.dirty_since.filter(|_| !self.busy.load(Ordering::Acquire)).map(|since| since + SYNC)
+    }
+
+    fn finish(&self) {
+        if self.enabled
+            && let Err(error) = sync(&self.common)
+        {
+            tracing::warn!(%error, "the volume is not synced: a power cut may take the last seconds");
+        }
+    }
+}

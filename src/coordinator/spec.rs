@@ -1,0 +1,159 @@
+//! From a claimed attempt to everything its start needs (`formats.md`, "What a program is given").
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::{Device, Host, TRY_AGAIN};
+use crate::decide::recover::Mine;
+use crate::decide::settle::Report;
+use crate::exec::{MARKER, Spec};
+use crate::model::config::ENV_LIMIT;
+use crate::model::device::Me;
+use crate::model::job::Program;
+use crate::model::lease::Lease;
+use crate::model::result::Status;
+use crate::model::time::Moment;
+use crate::model::trigger::Json;
+use crate::volume::layout::Layout;
+use crate::volume::{Context, found, logs};
+
+/// Calls a Python function; given to `python3 -c`.
+const RUNNER: &str = include_str!("../exec/runner.py");
+/// What of the orchestrator's own environment a program sees, beside `LC_*` and what its job names.
+const PASSED: [&str; 5] = ["PATH", "HOME", "LANG", "TZ", "TMPDIR"];
+
+impl Device {
+    /// Opens the log and starts the attempt. It is committed: nobody else has it.
+    pub(super) fn start(&mut self, lease: &Lease, now: Moment) {
+        let Some(mine) = self.mine.get(&lease.run) else { return };
+        // The last look: this device may have stood still since the commit, and another may have taken it for dead.
+        let file = self.parts.layout.running_file(&lease.run, &mine.held.stem);
+        if found(self.parts.disk.stat(&file)).is_ok_and(|there| there.is_none()) {
+            self.mine.remove(&lease.run);
+            tracing::warn!(run = %lease.run, attempt = lease.attempt, "its file has gone from .running: it is not started");
+            return;
+        }
+        let path = self.parts.layout.log(&mine.held.job, lease);
+        let log = match logs::open(&*self.parts.disk, &path) {
+            Ok(log) => log,
+            Err(error) if error.source.kind() == std::io::ErrorKind::AlreadyExists => {
+                let error = format!("its log {} is there already: this attempt was started before", path.display());
+                self.end_unstarted(lease, error, now);
+                return;
+            }
+            Err(error) => {
+                self.problem("logs", format!("{error}; hint: {}", error.hint()));
+                self.due.again = Some(now.boot + TRY_AGAIN);
+                return;
+            }
+        };
+        // The program may write its result there before anybody else has written one that day.
+        let folder = self.parts.layout.results().join(lease.run.date());
+        if self.results_folder.as_ref() != Some(&folder) {
+            if let Err(error) = self.parts.disk.make_folders(&folder).on("make the folder", &folder) {
+                self.problem("results", format!("{error}; hint: {}", error.hint()));
+            }
+            self.results_folder = Some(folder);
+        }
+        let mine = &self.mine[&lease.run];
+        let spec = Spec {
+            lease: lease.clone(),
+            argv: argv(mine, &self.parts.layout),
+            dir: self.parts.layout.programs.clone(),
+            env: environment(mine, &self.parts.layout, &self.parts.me, &self.parts.volume, &self.parts.host),
+            log,
+            timeout: mine.job.timeout,
+            grace: mine.job.stop_grace,
+        };
+        self.running.insert(lease.clone());
+        self.parts.executor.start(spec);
+        self.solved("logs");
+    }
+
+    fn end_unstarted(&mut self, lease: &Lease, error: String, now: Moment) {
+        self.running.insert(lease.clone());
+        let report = Report {
+            status: Status::Failed,
+            hand_back: false,
+            exit_code: None,
+            signal: None,
+            error: Some(error),
+            result: None,
+            result_error: None,
+            started_at: None,
+            finished_at: now.wall,
+            duration: std::time::Duration::ZERO,
+            usage: None,
+            log: None,
+            log_truncated: false,
+        };
+        self.unstaged.insert(lease.clone(), report);
+        self.due.again = Some(now.boot);
+    }
+}
+
+/// The program and its arguments.
+fn argv(mine: &Mine, layout: &Layout) -> Vec<String> {
+    let below = |file: &str| layout.programs.join(file).to_string_lossy().into_owned();
+    let appended = mine.args.iter().map(as_argument);
+    match &mine.job.program {
+        Program::Command(argv) => argv.iter().cloned().chain(appended).collect(),
+        Program::File(file) => {
+            let interpreter = match Path::new(file).extension().and_then(|ending| ending.to_str()) {
+                Some("py") => Some("python3"),
+                Some("sh") => Some("sh"),
+                Some(_) | None => None,
+            };
+            interpreter.map(str::to_owned).into_iter().chain([below(file)]).chain(appended).collect()
+        }
+        Program::Function { file, function } => {
+            ["python3", "-u", "-c", RUNNER, &below(file), function].map(str::to_owned).into()
+        }
+    }
+}
+
+/// Strings as they are, other values as JSON.
+fn as_argument(value: &Json) -> String {
+    serde_json::from_str::<String>(value.text()).unwrap_or_else(|_| value.text().to_owned())
+}
+
+fn environment(mine: &Mine, layout: &Layout, me: &Me, volume: &str, host: &Host) -> BTreeMap<String, String> {
+    let lease = mine.lease();
+    let passes =
+        |name: &String| PASSED.contains(&name.as_str()) || name.starts_with("LC_") || mine.job.pass_env.contains(name);
+    let mut env: BTreeMap<String, String> =
+        host.env.iter().filter(|(name, _)| passes(name)).map(|(name, value)| (name.clone(), value.clone())).collect();
+    env.extend(mine.job.env.iter().map(|(name, value)| (name.clone(), value.clone())));
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    let own = [
+        ("AIOS_JOB", mine.held.job.to_string()),
+        ("AIOS_RUN_ID", lease.run.to_string()),
+        ("AIOS_ATTEMPT", lease.attempt.to_string()),
+        ("AIOS_DEVICE_ID", me.device.to_string()),
+        ("AIOS_TRIGGER", text(&layout.running_file(&lease.run, &mine.held.stem))),
+        ("AIOS_RESULT", text(&layout.output(&mine.held.job, &lease))),
+        ("AIOS_COMMON", text(&layout.common)),
+        ("AIOS_PROGRAMS", text(&layout.programs)),
+        (MARKER, format!("{volume}/{}/{}/{lease}", me.device, me.session)),
+    ];
+    env.extend(own.map(|(name, value)| (name.to_owned(), value)));
+    for (name, value) in [("AIOS_ARGS", args_json(&mine.args)), ("AIOS_KWARGS", kwargs_json(&mine.kwargs))] {
+        if value.len() <= ENV_LIMIT {
+            env.insert(name.to_owned(), value);
+        }
+    }
+    env
+}
+
+fn args_json(args: &[Json]) -> String {
+    let inner: Vec<&str> = args.iter().map(Json::text).collect();
+    format!("[{}]", inner.join(","))
+}
+
+fn kwargs_json(kwargs: &[(String, Json)]) -> String {
+    let inner: Vec<String> = kwargs
+        .iter()
+        .map(|(key, value)| format!("{}:{}", serde_json::Value::from(key.as_str()), value.text()))
+        .collect();
+    format!("{{{}}}", inner.join(","))
+}

@@ -1,0 +1,277 @@
+//! Who runs what: claiming what waits, and ending what waited in vain.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use chrono::TimeDelta;
+
+use super::plan::{Change, Matter, Move, Observation, Plan};
+use super::queue::{Candidate, Group, job_name};
+use crate::model::entry::{Entry, KeySeen, Source};
+use crate::model::ids::{JobName, RunId};
+use crate::model::job::{OnLost, Overlap, merge_args, merge_kwargs};
+use crate::model::result::{Cause, Outcome, Status};
+use crate::model::state::{Held, SCHEMA, State};
+use crate::model::time::rfc3339;
+use crate::model::trigger::Target;
+
+/// How many runs one commit claims at most: a lock hold stays short.
+const CLAIMS: usize = 64;
+
+/// Ends what waited in vain: past its `expires`, or its job is gone.
+pub fn expire(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
+    if !seen.taking || is_rebuilding(state, plan) {
+        return;
+    }
+    for (entry, priority) in seen.queue.expired(seen.now.wall).take(CLAIMS) {
+        if is_open(state, plan, &entry.run) {
+            continue;
+        }
+        if let Some(first) = other_run_of_key(entry) {
+            plan.changes.push(duplicate(entry, first));
+            continue;
+        }
+        let until = entry.trigger.expires.map(rfc3339).unwrap_or_default();
+        let error = format!("its first attempt had not started by {until}");
+        plan.changes.push(end(seen, entry, priority, Status::Expired, 0, Some(error)));
+    }
+    for entry in seen.queue.unknown(seen.now.boot).take(CLAIMS) {
+        let held_elsewhere = state.runs.get(&entry.run).is_some_and(|held| held.device.is_some());
+        if entry.key.source != Source::Waiting || seen.catalog.is_empty() || held_elsewhere {
+            continue;
+        }
+        let error = format!("the job {} is gone: Programs/ has no file for it any more", job_name(entry));
+        let priority = entry.trigger.priority.unwrap_or(0);
+        plan.changes.push(end(seen, entry, priority, Status::Failed, entry.attempt, Some(error)));
+    }
+}
+
+/// Claims what fits, in order.
+pub fn claim(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
+    if !seen.taking || !seen.queue.has_ready() || is_rebuilding(state, plan) {
+        return;
+    }
+    let mut free = i64::from(seen.me.slots) - i64::from(busy(state, seen, plan));
+    let mut ordered = seen.queue.in_order();
+    let mut claimed: BTreeSet<RunId> = BTreeSet::new();
+    while let Some((group, candidate)) = ordered.take_next() {
+        if claimed.len() >= CLAIMS {
+            break;
+        }
+        let Candidate { entry, job, priority } = candidate;
+        let listed = state.runs.get(&entry.run);
+        let comes_back = entry.key.source == Source::Waiting && listed.is_none_or(|held| held.device.is_none());
+        if claimed.contains(&entry.run) || (listed.is_some() && !comes_back) || planned(plan, &entry.run) {
+            if entry.key.source == Source::Inbox {
+                plan.clashes.push(entry.key.clone());
+            }
+            continue;
+        }
+        if let Some(first) = other_run_of_key(entry) {
+            plan.changes.push(duplicate(entry, first));
+            continue;
+        }
+        let mut candidate = candidate;
+        if job.overlap != Overlap::Allow
+            && let Some(open) = open_run(state, plan, &job.name, &entry.run)
+        {
+            if job.overlap == Overlap::Skip && entry.key.source == Source::Inbox {
+                let error = format!("another run of {} was open", job.name);
+                plan.changes.push(end(seen, entry, priority, Status::Skipped, 0, Some(error)));
+                continue;
+            }
+            // The open run itself may be what waits, behind this one.
+            ordered.leave(group);
+            match seen.queue.comeback(&open).filter(|_| !planned(plan, &open)) {
+                Some(comeback) => candidate = comeback,
+                None => continue,
+            }
+        }
+        let Candidate { entry, job, .. } = candidate;
+        // Nothing behind it passes a run that needs more room: it would never get it.
+        if i64::from(job.slots) > free {
+            break;
+        }
+        free -= i64::from(job.slots);
+        claimed.insert(entry.run.clone());
+        plan.changes.push(take(seen, candidate, group));
+    }
+}
+
+fn take(seen: &Observation<'_>, candidate: Candidate<'_>, group: &Group) -> Change {
+    let Candidate { entry, job, priority } = candidate;
+    let mut moves = Vec::with_capacity(2);
+    moves.push(take_move(entry, &job.name));
+    moves.extend(key_move(entry));
+    let held = Held {
+        job: job.name.clone(),
+        stem: entry.stem(),
+        cause: Cause::Trigger,
+        trigger: Some(entry.dropped.to_string()),
+        attempt: entry.attempt,
+        device: Some(seen.me.device.clone()),
+        session: Some(seen.me.session.clone()),
+        priority,
+        slots: job.slots,
+        // File times are coarser than clocks: nothing is claimed before it was dropped.
+        claimed_at: seen.now.wall.max(entry.run.time().min(seen.now.wall + TimeDelta::seconds(1))),
+        command: group.is_none(),
+        fail_if_lost: job.on_lost == OnLost::Fail,
+        listed: group.is_some() && job.overlap != Overlap::Allow,
+        retried: entry.retried,
+        losses: entry.losses,
+        extra: std::collections::BTreeMap::new(),
+    };
+    Change {
+        matter: Matter::Claimed(Arc::clone(entry)),
+        run: entry.run.clone(),
+        moves,
+        entry: Some(Arc::new(held)),
+        over: None,
+    }
+}
+
+fn key_move(entry: &Entry) -> Option<Move> {
+    let id = entry.trigger.id.clone()?;
+    let replace = match entry.key_seen.as_ref()? {
+        KeySeen::Free => false,
+        KeySeen::Stale => true,
+        KeySeen::Names(_) => return None,
+    };
+    let (from, stem) = (entry.key.clone(), entry.stem());
+    Some(Move::Key { id, from, stem, run: entry.run.clone(), job: job_name(entry), replace })
+}
+
+/// The run that has the entry's idempotency key, if it is another.
+fn other_run_of_key(entry: &Entry) -> Option<&RunId> {
+    match entry.key_seen.as_ref()? {
+        KeySeen::Names(first) if *first != entry.run => Some(first),
+        KeySeen::Names(_) | KeySeen::Free | KeySeen::Stale => None,
+    }
+}
+
+fn take_move(entry: &Entry, job: &JobName) -> Move {
+    Move::Take {
+        from: entry.key.clone(),
+        expect: entry.id,
+        run: entry.run.clone(),
+        stem: entry.stem(),
+        job: job.clone(),
+        fresh: entry.key.source == Source::Inbox,
+    }
+}
+
+fn duplicate(entry: &Arc<Entry>, first: &RunId) -> Change {
+    let (run, stem) = (entry.run.clone(), entry.stem());
+    let moves = vec![Move::Duplicate { from: entry.key.clone(), run: run.clone(), stem, first: first.clone() }];
+    Change { matter: Matter::Ended(Arc::clone(entry)), run, moves, entry: None, over: None }
+}
+
+/// Ends what waits, without an attempt of its own. It passes `.running` like every other run, so that one rule heals
+/// whatever a crash leaves behind.
+fn end(
+    seen: &Observation<'_>,
+    entry: &Arc<Entry>,
+    priority: i16,
+    status: Status,
+    attempt: u32,
+    error: Option<String>,
+) -> Change {
+    let job = job_name(entry);
+    let outcome = unstarted(seen, entry, priority, status, attempt, error);
+    let mut moves = vec![take_move(entry, &job)];
+    moves.extend(key_move(entry));
+    moves.push(Move::Record(Box::new(outcome)));
+    moves.push(Move::Retire { run: entry.run.clone(), stem: entry.stem() });
+    let remembered = match &entry.trigger.target {
+        Target::Job(name) => seen.catalog.jobs.contains_key(name).then(|| (name.clone(), status)),
+        Target::Command(_) => None,
+    };
+    Change { matter: Matter::Ended(Arc::clone(entry)), run: entry.run.clone(), moves, entry: None, over: remembered }
+}
+
+/// The change that ends what waits because a person asked for it.
+#[must_use]
+pub fn cancel_waiting(seen: &Observation<'_>, entry: &Arc<Entry>) -> Change {
+    let priority = entry.trigger.priority.unwrap_or(0);
+    end(seen, entry, priority, Status::Cancelled, 0, Some("cancelled while it waited".to_owned()))
+}
+
+/// The result of a run that ends without an attempt.
+fn unstarted(
+    seen: &Observation<'_>,
+    entry: &Entry,
+    priority: i16,
+    status: Status,
+    attempt: u32,
+    error: Option<String>,
+) -> Outcome {
+    let job = match &entry.trigger.target {
+        Target::Job(name) => seen.catalog.jobs.get(name),
+        Target::Command(_) => None,
+    };
+    let (args, kwargs) = match job {
+        Some(job) => (merge_args(job, &entry.trigger), merge_kwargs(job, &entry.trigger)),
+        None => (entry.trigger.args.clone().unwrap_or_default(), entry.trigger.kwargs.clone()),
+    };
+    Outcome {
+        schema: SCHEMA,
+        run_id: entry.run.clone(),
+        job: job_name(entry),
+        attempt,
+        device: seen.me.device.clone(),
+        executor: None,
+        cause: Cause::Trigger,
+        trigger: Some(entry.dropped.to_string()),
+        args,
+        kwargs,
+        priority,
+        status,
+        is_final: true,
+        exit_code: None,
+        signal: None,
+        error,
+        result: None,
+        result_error: None,
+        created_at: entry.run.time(),
+        claimed_at: None,
+        started_at: None,
+        finished_at: seen.now.wall,
+        duration_ms: None,
+        usage: None,
+        log: None,
+        log_truncated: false,
+        retried: entry.retried,
+        losses: 0,
+    }
+}
+
+/// The slots that this device's runs take once the plan has happened.
+fn busy(state: &State, seen: &Observation<'_>, plan: &Plan) -> u32 {
+    let held = state.held_by(&seen.me.device, &seen.me.session);
+    let stays = held.filter(|(run, _)| !planned(plan, run)).map(|(_, held)| held.slots);
+    let added = plan.changes.iter().filter_map(|change| change.entry.as_ref());
+    let added = added.filter(|held| held.is_held_by(&seen.me.device, &seen.me.session)).map(|held| held.slots);
+    stays.chain(added).sum()
+}
+
+fn planned(plan: &Plan, run: &RunId) -> bool {
+    plan.changes.iter().any(|change| change.run == *run)
+}
+
+fn is_open(state: &State, plan: &Plan, run: &RunId) -> bool {
+    state.runs.contains_key(run) || planned(plan, run)
+}
+
+/// Another run of the job that is open once the plan has happened.
+pub(super) fn open_run(state: &State, plan: &Plan, job: &JobName, run: &RunId) -> Option<RunId> {
+    let stays = state.runs.iter().filter(|(other, _)| !planned(plan, other));
+    let added = plan.changes.iter().filter_map(|change| Some((&change.run, change.entry.as_ref()?)));
+    let same = |(other, held): &(&RunId, &Arc<Held>)| held.job == *job && !held.command && *other != run;
+    stays.chain(added).find(same).map(|(other, _)| other.clone())
+}
+
+/// After a lost state nothing is claimed until every living device has put back what it holds.
+fn is_rebuilding(state: &State, plan: &Plan) -> bool {
+    state.rebuilt.is_some() && !plan.rebuilt
+}

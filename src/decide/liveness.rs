@@ -1,0 +1,282 @@
+//! Who lives: judged by what this device saw with its own clock, never by comparing clocks.
+//!
+//! A device is dead when its beat stood still for a whole lease while the observer was itself ticking and itself able to
+//! write (after client-go's leader election, which tolerates any clock offset).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use crate::model::device::Beat;
+use crate::model::ids::{DeviceId, RunId, Session};
+
+/// What an observer holds of one life of one device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It moves, or has not stood still for long enough.
+    Alive,
+    /// It stood still for a whole lease, or has left.
+    Dead,
+    /// The device lives on in another session, which takes its own leftovers over.
+    Replaced,
+}
+
+/// A device, as it was seen.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Peer {
+    /// Its newest heartbeat.
+    pub beat: Beat,
+    /// When its beat was last seen to move, on the observer's clock.
+    pub moved_at: Duration,
+    /// When its beat was seen to move before that.
+    pub moved_before: Option<Duration>,
+    /// Since when its file is missing.
+    pub missing_since: Option<Duration>,
+}
+
+/// The memory of an observer.
+#[derive(Debug, Clone)]
+pub struct Liveness {
+    lease: Duration,
+    /// Since when this observer has watched without a gap.
+    watching_since: Duration,
+    last_look: Option<Duration>,
+    peers: BTreeMap<DeviceId, Peer>,
+    /// Devices that hold something and whose heartbeat was never seen, and since when they are waited for.
+    strangers: BTreeMap<DeviceId, Duration>,
+}
+
+impl Liveness {
+    /// An observer that starts to watch now.
+    #[must_use]
+    pub fn new(lease: Duration, now: Duration) -> Self {
+        Self { lease, watching_since: now, last_look: None, peers: BTreeMap::new(), strangers: BTreeMap::new() }
+    }
+
+    /// Takes in the heartbeats that lie in the folder now. `could_write`: whether the observer's own beats reach the volume;
+    /// when they do not, perhaps nobody's do, and nobody is dead.
+    pub fn observe(&mut self, now: Duration, beats: Vec<Beat>, could_write: bool) {
+        let gap = self.last_look.is_some_and(|last| now.saturating_sub(last) > self.lease / 2);
+        self.last_look = Some(now);
+        if gap || !could_write {
+            self.watch_anew(now);
+        }
+        for peer in self.peers.values_mut() {
+            if !beats.iter().any(|beat| beat.device == peer.beat.device) {
+                peer.missing_since.get_or_insert(now);
+            }
+        }
+        for beat in beats {
+            let moved = Peer { beat, moved_at: now, moved_before: None, missing_since: None };
+            match self.peers.get_mut(&moved.beat.device) {
+                Some(peer) if (&peer.beat.session, peer.beat.beat) == (&moved.beat.session, moved.beat.beat) => {
+                    peer.beat = moved.beat;
+                    peer.missing_since = None;
+                }
+                Some(peer) => *peer = Peer { moved_before: Some(peer.moved_at), ..moved },
+                None => {
+                    self.peers.insert(moved.beat.device.clone(), moved);
+                }
+            }
+        }
+    }
+
+    /// Takes in who holds something: whoever has no heartbeat yet gets a whole lease to show one.
+    pub fn meet<'a>(&mut self, now: Duration, holders: impl Iterator<Item = &'a DeviceId>) {
+        let unseen: BTreeSet<&DeviceId> = holders.filter(|device| !self.peers.contains_key(*device)).collect();
+        self.strangers.retain(|device, _| unseen.contains(device));
+        for device in unseen {
+            self.strangers.entry(device.clone()).or_insert(now);
+        }
+    }
+
+    /// Starts all waits again: the observer itself was away.
+    pub fn watch_anew(&mut self, now: Duration) {
+        self.watching_since = now;
+        self.strangers.values_mut().for_each(|since| *since = now);
+        for peer in self.peers.values_mut() {
+            peer.moved_at = now;
+            peer.moved_before = None;
+            peer.missing_since = peer.missing_since.map(|_| now);
+        }
+    }
+
+    /// Whether this life of this device is over, as far as this observer can tell at `now`.
+    #[must_use]
+    pub fn verdict(&self, device: &DeviceId, session: &Session, now: Duration) -> Verdict {
+        match self.peers.get(device) {
+            // It may have started since the last look. Who shows no heartbeat for a lease has none.
+            None => match self.strangers.get(device) {
+                Some(since) if now.saturating_sub(*since) >= self.lease => Verdict::Dead,
+                Some(_) | None => Verdict::Alive,
+            },
+            Some(peer) if self.is_dead(peer, now) => Verdict::Dead,
+            Some(peer) if peer.beat.session == *session => Verdict::Alive,
+            Some(_) => Verdict::Replaced,
+        }
+    }
+
+    /// The devices that are not known to be dead.
+    pub fn alive(&self, now: Duration) -> impl Iterator<Item = &Peer> {
+        self.peers.values().filter(move |peer| !self.is_dead(peer, now))
+    }
+
+    /// Whether no living device other than `me` can hold this run, which was first seen to be in nobody's hands at `since`: each has
+    /// beaten twice since then (the first beat may have been gathered before) and names it in none.
+    #[must_use]
+    pub fn is_free(&self, run: &RunId, me: &DeviceId, since: Duration, now: Duration) -> bool {
+        // An observer that has not watched for long may not have seen everybody.
+        self.alive(now).filter(|peer| peer.beat.device != *me).all(|peer| {
+            peer.moved_before.is_some_and(|moved| moved > since) && !peer.beat.holds.iter().any(|(held, _)| held == run)
+        })
+    }
+
+    /// Whether every living device has worked through `revision`.
+    #[must_use]
+    pub fn all_saw(&self, revision: u64, now: Duration) -> bool {
+        self.alive(now).all(|peer| peer.beat.revision >= revision)
+    }
+
+    /// Whose session this is.
+    #[must_use]
+    pub fn device_of(&self, session: &Session) -> Option<&DeviceId> {
+        self.peers.values().find(|peer| peer.beat.session == *session).map(|peer| &peer.beat.device)
+    }
+
+    /// Whether the device has a heartbeat file.
+    #[must_use]
+    pub fn is_known(&self, device: &DeviceId) -> bool {
+        self.peers.get(device).is_some_and(|peer| peer.missing_since.is_none())
+    }
+
+    /// The largest revision that any heartbeat names.
+    #[must_use]
+    pub fn newest_revision(&self) -> u64 {
+        self.peers.values().map(|peer| peer.beat.revision).max().unwrap_or(0)
+    }
+
+    /// When the next verdict can change by time alone.
+    #[must_use]
+    pub fn next_verdict(&self, now: Duration) -> Option<Duration> {
+        self.peers.values().map(|peer| peer.moved_at + self.lease).filter(|&at| at > now).min()
+    }
+
+    fn is_dead(&self, peer: &Peer, now: Duration) -> bool {
+        let still_since = peer.missing_since.unwrap_or(peer.moved_at).max(self.watching_since);
+        peer.beat.left || now.saturating_sub(still_since) >= self.lease
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    const LEASE: Duration = Duration::from_secs(15);
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn beat(session: u64, count: u64) -> Beat {
+        Beat {
+            schema: 1,
+            device: DeviceId::new("d").unwrap(),
+            session: Session::from_random(session),
+            beat: count,
+            at: chrono::DateTime::UNIX_EPOCH,
+            revision: count,
+            host: "h".into(),
+            pid: 1,
+            version: "0".into(),
+            started_at: chrono::DateTime::UNIX_EPOCH,
+            tags: BTreeSet::new(),
+            slots: 1,
+            busy: 0,
+            load: 0.0,
+            drained: false,
+            holds: vec![],
+            left: false,
+            problems: vec![],
+        }
+    }
+
+    fn verdict(liveness: &Liveness, session: u64, now: u64) -> Verdict {
+        liveness.verdict(&DeviceId::new("d").unwrap(), &Session::from_random(session), at(now))
+    }
+
+    #[test]
+    fn a_beat_that_stands_still_for_a_lease_is_death() {
+        let mut seen = Liveness::new(LEASE, at(100));
+        for now in (100..=114).step_by(2) {
+            seen.observe(at(now), vec![beat(1, 7)], true);
+        }
+        assert_eq!(verdict(&seen, 1, 114), Verdict::Alive);
+        seen.observe(at(115), vec![beat(1, 7)], true);
+        assert_eq!(verdict(&seen, 1, 115), Verdict::Dead);
+        seen.observe(at(116), vec![beat(1, 8)], true);
+        assert_eq!(verdict(&seen, 1, 116), Verdict::Alive);
+    }
+
+    #[test]
+    fn an_observer_that_slept_or_could_not_write_waits_a_whole_lease_again() {
+        let mut seen = Liveness::new(LEASE, at(0));
+        seen.observe(at(0), vec![beat(1, 7)], true);
+        seen.observe(at(1_000), vec![beat(1, 7)], true);
+        assert_eq!(verdict(&seen, 1, 1_000), Verdict::Alive);
+        for now in (1_002..1_030).step_by(2) {
+            seen.observe(at(now), vec![beat(1, 7)], false);
+        }
+        assert_eq!(verdict(&seen, 1, 1_030), Verdict::Alive);
+        for now in (1_030..=1_044).step_by(2) {
+            seen.observe(at(now), vec![beat(1, 7)], true);
+        }
+        assert_eq!(verdict(&seen, 1, 1_044), Verdict::Dead);
+    }
+
+    #[test]
+    fn a_new_session_replaces_the_old_one_and_a_missing_file_is_death_after_a_lease() {
+        let mut seen = Liveness::new(LEASE, at(0));
+        seen.observe(at(0), vec![beat(1, 7)], true);
+        seen.observe(at(2), vec![beat(2, 1)], true);
+        assert_eq!((verdict(&seen, 1, 2), verdict(&seen, 2, 2)), (Verdict::Replaced, Verdict::Alive));
+        for now in (4..=18).step_by(2) {
+            seen.observe(at(now), vec![], true);
+        }
+        assert_eq!(verdict(&seen, 2, 18), Verdict::Alive);
+        seen.observe(at(19), vec![], true);
+        assert_eq!(verdict(&seen, 2, 19), Verdict::Dead);
+    }
+
+    #[test]
+    fn a_device_that_was_never_seen_gets_a_whole_lease_to_show_itself() {
+        let mut seen = Liveness::new(LEASE, at(0));
+        for now in (0..=100).step_by(2) {
+            seen.observe(at(now), vec![], true);
+        }
+        let device = DeviceId::new("d").unwrap();
+        assert_eq!(verdict(&seen, 1, 100), Verdict::Alive);
+        for now in (102..=116).step_by(2) {
+            seen.meet(at(now), [&device].into_iter());
+            seen.observe(at(now), vec![], true);
+            assert_eq!(verdict(&seen, 1, now), Verdict::Alive);
+        }
+        assert_eq!(verdict(&seen, 1, 117), Verdict::Dead);
+        seen.observe(at(118), vec![beat(1, 1)], true);
+        assert_eq!(verdict(&seen, 1, 118), Verdict::Alive);
+    }
+
+    #[test]
+    fn a_run_is_free_once_everybody_has_beaten_twice_without_it() {
+        let run = RunId::new(chrono::DateTime::UNIX_EPOCH, 1);
+        let me = DeviceId::new("me").unwrap();
+        let mut seen = Liveness::new(LEASE, at(0));
+        seen.observe(at(0), vec![beat(1, 1)], true);
+        assert!(!seen.is_free(&run, &me, at(1), at(1)));
+        seen.observe(at(2), vec![beat(1, 2)], true);
+        assert!(!seen.is_free(&run, &me, at(1), at(2)));
+        seen.observe(at(4), vec![beat(1, 3)], true);
+        assert!(seen.is_free(&run, &me, at(1), at(4)));
+        seen.observe(at(6), vec![Beat { holds: vec![(run.clone(), 1)], ..beat(1, 4) }], true);
+        assert!(!seen.is_free(&run, &me, at(1), at(6)));
+    }
+}

@@ -1,0 +1,215 @@
+//! A device died: its attempts end as `lost`, and their runs go on elsewhere.
+
+use std::sync::Arc;
+
+use super::liveness::Verdict;
+use super::plan::{Change, Matter, Move, Observation, Plan};
+use super::settle::{over, waiting};
+use crate::model::config::LOSSES_IN_A_ROW;
+use crate::model::ids::DeviceId;
+use crate::model::lease::Lease;
+use crate::model::result::{Outcome, Status};
+use crate::model::state::{Held, SCHEMA, State};
+use crate::model::trigger::Json;
+
+/// What an attempt of a dead device left behind.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Evidence {
+    /// Its result, if one was accepted: whether the run was over with it.
+    pub accepted: Option<Accepted>,
+    /// Whether the run's file is in `.running`.
+    pub held_file: bool,
+    /// What it was given, read from the run's file.
+    pub args: Vec<Json>,
+    /// What it was given, by name.
+    pub kwargs: Vec<(String, Json)>,
+    /// Its log, relative to `Common/`, if it has one: it was started.
+    pub log: Option<String>,
+}
+
+/// A result that stands in `Results/`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Accepted {
+    /// How the attempt ended.
+    pub status: Status,
+    /// Whether the run ended with it.
+    pub is_final: bool,
+    /// How many attempts had been tried again when it began.
+    pub retried: u32,
+    /// How many attempts in a row, that one included, were lost.
+    pub losses: u32,
+}
+
+impl Accepted {
+    /// How many attempts have been tried again, and how many in a row were lost, once this one is over.
+    #[must_use]
+    pub fn counts_after(&self) -> (u32, u32) {
+        let failed = matches!(self.status, Status::Failed | Status::TimedOut);
+        (self.retried + u32::from(failed), if self.status == Status::Lost { self.losses } else { 0 })
+    }
+}
+
+impl From<&Outcome> for Accepted {
+    fn from(outcome: &Outcome) -> Self {
+        let Outcome { status, is_final, retried, losses, .. } = *outcome;
+        Self { status, is_final, retried, losses }
+    }
+}
+
+/// Ends the attempts of dead devices.
+pub fn lose(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
+    for (run, held) in &state.runs {
+        let Some((device, session)) = held.holder() else { continue };
+        let dead = if *device == seen.me.device {
+            // Whoever has the device's lock knows that its earlier life is over. And what it does not know of was its
+            // own once, in a commit that a lock that lies let another one overwrite.
+            *session != seen.me.session || !seen.mine.contains_key(run)
+        } else {
+            seen.devices.verdict(device, session, seen.now.boot) == Verdict::Dead
+        };
+        if !dead {
+            continue;
+        }
+        let lease = Lease { run: run.clone(), attempt: held.attempt };
+        match seen.evidence.get(&lease) {
+            Some(evidence) => plan.changes.push(lose_one(state, seen, lease, held, device, evidence)),
+            None => plan.look.push((lease, held.job.clone(), held.stem.clone())),
+        }
+    }
+}
+
+fn lose_one(
+    state: &State,
+    seen: &Observation<'_>,
+    lease: Lease,
+    held: &Arc<Held>,
+    device: &DeviceId,
+    evidence: &Evidence,
+) -> Change {
+    let (run, stem) = (lease.run.clone(), held.stem.clone());
+    let mut moves = Vec::with_capacity(2);
+    let (is_final, retried, losses, remembered);
+    match evidence.accepted {
+        // The dead device had its result accepted and died before the commit: the commit is completed.
+        Some(accepted) => {
+            is_final = accepted.is_final;
+            (retried, losses) = accepted.counts_after();
+            remembered = (accepted.is_final && !held.command).then(|| (held.job.clone(), accepted.status));
+        }
+        None => {
+            let cancelled = state.cancel_asked(&run);
+            let outcome = lost_outcome(seen, &lease, held, device, evidence, cancelled);
+            (is_final, retried, losses) = (outcome.is_final, held.retried, outcome.losses);
+            remembered = over(held, &outcome);
+            moves.push(Move::Record(Box::new(outcome)));
+        }
+    }
+    let (attempt, lease_time) = (lease.attempt + 1, lease.run.time());
+    let entry = if is_final {
+        moves.push(Move::Retire { run: run.clone(), stem });
+        None
+    } else {
+        if evidence.held_file {
+            moves.push(Move::Wait { run: run.clone(), stem, not_before: lease_time, attempt });
+        }
+        waiting(held, attempt, retried, losses)
+    };
+    Change { matter: Matter::Lost(lease), run, moves, entry, over: remembered }
+}
+
+fn lost_outcome(
+    seen: &Observation<'_>,
+    lease: &Lease,
+    held: &Held,
+    device: &DeviceId,
+    evidence: &Evidence,
+    cancelled: bool,
+) -> Outcome {
+    let losses = held.losses + 1;
+    let too_often = losses >= LOSSES_IN_A_ROW;
+    let vanished = !evidence.held_file;
+    let is_final = held.fail_if_lost || too_often || cancelled || vanished;
+    let end = if cancelled {
+        "; it was to be cancelled"
+    } else if held.fail_if_lost {
+        "; on_lost = \"fail\" forbids another attempt"
+    } else if vanished {
+        "; its trigger's file has vanished from .running, so that it cannot run again"
+    } else if too_often {
+        "; its device died three times in a row"
+    } else {
+        ""
+    };
+    outcome(
+        seen,
+        lease,
+        held,
+        device,
+        evidence,
+        if cancelled { Status::Cancelled } else { Status::Lost },
+        is_final,
+        losses,
+        format!("device {device} died while it held this attempt{end}"),
+    )
+}
+
+#[expect(clippy::too_many_arguments, reason = "a result has many facts, and here each comes from elsewhere")]
+fn outcome(
+    seen: &Observation<'_>,
+    lease: &Lease,
+    held: &Held,
+    device: &DeviceId,
+    evidence: &Evidence,
+    status: Status,
+    is_final: bool,
+    losses: u32,
+    error: String,
+) -> Outcome {
+    Outcome {
+        schema: SCHEMA,
+        run_id: lease.run.clone(),
+        job: held.job.clone(),
+        attempt: lease.attempt,
+        device: device.clone(),
+        executor: Some("native".to_owned()),
+        cause: held.cause,
+        trigger: held.trigger.clone(),
+        args: evidence.args.clone(),
+        kwargs: evidence.kwargs.clone(),
+        priority: held.priority,
+        status,
+        is_final,
+        exit_code: None,
+        signal: None,
+        error: Some(error),
+        result: None,
+        result_error: None,
+        created_at: lease.run.time(),
+        claimed_at: Some(held.claimed_at),
+        started_at: None,
+        finished_at: seen.now.wall,
+        duration_ms: None,
+        usage: None,
+        log: evidence.log.clone(),
+        log_truncated: false,
+        retried: held.retried,
+        losses,
+    }
+}
+
+/// The result of a run that cannot go on because its file is gone.
+#[must_use]
+pub fn vanished_outcome(seen: &Observation<'_>, lease: &Lease, held: &Held, error: String) -> Outcome {
+    let nothing = Evidence { accepted: None, held_file: false, args: Vec::new(), kwargs: Vec::new(), log: None };
+    let found = outcome(seen, lease, held, &seen.me.device, &nothing, Status::Failed, true, 0, error);
+    Outcome { executor: None, claimed_at: None, ..found }
+}
+
+/// The result of an attempt that was started by nobody knows whom and left without a word: the state was lost with it.
+#[must_use]
+pub fn orphan_outcome(seen: &Observation<'_>, lease: &Lease, held: &Held, evidence: &Evidence) -> Outcome {
+    let losses = held.losses + 1;
+    let is_final = held.fail_if_lost || losses >= LOSSES_IN_A_ROW;
+    let error = "the device that held this attempt is gone, and so is the state that named it".to_owned();
+    outcome(seen, lease, held, &seen.me.device, evidence, Status::Lost, is_final, losses, error)
+}

@@ -1,0 +1,16 @@
+//! Verbs: what should happen, decided purely.
+//!
+//! This room promises that every rule of the product is a function of what it is given: the same state and the same
+//! observation give the same plan, on every device and in the simulator. It reads no clock, touches no file, draws no
+//! random number and keeps nothing between two calls but what its caller hands back.
+
+pub mod catalog;
+pub mod claim;
+pub mod derive;
+pub mod explain;
+pub mod liveness;
+pub mod lost;
+pub mod plan;
+pub mod queue;
+pub mod recover;
+pub mod settle;

@@ -1,0 +1,254 @@
+//! One tick's decision: what becomes of every run that something happened to.
+//!
+//! A plan is a list of [`Change`]s, one a run: moves of files, then the run's new place in the state. A change happens
+//! entirely or, where another device was faster, not at all; the others stand. What must be started or stopped is not in it:
+//! that is derived from the state once it is committed ([`super::derive`]).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::catalog::Catalog;
+use super::claim;
+use super::liveness::Liveness;
+use super::lost::{self, Evidence};
+use super::queue::Queue;
+use super::recover::{self, Mine, Orphan};
+use super::settle::{self, Ended};
+use crate::model::device::Me;
+use crate::model::entry::{Entry, FileId, FileKey};
+use crate::model::ids::{JobName, RunId};
+use crate::model::lease::Lease;
+use crate::model::result::{Outcome, Status};
+use crate::model::state::{CHAIN_LENGTH, Held, JobMark, State};
+use crate::model::time::Moment;
+use chrono::{DateTime, Utc};
+
+/// Everything a device sees when it decides.
+#[derive(Debug)]
+pub struct Observation<'a> {
+    /// Both clocks.
+    pub now: Moment,
+    /// Who decides.
+    pub me: &'a Me,
+    /// Whether it takes new work: not drained, not leaving, able to write.
+    pub taking: bool,
+    /// Whether a person asked it to take no new work.
+    pub drained: bool,
+    /// The jobs it knows.
+    pub catalog: &'a Catalog,
+    /// What waits.
+    pub queue: &'a Queue,
+    /// Who lives.
+    pub devices: &'a Liveness,
+    /// Attempts of its own that have ended, their results staged.
+    pub ended: &'a BTreeMap<Lease, Ended>,
+    /// Attempts it runs.
+    pub mine: &'a BTreeMap<RunId, Mine>,
+    /// What was found out about attempts whose holder may be dead.
+    pub evidence: &'a BTreeMap<Lease, Evidence>,
+    /// Files in `.running` that nobody holds.
+    pub orphans: &'a [Orphan],
+    /// Runs listed as waiting whose file has been nowhere for a whole lease, and whether one of their results is final.
+    pub vanished: &'a BTreeMap<RunId, bool>,
+    /// Whether every file in `.running` was found to be held, after every living device had worked through a rebuilt state.
+    pub accounted: bool,
+}
+
+/// One step with a file. The store knows the paths.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Move {
+    /// The file of this held run must be in `.running`.
+    Expect {
+        /// The run.
+        run: RunId,
+        /// Its stem.
+        stem: String,
+    },
+    /// Makes the file of an idempotency key, naming the run. If another run has it, what was taken goes back.
+    Key {
+        /// The key.
+        id: String,
+        /// Where the run's file came from.
+        from: FileKey,
+        /// Its stem.
+        stem: String,
+        /// The run that has it.
+        run: RunId,
+        /// Its job.
+        job: JobName,
+        /// An older file is there and no longer counts.
+        replace: bool,
+    },
+    /// Moves what waits into `.running`: the claim. Only one device can.
+    Take {
+        /// The file.
+        from: FileKey,
+        /// The content that was read.
+        expect: FileId,
+        /// The run.
+        run: RunId,
+        /// Its stem.
+        stem: String,
+        /// Its job.
+        job: JobName,
+        /// It is a fresh drop, whose id must not have been used before.
+        fresh: bool,
+    },
+    /// Makes the staged result of an attempt of this session visible.
+    Publish {
+        /// The job.
+        job: JobName,
+        /// The attempt.
+        lease: Lease,
+        /// The run's file has vanished: other attempts may have been made of it.
+        doubtful: bool,
+    },
+    /// Writes a result that no program reported.
+    Record(Box<Outcome>),
+    /// Moves the file of a run that is over from `.running` to `TriggersProcessed`.
+    Retire {
+        /// The run.
+        run: RunId,
+        /// Its stem.
+        stem: String,
+    },
+    /// Moves the file of a run that goes on from `.running` to `.waiting`.
+    Wait {
+        /// The run.
+        run: RunId,
+        /// Its stem.
+        stem: String,
+        /// Not before this instant.
+        not_before: DateTime<Utc>,
+        /// The attempt that comes next.
+        attempt: u32,
+    },
+    /// Moves a trigger whose key was used out of the inbox.
+    Duplicate {
+        /// The file.
+        from: FileKey,
+        /// The run it would have been.
+        run: RunId,
+        /// Its stem.
+        stem: String,
+        /// The run that has the key.
+        first: RunId,
+    },
+}
+
+/// What a change is about: whoever planned it is told what became of it.
+#[derive(Debug, Clone)]
+pub enum Matter {
+    /// An attempt of this device is over.
+    Settled(Lease),
+    /// A run that a lost state forgot is this device's.
+    Kept(Lease),
+    /// An attempt of a dead device is over.
+    Lost(Lease),
+    /// A file in `.running` that nobody holds goes on.
+    Freed(RunId),
+    /// A run that waits is listed again, as a lost state had it.
+    Listed(RunId),
+    /// A run is listed as waiting, and its file is nowhere.
+    Vanished(RunId),
+    /// A run is claimed.
+    Claimed(Arc<Entry>),
+    /// A trigger ends without an attempt.
+    Ended(Arc<Entry>),
+}
+
+/// What becomes of one run.
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// What it is about.
+    pub matter: Matter,
+    /// The run; its entry in the state is replaced.
+    pub run: RunId,
+    /// In this order, before the commit.
+    pub moves: Vec<Move>,
+    /// Its new entry; `None`: it is no longer held.
+    pub entry: Option<Arc<Held>>,
+    /// A run of a job with a file is over: the job remembers it.
+    pub over: Option<(JobName, Status)>,
+}
+
+/// What one device wants to happen now.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// Run by run.
+    pub changes: Vec<Change>,
+    /// Requests that are fulfilled or have nobody left to fulfil them, by id.
+    pub answered: BTreeSet<String>,
+    /// A rebuilt state has been worked through by every living device.
+    pub rebuilt: bool,
+    /// Attempts of this device that ended after their lease had gone to another.
+    pub fenced: Vec<Lease>,
+    /// Triggers whose run id another run has: they need another one.
+    pub clashes: Vec<FileKey>,
+    /// Attempts whose holder is dead: what they left behind must be looked at before anything can be decided.
+    pub look: Vec<(Lease, JobName, String)>,
+}
+
+impl Plan {
+    /// Whether there is nothing to commit.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.answered.is_empty() && !self.rebuilt
+    }
+
+    /// The state after the changes for which `happened` says so.
+    #[must_use]
+    pub fn apply(&self, state: &State, me: &Me, happened: impl Fn(usize) -> bool) -> State {
+        let mut next = state.clone();
+        for (_, change) in self.changes.iter().enumerate().filter(|(index, _)| happened(*index)) {
+            match &change.entry {
+                Some(entry) => next.runs.insert(change.run.clone(), Arc::clone(entry)),
+                None => next.runs.remove(&change.run),
+            };
+            if let Some((job, status)) = &change.over {
+                mark(next.jobs.entry(job.clone()).or_default(), &change.run, *status);
+            }
+        }
+        next.requests.retain(|request| !self.answered.contains(&request.id));
+        if self.rebuilt {
+            next.rebuilt = None;
+        }
+        sign(&mut next, me);
+        next
+    }
+}
+
+/// Counts the revision up and puts this session's name to it.
+pub fn sign(state: &mut State, me: &Me) {
+    state.revision += 1;
+    state.last_commits.insert(0, (state.revision, me.session.clone()));
+    state.last_commits.truncate(CHAIN_LENGTH);
+}
+
+fn mark(mark: &mut JobMark, run: &RunId, status: Status) {
+    match status {
+        Status::Skipped => mark.skipped += 1,
+        Status::Succeeded => mark.failures = 0,
+        Status::Failed | Status::TimedOut | Status::Lost | Status::Expired => mark.failures += 1,
+        Status::Cancelled | Status::Superseded => {}
+    }
+    if status != Status::Skipped {
+        mark.last_run_id = Some(run.clone());
+        mark.last_status = Some(status);
+    }
+}
+
+/// Decides. The steps are in the order in which they free what the later ones need.
+#[must_use]
+pub fn plan(state: &State, seen: &Observation<'_>) -> Plan {
+    let mut plan = Plan::default();
+    settle::settle(state, seen, &mut plan);
+    recover::keep(state, seen, &mut plan);
+    lost::lose(state, seen, &mut plan);
+    recover::free(state, seen, &mut plan);
+    recover::forget(state, seen, &mut plan);
+    recover::answer(state, seen, &mut plan);
+    claim::expire(state, seen, &mut plan);
+    claim::claim(state, seen, &mut plan);
+    plan
+}

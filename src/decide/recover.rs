@@ -1,0 +1,188 @@
+//! What the state does not know, or no longer needs: runs that a lost state forgot, files that nobody holds, requests that are answered.
+
+use std::sync::Arc;
+
+use super::claim::open_run;
+use super::lost::{Evidence, orphan_outcome, vanished_outcome};
+use super::plan::{Change, Matter, Move, Observation, Plan};
+use super::settle::{over, waiting};
+use crate::model::ids::RunId;
+use crate::model::job::{Job, OnLost, Overlap};
+use crate::model::lease::Lease;
+use crate::model::result::Cause;
+use crate::model::state::{Ask, Held, State};
+use crate::model::trigger::{Json, Target};
+
+/// An attempt that this device holds: what it was claimed as, and what it was given.
+#[derive(Debug, Clone)]
+pub struct Mine {
+    /// The run.
+    pub run: RunId,
+    /// Its entry in the state, as it was committed.
+    pub held: Arc<Held>,
+    /// The definition in force when it started.
+    pub job: Arc<Job>,
+    /// The arguments it got.
+    pub args: Vec<Json>,
+    /// The keyword arguments it got.
+    pub kwargs: Vec<(String, Json)>,
+}
+
+impl Mine {
+    /// The attempt.
+    #[must_use]
+    pub fn lease(&self) -> Lease {
+        Lease { run: self.run.clone(), attempt: self.held.attempt }
+    }
+}
+
+/// A file in `.running` that neither the state nor any living device's heartbeat names: a claim that was never
+/// committed, or the state was lost.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Orphan {
+    /// The run.
+    pub run: RunId,
+    /// What an entry for it would be.
+    pub held: Arc<Held>,
+    /// The largest attempt number that any result or log carries; 0: none.
+    pub last_attempt: u32,
+    /// Whether one of its results is final.
+    pub is_over: bool,
+    /// What its last attempt left behind.
+    pub evidence: Evidence,
+}
+
+/// Puts the attempts of this device back into a state that forgot them.
+pub fn keep(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
+    for mine in seen.mine.values() {
+        let lease = mine.lease();
+        if state.runs.contains_key(&mine.run) || seen.ended.contains_key(&lease) {
+            continue;
+        }
+        plan.changes.push(Change {
+            matter: Matter::Kept(lease),
+            run: mine.run.clone(),
+            moves: vec![Move::Expect { run: mine.run.clone(), stem: mine.held.stem.clone() }],
+            entry: Some(Arc::clone(&mine.held)),
+            over: None,
+        });
+    }
+    if state.rebuilt.is_some() {
+        list_again(state, seen, plan);
+        let settled = |change: &Change| !matches!(change.matter, Matter::Kept(_) | Matter::Listed(_));
+        plan.rebuilt = seen.accounted && plan.changes.iter().all(settled);
+    }
+}
+
+/// Runs that wait and whose job forbids overlap were listed in the state that was lost.
+fn list_again(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
+    for (entry, candidate) in seen.queue.comebacks() {
+        let Some(job) = candidate.map(|candidate| candidate.job) else { continue };
+        let is_listed =
+            entry.was_started && job.overlap != Overlap::Allow && !matches!(entry.trigger.target, Target::Command(_));
+        if !is_listed || state.runs.contains_key(&entry.run) || open_run(state, plan, &job.name, &entry.run).is_some() {
+            continue;
+        }
+        let held = Held {
+            job: job.name.clone(),
+            stem: entry.stem(),
+            cause: Cause::Trigger,
+            trigger: Some(entry.dropped.to_string()),
+            attempt: entry.attempt,
+            device: None,
+            session: None,
+            priority: entry.trigger.priority.unwrap_or(job.priority),
+            slots: job.slots,
+            claimed_at: entry.run.time(),
+            command: false,
+            fail_if_lost: job.on_lost == OnLost::Fail,
+            listed: true,
+            retried: entry.retried,
+            losses: entry.losses,
+            extra: std::collections::BTreeMap::new(),
+        };
+        plan.changes.push(Change {
+            matter: Matter::Listed(entry.run.clone()),
+            run: entry.run.clone(),
+            moves: Vec::new(),
+            entry: Some(Arc::new(held)),
+            over: None,
+        });
+    }
+}
+
+/// Lets go on what nobody holds.
+pub fn free(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
+    for orphan in seen.orphans {
+        let held_by_somebody = state.runs.get(&orphan.run).is_some_and(|held| held.device.is_some());
+        if !held_by_somebody && !seen.mine.contains_key(&orphan.run) {
+            let change = free_one(state, seen, plan, orphan);
+            plan.changes.push(change);
+        }
+    }
+}
+
+fn free_one(state: &State, seen: &Observation<'_>, plan: &Plan, orphan: &Orphan) -> Change {
+    let (run, stem) = (orphan.run.clone(), orphan.held.stem.clone());
+    let retire = Move::Retire { run: run.clone(), stem: stem.clone() };
+    let wait = |attempt| Move::Wait { run: run.clone(), stem: stem.clone(), not_before: run.time(), attempt };
+    let expect = Move::Expect { run: run.clone(), stem: stem.clone() };
+    let matter = Matter::Freed(run.clone());
+    if orphan.is_over {
+        return Change { matter, run, moves: vec![retire], entry: None, over: None };
+    }
+    let started = orphan.evidence.log.is_some() && orphan.evidence.accepted.is_none();
+    if started {
+        let lease = Lease { run: run.clone(), attempt: orphan.last_attempt };
+        let outcome = orphan_outcome(seen, &lease, &orphan.held, &orphan.evidence);
+        let remembered = over(&orphan.held, &outcome);
+        let attempt = lease.attempt + 1;
+        let (last, entry) = if outcome.is_final {
+            (retire, None)
+        } else {
+            let is_alone = open_run(state, plan, &orphan.held.job, &run).is_none();
+            let entry = waiting(&orphan.held, attempt, outcome.retried, outcome.losses);
+            (wait(attempt), entry.filter(|_| is_alone))
+        };
+        let moves = vec![expect, Move::Record(Box::new(outcome)), last];
+        return Change { matter, run: run.clone(), moves, entry, over: remembered };
+    }
+    // Whoever claimed it may only be slow, where the lock does not exclude: the number that it may still use is left to it.
+    let moves = vec![expect, wait(orphan.last_attempt + 2)];
+    // What was never committed was never claimed: the run is not open, and blocks no other.
+    let entry = state.runs.get(&orphan.run).filter(|held| held.device.is_none()).cloned();
+    Change { matter, run, moves, entry, over: None }
+}
+
+/// Takes out runs that are listed as waiting although their files are gone: a person removed them, or a commit was overwritten
+/// where the lock lied.
+pub fn forget(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
+    for (run, is_over) in seen.vanished {
+        let Some(held) = state.runs.get(run).filter(|held| held.device.is_none()) else { continue };
+        let mut moves = Vec::new();
+        let mut over = None;
+        if !is_over {
+            let lease = Lease { run: run.clone(), attempt: held.attempt };
+            let error = "its trigger's file has vanished from .waiting, so that it cannot run again".to_owned();
+            let outcome = vanished_outcome(seen, &lease, held, error);
+            over = Some((held.job.clone(), outcome.status));
+            moves.push(Move::Record(Box::new(outcome)));
+        }
+        plan.changes.push(Change { matter: Matter::Vanished(run.clone()), run: run.clone(), moves, entry: None, over });
+    }
+}
+
+/// Takes out requests that are fulfilled, or that nobody is left to fulfil.
+pub fn answer(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
+    for request in &state.requests {
+        let me = request.device == seen.me.device;
+        let answered = match request.ask {
+            Ask::Cancel => request.run.as_ref().is_none_or(|run| !state.runs.contains_key(run)),
+            Ask::Drain => me && seen.drained,
+            Ask::Resume => me && !seen.drained,
+        };
+        if answered || (!me && !seen.devices.is_known(&request.device) && request.ask != Ask::Cancel) {
+            plan.answered.insert(request.id.clone());
+        }
+    }
+}

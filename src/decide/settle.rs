@@ -1,0 +1,234 @@
+//! An attempt ended: what that makes of its run.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::plan::{Change, Matter, Move, Observation, Plan};
+use super::recover::Mine;
+use crate::model::device::Me;
+use crate::model::ids::RunId;
+use crate::model::job::Job;
+use crate::model::lease::Lease;
+use crate::model::result::{Outcome, Status, Usage};
+use crate::model::state::{Held, SCHEMA, State};
+use crate::model::time::Moment;
+use crate::model::trigger::Json;
+
+/// How a program ended, as this device saw it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Report {
+    /// `succeeded`, `failed`, `timed_out`; `cancelled` if it was stopped from outside.
+    pub status: Status,
+    /// It was stopped so that it goes on elsewhere or anew: not final, no backoff.
+    pub hand_back: bool,
+    /// The exit code, if it exited.
+    pub exit_code: Option<i32>,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+    /// What went wrong.
+    pub error: Option<String>,
+    /// What it reported.
+    pub result: Option<Json>,
+    /// Why there is no `result` although one was written.
+    pub result_error: Option<String>,
+    /// When its process was started.
+    pub started_at: Option<DateTime<Utc>>,
+    /// When its end was seen.
+    pub finished_at: DateTime<Utc>,
+    /// From start to end.
+    pub duration: Duration,
+    /// What it used.
+    pub usage: Option<Usage>,
+    /// Its log, relative to `Common/`.
+    pub log: Option<String>,
+    /// Whether the log was cut.
+    pub log_truncated: bool,
+}
+
+/// What comes after an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Nothing: the run is over.
+    Over,
+    /// Another attempt.
+    Again {
+        /// Not before this instant.
+        not_before: DateTime<Utc>,
+        /// How many attempts have then been tried again for a failure.
+        retried: u32,
+    },
+}
+
+/// An attempt of this device that is over, its result staged.
+#[derive(Debug, Clone)]
+pub struct Ended {
+    /// What it came to, as it will stand in `Results/`.
+    pub outcome: Outcome,
+    /// What comes after it.
+    pub next: Next,
+    /// The entry it has, or had, in the state.
+    pub held: Arc<Held>,
+    /// It was judged knowing that somebody asked for the end of the run.
+    pub cancel_asked: bool,
+    /// It was judged knowing that the run's file has vanished from `.running`.
+    pub gone: bool,
+    /// How the program ended, should it have to be judged again.
+    pub report: Report,
+}
+
+/// Judges an attempt: its result, and whether the run goes on. `gone`: the trigger's file has vanished, so that nothing
+/// can go on.
+#[must_use]
+pub fn judge(mine: &Mine, report: &Report, me: &Me, cancel_asked: bool, gone: bool, now: Moment) -> Ended {
+    let next = if gone { Next::Over } else { after(mine, report, cancel_asked, now) };
+    let mut status = report.status;
+    let mut error = report.error.clone();
+    if next == Next::Over && report.hand_back && !gone && !cancel_asked {
+        error = Some("its device left, and on_lost = \"fail\" forbids another attempt".to_owned());
+    }
+    if gone && report.hand_back {
+        error = Some("it was stopped, and its trigger's file has vanished from .running".to_owned());
+    }
+    if cancel_asked && status != Status::Succeeded {
+        status = Status::Cancelled;
+    }
+    let outcome = Outcome {
+        schema: SCHEMA,
+        run_id: mine.run.clone(),
+        job: mine.held.job.clone(),
+        attempt: mine.held.attempt,
+        device: me.device.clone(),
+        executor: Some("native".to_owned()),
+        cause: mine.held.cause,
+        trigger: mine.held.trigger.clone(),
+        args: mine.args.clone(),
+        kwargs: mine.kwargs.clone(),
+        priority: mine.held.priority,
+        status,
+        is_final: next == Next::Over,
+        exit_code: report.exit_code,
+        signal: report.signal,
+        error,
+        result: report.result.clone(),
+        result_error: report.result_error.clone(),
+        created_at: mine.run.time(),
+        claimed_at: Some(mine.held.claimed_at),
+        started_at: report.started_at,
+        finished_at: report.finished_at,
+        duration_ms: report.started_at.map(|_| report.duration.as_secs_f64() * 1_000.0),
+        usage: report.usage,
+        log: report.log.clone(),
+        log_truncated: report.log_truncated,
+        retried: mine.held.retried,
+        losses: 0,
+    };
+    Ended { outcome, next, held: Arc::clone(&mine.held), cancel_asked, gone, report: report.clone() }
+}
+
+/// What needs no backoff may start at once: its time is the run's own, which has passed on every device's clock.
+fn after(mine: &Mine, report: &Report, cancel_asked: bool, now: Moment) -> Next {
+    let retried = mine.held.retried;
+    if cancel_asked {
+        return Next::Over;
+    }
+    if report.hand_back {
+        let may_start_again = !mine.held.fail_if_lost || report.started_at.is_none();
+        return if may_start_again { Next::Again { not_before: mine.run.time(), retried } } else { Next::Over };
+    }
+    match report.status {
+        Status::Failed | Status::TimedOut if retried < mine.job.retries && is_retried(&mine.job, report) => {
+            let wait = backoff(&mine.job, retried, &mine.run);
+            Next::Again { not_before: now.wall + wait, retried: retried + 1 }
+        }
+        Status::Failed
+        | Status::TimedOut
+        | Status::Succeeded
+        | Status::Cancelled
+        | Status::Expired
+        | Status::Skipped
+        | Status::Lost
+        | Status::Superseded => Next::Over,
+    }
+}
+
+/// A timeout counts as exit code 124, a signal n as 128 + n, as shells have it.
+fn is_retried(job: &Job, report: &Report) -> bool {
+    let Some(codes) = &job.retry_on else { return true };
+    let code = match report.status {
+        Status::TimedOut => Some(124),
+        Status::Failed
+        | Status::Succeeded
+        | Status::Cancelled
+        | Status::Expired
+        | Status::Skipped
+        | Status::Lost
+        | Status::Superseded => report.exit_code.or(report.signal.map(|signal| 128 + signal)),
+    };
+    code.is_some_and(|code| codes.contains(&code))
+}
+
+/// The wait before the attempt after `retried` + 1 failures: doubling, capped, ±10 % by a hash, so that it is the same for everybody and not
+/// the same for every run.
+#[must_use]
+pub fn backoff(job: &Job, retried: u32, run: &RunId) -> TimeDelta {
+    let doubled = job.backoff.saturating_mul(1_u32.checked_shl(retried.min(30)).unwrap_or(u32::MAX));
+    let capped = doubled.min(job.backoff_max);
+    let hash = run.as_str().bytes().fold(u64::from(retried) ^ 0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    let per_mille = 900 + (hash >> 33) % 201;
+    let ms = capped.as_millis() * u128::from(per_mille) / 1_000;
+    TimeDelta::milliseconds(i64::try_from(ms).unwrap_or(i64::MAX / 2))
+}
+
+/// Accepts the results of this device's attempts, each only if the lease is still its own.
+pub fn settle(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
+    for (lease, ended) in seen.ended {
+        let known = state.runs.get(&lease.run);
+        if known.is_some() && !state.names(lease, &seen.me.device, &seen.me.session) {
+            plan.fenced.push(lease.clone());
+            continue;
+        }
+        // Asked for since it was judged: it is judged again before it can be accepted.
+        if ended.next != Next::Over && state.cancel_asked(&lease.run) && !ended.cancel_asked {
+            continue;
+        }
+        plan.changes.push(accept(lease, ended));
+    }
+}
+
+/// Only where the run's file is still in `.running`: it names the run even where the state was lost or the lock lied.
+fn accept(lease: &Lease, ended: &Ended) -> Change {
+    let (run, stem) = (lease.run.clone(), ended.held.stem.clone());
+    let mut moves = Vec::with_capacity(3);
+    if !ended.gone {
+        moves.push(Move::Expect { run: run.clone(), stem: stem.clone() });
+    }
+    moves.push(Move::Publish { job: ended.held.job.clone(), lease: lease.clone(), doubtful: ended.gone });
+    let entry = match ended.next {
+        Next::Over => {
+            moves.push(Move::Retire { run: run.clone(), stem });
+            None
+        }
+        Next::Again { not_before, retried } => {
+            let attempt = lease.attempt + 1;
+            moves.push(Move::Wait { run: run.clone(), stem, not_before, attempt });
+            waiting(&ended.held, attempt, retried, 0)
+        }
+    };
+    Change { matter: Matter::Settled(lease.clone()), run, moves, entry, over: over(&ended.held, &ended.outcome) }
+}
+
+/// What a job remembers of this end: nothing, unless the run is over and the job has a file.
+#[must_use]
+pub fn over(held: &Held, outcome: &Outcome) -> Option<(crate::model::ids::JobName, Status)> {
+    (outcome.is_final && !held.command).then(|| (held.job.clone(), outcome.status))
+}
+
+/// The entry of a run while it waits: only where overlap must be judged.
+#[must_use]
+pub fn waiting(held: &Held, attempt: u32, retried: u32, losses: u32) -> Option<Arc<Held>> {
+    held.listed.then(|| Arc::new(Held { attempt, retried, losses, device: None, session: None, ..held.clone() }))
+}

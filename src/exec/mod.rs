@@ -1,0 +1,117 @@
+//! Running things: the port, and one file per way to run.
+//!
+//! This room promises the full space of endings: whatever becomes of an attempt, exactly one [`Exit`] says so. It
+//! is the only room that starts, signals and reaps processes. It knows no folders: an open log comes in with the
+//! [`Spec`], and reading what the program left behind is the coordinator's.
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "this room starts processes, reads /proc, and measures how long its own waits last"
+)]
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use crate::model::lease::Lease;
+use crate::model::result::Usage;
+
+pub mod device;
+mod end;
+pub mod leftovers;
+pub mod native;
+mod procfs;
+mod program;
+mod tree;
+
+/// Everything needed to start one attempt; nothing is looked up later.
+#[derive(Debug)]
+pub struct Spec {
+    /// Whose attempt it is.
+    pub lease: Lease,
+    /// The program and its arguments, never empty. A name without `/` is looked up in `PATH` of [`Spec::env`]; a relative path with `/`
+    /// is relative to [`Spec::dir`].
+    pub argv: Vec<String>,
+    /// The working directory, absolute.
+    pub dir: PathBuf,
+    /// The whole environment: nothing else is passed on.
+    pub env: BTreeMap<String, String>,
+    /// The log: standard output and standard error of the program. `None` only in the simulator.
+    pub log: Option<File>,
+    /// SIGTERM after this long, measured on a clock that stands still in suspend.
+    pub timeout: Option<Duration>,
+    /// SIGKILL this long after SIGTERM.
+    pub grace: Duration,
+}
+
+/// The variable whose value marks every process of an attempt: `<volume id>/<device>/<session>/<run id>.<attempt>`.
+/// By it a process is found that left its process group, also by a later session.
+pub const MARKER: &str = "AIOS_LEASE";
+
+/// How the main process ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// It never started.
+    NotStarted {
+        /// What was tried and what the system said.
+        error: String,
+    },
+    /// It exited with this code.
+    Code(i32),
+    /// It was ended by this signal.
+    Signal(i32),
+}
+
+/// Why an attempt was stopped from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopCause {
+    /// It took longer than its timeout.
+    Timeout,
+    /// A person asked for its end.
+    Cancelled,
+    /// A person asked for a restart.
+    Restarted,
+    /// Its device leaves.
+    Drained,
+    /// The attempt is no longer this device's.
+    Fenced,
+}
+
+/// The end of one attempt: sent exactly once for each started [`Spec`].
+#[derive(Debug)]
+pub struct Exit {
+    /// Whose attempt it was.
+    pub lease: Lease,
+    /// How its main process ended.
+    pub ending: Ending,
+    /// Why it was stopped; `None`: it had ended by itself, even if nobody had seen that yet. The first cause counts.
+    pub stopped: Option<StopCause>,
+    /// When its process was started; `None`: it never was.
+    pub started_at: Option<DateTime<Utc>>,
+    /// When the end of its main process was seen; what that left behind is dead by the time the exit can be taken.
+    pub finished_at: DateTime<Utc>,
+    /// From start to end, on a clock that never jumps.
+    pub duration: Duration,
+    /// What it used.
+    pub usage: Option<Usage>,
+}
+
+/// The port: whatever runs attempts.
+///
+/// One owner calls it; nothing blocks. Ends are collected with [`Executor::take_exits`]; an implementation wakes the owner when there are any.
+pub trait Executor {
+    /// Starts an attempt. A start that fails is an [`Exit`] too. Starting a lease that is already listed does nothing.
+    fn start(&mut self, spec: Spec);
+
+    /// Attempts that were started and whose [`Exit`] was not yet taken, in the order of their leases.
+    fn list(&self) -> Vec<Lease>;
+
+    /// Asks the whole process tree to end: SIGTERM now (once), SIGKILL after `grace`. Asked again, the earlier moment of the kill counts; a lease that is not listed is ignored.
+    fn stop(&mut self, lease: &Lease, cause: StopCause, grace: Duration);
+
+    /// The ends since the last call, oldest first.
+    fn take_exits(&mut self) -> Vec<Exit>;
+}

@@ -1,0 +1,499 @@
+//! Runs attempts as processes of this machine.
+//!
+//! Promises: exactly one [`Exit`] for each started [`Spec`], and none before everything of the attempt is dead - its main
+//! process, its process group, and whatever left the group but still belongs to its tree (`tree.rs` says how that is known). No CPU
+//! while nothing happens: an end wakes a pidfd, and nothing polls unless something that should have ended has not.
+//!
+//! In the ordinary case an attempt costs one `posix_spawn`, one pidfd, and at its end five system calls besides closing that. Only a
+//! program that left something behind, was stopped, or lived long is followed by a look at all processes, which happens on
+//! a thread of its own and is shared by everybody who waits for one.
+//!
+//! What cannot be had without privileges: a process that wiped its environment, left its group, closed the log and outlived its parent cannot be
+//! told from that of another attempt that was open when it started. It is stopped with the last of those attempts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::process::ExitStatusExt;
+use std::process::Child;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use rustix::process::{Resource, Rlimit, Signal};
+use tokio::runtime::Handle;
+use tokio::signal::unix::SignalKind;
+use tokio::sync::{Notify, oneshot};
+use wait4::Wait4;
+
+use super::end::{MainEnd, until};
+use super::procfs::NewestPid;
+use super::tree::{self, Known, Signalled, Survey};
+use super::{Ending, Executor, Exit, MARKER, Spec, StopCause, program};
+use crate::model::lease::Lease;
+use crate::model::result::Usage;
+
+/// As many descriptors as are asked for: each run holds one while it lives.
+const DESCRIPTORS: u64 = 65_536;
+/// How often ended orphans are looked for when there may be some.
+const REAP_SOON: Duration = Duration::from_millis(100);
+/// The same, when the last looks found none: then what ends all the time are main processes.
+const REAP_LATE: Duration = Duration::from_secs(2);
+/// How long the first and the last pause is between two looks at something that should be gone.
+const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(100));
+/// How many looks in a row in which nothing was certain are believed after all.
+const MOST_BLURRED: u32 = 20;
+/// Within this time the pids of no machine go round once, so a newer pid means a newer process.
+const PIDS_LAST: Duration = Duration::from_millis(200);
+
+/// Why the executor cannot work here.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: {source}")]
+pub struct NativeError {
+    what: &'static str,
+    source: std::io::Error,
+}
+
+/// The executor for processes of this machine.
+///
+/// It lives on one tokio runtime with I/O and time. Several in one process do not disturb each other, but other code of the process
+/// should start children in its own process group only (as `Command` does by default): a child in a group of its own
+/// would be taken for an orphan of an attempt. Dropping it leaves what runs alone.
+#[derive(Debug)]
+pub struct NativeExecutor {
+    shared: Arc<Shared>,
+    runtime: Handle,
+}
+
+#[derive(Debug)]
+struct Shared {
+    wake: Arc<Notify>,
+    table: Mutex<Table>,
+    newest: Option<NewestPid>,
+    #[expect(clippy::disallowed_types, reason = "as many askers as open attempts, and one answer serves them all")]
+    surveys: mpsc::Sender<oneshot::Sender<Arc<Survey>>>,
+    adopts: bool,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    /// `None`: it has ended, and its exit waits to be taken.
+    listed: BTreeMap<Lease, Option<Arc<Attempt>>>,
+    exits: Vec<Exit>,
+}
+
+impl NativeExecutor {
+    /// Prepares this process and makes an executor; `wake` is notified whenever there are exits to take.
+    ///
+    /// The process becomes a child subreaper, and its soft limit of open files is raised to the hard one (at most 65,536).
+    ///
+    /// # Errors
+    /// Outside a tokio runtime, or when SIGCHLD cannot be listened for or a thread not be started.
+    pub fn new(wake: Arc<Notify>) -> Result<Self, NativeError> {
+        let runtime = Handle::try_current()
+            .map_err(|error| NativeError { what: "no runtime", source: std::io::Error::other(error) })?;
+        let adopts = match rustix::process::set_child_subreaper(Some(rustix::process::getpid())) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(%error, "cannot adopt orphans: processes that leave their group are found by their environment only");
+                false
+            }
+        };
+        raise_descriptors();
+        // Listening also undoes an inherited "ignore SIGCHLD", under which the kernel would throw exit codes away.
+        let child_ended = tokio::signal::unix::signal(SignalKind::child())
+            .map_err(|source| NativeError { what: "cannot listen for SIGCHLD", source })?;
+        let (surveys, asked) = mpsc::channel();
+        std::thread::Builder::new()
+            .name("aios-survey".to_owned())
+            .stack_size(256 * 1024)
+            .spawn(move || survey_when_asked(&asked, adopts))
+            .map_err(|source| NativeError { what: "cannot start a thread", source })?;
+        let shared = Shared { wake, table: Mutex::default(), newest: NewestPid::open(), surveys, adopts };
+        let shared = Arc::new(shared);
+        if adopts {
+            runtime.spawn(reap_orphans(Arc::clone(&shared), child_ended));
+        }
+        Ok(Self { shared, runtime })
+    }
+}
+
+fn raise_descriptors() {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let wanted = limit.maximum.unwrap_or(DESCRIPTORS).min(DESCRIPTORS);
+    if limit.current.is_some_and(|current| current < wanted) {
+        let raised = Rlimit { current: Some(wanted), maximum: limit.maximum };
+        if let Err(error) = rustix::process::setrlimit(Resource::Nofile, raised) {
+            tracing::warn!(%error, wanted, "cannot raise the limit of open files");
+        }
+    }
+}
+
+/// One survey answers everybody who asked before it began.
+fn survey_when_asked(asked: &mpsc::Receiver<oneshot::Sender<Arc<Survey>>>, adopts: bool) {
+    while let Ok(first) = asked.recv() {
+        let askers: Vec<_> = std::iter::once(first).chain(asked.try_iter()).collect();
+        let survey = Arc::new(Survey::take(adopts));
+        for asker in askers {
+            // Who no longer waits needs no answer.
+            let _ = asker.send(Arc::clone(&survey));
+        }
+    }
+}
+
+/// Keeps adopted orphans from staying zombies. A signal only says that some child ended, mostly a main process that its
+/// attendant reaps at once, so the look waits a moment for those, and longer when it was for nothing.
+async fn reap_orphans(shared: Arc<Shared>, mut child_ended: tokio::signal::unix::Signal) {
+    let mut pause = REAP_SOON;
+    let mut look_at = None;
+    loop {
+        tokio::select! {
+            heard = child_ended.recv() => {
+                if heard.is_none() {
+                    return;
+                }
+                look_at = look_at.or(Some(Instant::now() + pause));
+            }
+            () = until(look_at) => {
+                look_at = None;
+                if tree::any_zombie() {
+                    pause = if shared.survey().await.reaped > 0 { REAP_SOON } else { (pause * 2).min(REAP_LATE) };
+                    look_at = Some(Instant::now() + pause);
+                } else {
+                    pause = REAP_SOON;
+                }
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn table(&self) -> MutexGuard<'_, Table> {
+        // A lease is listed and its exit pushed in one step each: a panic elsewhere cannot have left half of one.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A survey that begins after this call.
+    async fn survey(&self) -> Arc<Survey> {
+        let (answer, survey) = oneshot::channel();
+        // Sending fails only with the thread gone; then it is taken here.
+        let _ = self.surveys.send(answer);
+        match survey.await {
+            Ok(survey) => survey,
+            Err(_) => Arc::new(Survey::take(self.adopts)),
+        }
+    }
+
+    fn deliver(&self, exit: Exit) {
+        let mut table = self.table();
+        table.listed.insert(exit.lease.clone(), None);
+        table.exits.push(exit);
+        drop(table);
+        self.wake.notify_one();
+    }
+}
+
+impl Executor for NativeExecutor {
+    fn start(&mut self, mut spec: Spec) {
+        if self.shared.table().listed.contains_key(&spec.lease) {
+            return;
+        }
+        let (at, clock) = (Utc::now(), Instant::now());
+        let log = spec.log.as_ref().and_then(|log| rustix::fs::fstat(log).ok()).map(|file| (file.st_dev, file.st_ino));
+        let started = program::command(&mut spec).and_then(|(mut command, program)| {
+            tree::spawn(&mut command, spec.env.get(MARKER).map(String::as_str), log)
+                .map_err(|error| program::explain(&spec, &program, &error))
+        });
+        match started {
+            Ok((child, known)) => {
+                let attempt =
+                    Attempt { lease: spec.lease.clone(), known, orders: Mutex::default(), changed: Notify::new() };
+                let attempt = Arc::new(attempt);
+                self.shared.table().listed.insert(spec.lease, Some(Arc::clone(&attempt)));
+                let plan = Plan { at, clock, timeout: spec.timeout, grace: spec.grace };
+                self.runtime.spawn(attend(Arc::clone(&self.shared), attempt, child, plan));
+            }
+            Err(error) => self.shared.deliver(Exit {
+                lease: spec.lease,
+                ending: Ending::NotStarted { error },
+                stopped: None,
+                started_at: None,
+                finished_at: Utc::now(),
+                duration: clock.elapsed(),
+                usage: None,
+            }),
+        }
+    }
+
+    fn list(&self) -> Vec<Lease> {
+        self.shared.table().listed.keys().cloned().collect()
+    }
+
+    fn stop(&mut self, lease: &Lease, cause: StopCause, grace: Duration) {
+        let attempt = self.shared.table().listed.get(lease).cloned().flatten();
+        if let Some(attempt) = attempt {
+            attempt.stop(cause, grace);
+        }
+    }
+
+    fn take_exits(&mut self) -> Vec<Exit> {
+        let mut table = self.shared.table();
+        let exits = std::mem::take(&mut table.exits);
+        for exit in &exits {
+            table.listed.remove(&exit.lease);
+        }
+        exits
+    }
+}
+
+/// An attempt that has not ended yet, as its attendant and its owner share it.
+#[derive(Debug)]
+struct Attempt {
+    lease: Lease,
+    known: Arc<Known>,
+    orders: Mutex<Orders>,
+    /// The orders have changed.
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Orders {
+    /// The first cause.
+    stopped: Option<StopCause>,
+    /// From when on everything is killed; also set while what a program left behind is being stopped.
+    kill_at: Option<Instant>,
+    /// The main process was reaped: its pid is no longer its own.
+    is_reaped: bool,
+}
+
+impl Attempt {
+    fn orders(&self) -> MutexGuard<'_, Orders> {
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends SIGTERM to the process group at once; the rest of the tree, and what comes after, is the attendant's.
+    fn stop(&self, cause: StopCause, grace: Duration) {
+        let mut orders = self.orders();
+        let is_first = orders.stopped.is_none();
+        orders.kill_before(later(Instant::now(), grace));
+        // One that has ended by itself, seen or not, was not stopped.
+        if is_first && !orders.is_reaped && !tree::is_over(self.known.main) {
+            orders.stopped = Some(cause);
+            let _ = rustix::process::kill_process_group(self.known.main, Signal::TERM);
+        }
+        drop(orders);
+        self.changed.notify_one();
+    }
+
+    /// Reads the main process's status. What else is in its group gets its first signal while the group's number is
+    /// certainly its own, which ends with the reaping.
+    fn reap(&self, child: &mut Child, grace: Duration) -> (Ending, Option<Usage>) {
+        let mut orders = self.orders();
+        orders.kill_before(later(Instant::now(), grace));
+        let _ = rustix::process::kill_process_group(self.known.main, orders.signal_now());
+        let reaped = tree::reap_main(&self.known, || {
+            loop {
+                match child.wait4() {
+                    Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                    ended => return ended,
+                }
+            }
+        });
+        orders.is_reaped = true;
+        match reaped {
+            Ok(used) => {
+                let ending = match (used.status.code(), used.status.signal()) {
+                    (Some(code), _) => Ending::Code(code),
+                    (None, signal) => Ending::Signal(signal.unwrap_or_default()),
+                };
+                (ending, Some(usage(&used.rusage)))
+            }
+            Err(error) => {
+                let error = format!("its end could not be read, something else in this process did: {error}");
+                (Ending::NotStarted { error }, None)
+            }
+        }
+    }
+}
+
+impl Orders {
+    fn kill_before(&mut self, at: Instant) {
+        self.kill_at = Some(self.kill_at.map_or(at, |earlier| earlier.min(at)));
+    }
+
+    fn is_kill_due(&self) -> bool {
+        self.kill_at.is_some_and(|at| at <= Instant::now())
+    }
+
+    fn signal_now(&self) -> Signal {
+        if self.is_kill_due() { Signal::KILL } else { Signal::TERM }
+    }
+}
+
+fn usage(used: &wait4::ResourceUsage) -> Usage {
+    Usage {
+        cpu_user_ms: used.utime.as_secs_f64() * 1e3,
+        cpu_system_ms: used.stime.as_secs_f64() * 1e3,
+        max_rss_bytes: used.maxrss,
+    }
+}
+
+/// What an attendant goes by from the start on.
+#[derive(Debug)]
+struct Plan {
+    at: DateTime<Utc>,
+    clock: Instant,
+    timeout: Option<Duration>,
+    grace: Duration,
+}
+
+/// Sees one attempt through to its [`Exit`].
+async fn attend(shared: Arc<Shared>, attempt: Arc<Attempt>, mut child: Child, plan: Plan) {
+    let mut hunt = Hunt::default();
+    {
+        let mut end = MainEnd::watch(attempt.known.main);
+        let mut timeout_at = plan.timeout.map(|timeout| later(plan.clock, timeout));
+        loop {
+            let (kill_at, is_stopping) = {
+                let orders = attempt.orders();
+                (orders.kill_at, orders.stopped.is_some())
+            };
+            let due = if is_stopping { hunt.next.or(kill_at) } else { timeout_at };
+            tokio::select! {
+                biased;
+                () = end.seen() => break,
+                () = attempt.changed.notified() => hunt.next = None,
+                () = until(due) => {}
+            }
+            if timeout_at.is_some_and(|at| at <= Instant::now()) {
+                timeout_at = None;
+                attempt.stop(StopCause::Timeout, plan.grace);
+            }
+            if attempt.orders().stopped.is_some() {
+                hunt.press(&shared, &attempt).await;
+            }
+        }
+    }
+    let (duration, finished_at) = (plan.clock.elapsed(), Utc::now());
+    let (ending, usage) = attempt.reap(&mut child, plan.grace);
+    let newest = shared.newest.as_ref().filter(|_| plan.clock.elapsed() < PIDS_LAST);
+    if hunt.was_pressed || !tree::is_gone(&attempt.known, newest) {
+        hunt.clear(&shared, &attempt).await;
+    }
+    tree::forget(&attempt.known);
+    let stopped = attempt.orders().stopped;
+    let lease = attempt.lease.clone();
+    shared.deliver(Exit { lease, ending, stopped, started_at: Some(plan.at), finished_at, duration, usage });
+}
+
+/// The processes of one attempt that are being ended.
+#[derive(Debug, Default)]
+struct Hunt {
+    /// Everything that was seen to belong to it, by pid and start, and got its SIGTERM.
+    seen: BTreeSet<(i32, u64)>,
+    /// Of these, those that may not be signalled: they are not waited for.
+    refused: BTreeSet<(i32, u64)>,
+    /// When a process that should be dead is looked after again.
+    next: Option<Instant>,
+    was_pressed: bool,
+}
+
+impl Hunt {
+    /// While the main process lives: sends the group and everything outside it what is due now.
+    async fn press(&mut self, shared: &Shared, attempt: &Attempt) {
+        self.was_pressed = true;
+        let is_kill = {
+            let orders = attempt.orders();
+            let is_kill = orders.is_kill_due();
+            if is_kill {
+                // The main process is not reaped while its attendant is here, so the number is the group's.
+                let _ = rustix::process::kill_process_group(attempt.known.main, Signal::KILL);
+            }
+            is_kill
+        };
+        self.round(shared, attempt, is_kill).await;
+        self.next = is_kill.then(|| Instant::now() + LOOK_AGAIN.1);
+    }
+
+    /// After the main process: ends what is left, and returns when nothing is.
+    async fn clear(&mut self, shared: &Shared, attempt: &Attempt) {
+        let mut pause = LOOK_AGAIN.0;
+        let mut was_kill = false;
+        // What was there once may have forked just behind the look: then it takes two empty ones.
+        let mut is_sure = self.seen.is_empty();
+        let mut blurred = 0;
+        loop {
+            let (is_kill, kill_at) = {
+                let orders = attempt.orders();
+                (orders.is_kill_due(), orders.kill_at)
+            };
+            let found = self.round(shared, attempt, is_kill).await;
+            match found {
+                Found::Nothing if is_sure => return,
+                Found::Nothing => {
+                    is_sure = true;
+                    continue;
+                }
+                // A program that starts and drops processes without end is not to hold up the others.
+                Found::Blurred if blurred == MOST_BLURRED => return,
+                Found::Blurred => blurred += 1,
+                Found::Old | Found::New => {
+                    is_sure = false;
+                    blurred = 0;
+                }
+            }
+            // Who still forks, and who was just told to die, is looked at again soon.
+            if found == Found::New || is_kill && !was_kill {
+                pause = LOOK_AGAIN.0;
+            }
+            was_kill = is_kill;
+            let next = Instant::now() + pause;
+            let next = if is_kill { next } else { kill_at.map_or(next, |at| at.min(next)) };
+            tokio::select! {
+                () = attempt.changed.notified() => {}
+                () = until(Some(next)) => {}
+            }
+            pause = (pause * 2).min(LOOK_AGAIN.1);
+        }
+    }
+
+    /// Looks once and signals: SIGTERM to who did not get one yet, or SIGKILL to all.
+    async fn round(&mut self, shared: &Shared, attempt: &Attempt, is_kill: bool) -> Found {
+        let survey = shared.survey().await;
+        let mut members = survey.of(&attempt.known, &self.seen);
+        members.retain(|member| !self.refused.contains(&(member.pid, member.start)));
+        // One that is gone when its signal comes may have left a successor, so it counts as found.
+        let mut found = if survey.is_blurred { Found::Blurred } else { Found::Nothing };
+        for member in &members {
+            let is_new = self.seen.insert((member.pid, member.start));
+            if is_new || is_kill {
+                let signal = if is_kill { Signal::KILL } else { Signal::TERM };
+                if tree::signal(member, signal) == Signalled::Refused {
+                    tracing::warn!(lease = %attempt.lease, pid = member.pid, "may not signal a process of this run");
+                    self.refused.insert((member.pid, member.start));
+                    continue;
+                }
+            }
+            found = if is_new || found == Found::New { Found::New } else { Found::Old };
+        }
+        if is_kill {
+            tree::kill_groups(&attempt.known, &members);
+        }
+        found
+    }
+}
+
+/// What one look for the processes of an attempt came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    Nothing,
+    /// Nothing for sure of it, but a process whose owner could not be read in time.
+    Blurred,
+    /// Only processes that were seen before.
+    Old,
+    New,
+}
+
+/// `after` from `at` on; a time too long to be counted is a century.
+fn later(at: Instant, after: Duration) -> Instant {
+    const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+    at.checked_add(after.min(CENTURY)).unwrap_or(at)
+}

@@ -1,0 +1,7 @@
+//! The `orchestrator` binary: see the library for everything.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    aios::cli::main()
+}

@@ -1,0 +1,216 @@
+//! What lies in the inbox, seen and read: the noun that claims are made of.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt::Write as _;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+
+use super::ids::{RunId, parse_stamp, stamp};
+use super::trigger::Trigger;
+
+/// The longest stem, bytes.
+pub const STEM_LIMIT: usize = 120;
+
+/// Which folder an entry lies in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Source {
+    /// `Triggers/`: dropped and not yet taken.
+    Inbox,
+    /// `Triggers/.waiting/`: waits for another attempt.
+    Waiting,
+}
+
+/// Which file: its folder and its name, exactly.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FileKey {
+    /// The folder.
+    pub source: Source,
+    /// The name in it, as bytes.
+    pub name: OsString,
+}
+
+/// What tells one file from another of the same name, and one content from the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileId {
+    /// The inode.
+    pub inode: u64,
+    /// The size, bytes.
+    pub size: u64,
+    /// The last change of the content, nanoseconds since 1970.
+    pub modified_ns: i128,
+}
+
+/// What is known of the idempotency key of a trigger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeySeen {
+    /// Nobody has used it.
+    Free,
+    /// A file names a run of this key that cannot be found: it no longer counts.
+    Stale,
+    /// This run has it: the trigger is a duplicate, unless it is that run itself.
+    Names(RunId),
+}
+
+/// A trigger that waits to be claimed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Entry {
+    /// Its file.
+    pub key: FileKey,
+    /// The content that was read.
+    pub id: FileId,
+    /// The run it is, or will be.
+    pub run: RunId,
+    /// The attempt that comes next.
+    pub attempt: u32,
+    /// An attempt of it has left a result: the run is open.
+    pub was_started: bool,
+    /// How many attempts were tried again for a failure.
+    pub retried: u32,
+    /// How many attempts in a row ended as `lost`.
+    pub losses: u32,
+    /// The name it was dropped under, as text.
+    pub dropped: Arc<str>,
+    /// Not before this instant, whatever the trigger itself says.
+    pub not_before: Option<DateTime<Utc>>,
+    /// What it asks for.
+    pub trigger: Arc<Trigger>,
+    /// What is known of its `id`, if it has one.
+    pub key_seen: Option<KeySeen>,
+}
+
+impl Entry {
+    /// What its files are named after.
+    #[must_use]
+    pub fn stem(&self) -> String {
+        match self.key.source {
+            Source::Inbox => split_dropped(&self.key.name).0,
+            Source::Waiting => Waiting::parse(&self.key.name).map_or_else(|| stem_of(&self.key.name), |name| name.stem),
+        }
+    }
+}
+
+/// The stem of a dropped name, and the run id that the name carries, if it carries one.
+#[must_use]
+pub fn split_dropped(name: &OsStr) -> (String, Option<RunId>) {
+    let base = name.as_bytes().strip_suffix(b".json").unwrap_or(name.as_bytes());
+    let carried = std::str::from_utf8(base).ok().and_then(|text| {
+        let (front, id) = text.rsplit_once('.')?;
+        (!front.is_empty()).then(|| RunId::parse(id).map(|id| (front, id)))?
+    });
+    match carried {
+        Some((front, id)) => (stem_of(OsStr::new(front)), Some(id)),
+        None => (stem_of(name), None),
+    }
+}
+
+/// A dropped name without `.json`, safe in any file name: control characters and bytes that are not UTF-8 as `_`, cut at a
+/// character boundary to [`STEM_LIMIT`] bytes.
+#[must_use]
+pub fn stem_of(name: &OsStr) -> String {
+    let base = name.as_bytes().strip_suffix(b".json").unwrap_or(name.as_bytes());
+    let mut stem = String::new();
+    let mut push = |c: char| {
+        let c = if c.is_control() || c == '/' { '_' } else { c };
+        let fits = stem.len() + c.len_utf8() <= STEM_LIMIT;
+        if fits {
+            stem.push(c);
+        }
+        fits
+    };
+    'chunks: for chunk in base.utf8_chunks() {
+        for c in chunk.valid().chars().chain(chunk.invalid().iter().map(|_| '_')) {
+            if !push(c) {
+                break 'chunks;
+            }
+        }
+    }
+    if stem.is_empty() { "_".to_owned() } else { stem }
+}
+
+/// `.running/<run_id>.<stem>.json`.
+#[must_use]
+pub fn running_name(run: &RunId, stem: &str) -> String {
+    format!("{run}.{stem}.json")
+}
+
+/// Reads [`running_name`]: the run and the stem.
+#[must_use]
+pub fn parse_running(name: &OsStr) -> Option<(RunId, String)> {
+    let (id, stem) = name.to_str()?.strip_suffix(".json")?.split_once('.')?;
+    Some((RunId::parse(id)?, stem.to_owned()))
+}
+
+/// A name in `.waiting/`: `<not_before>.<run_id>.<attempt>.<stem>.json`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
+    /// Not before this instant.
+    pub not_before: DateTime<Utc>,
+    /// The run.
+    pub run: RunId,
+    /// The attempt that comes next.
+    pub attempt: u32,
+    /// What its files are named after.
+    pub stem: String,
+}
+
+impl Waiting {
+    /// The file name.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let mut name = stamp(self.not_before);
+        // Writing to a String cannot fail.
+        let _ = write!(name, ".{}.{}.{}.json", self.run, self.attempt, self.stem);
+        name
+    }
+
+    /// Reads a file name; `None` if it is not exactly one.
+    #[must_use]
+    pub fn parse(name: &OsStr) -> Option<Self> {
+        let mut parts = name.to_str()?.strip_suffix(".json")?.splitn(4, '.');
+        Some(Self {
+            not_before: parse_stamp(parts.next()?)?,
+            run: RunId::parse(parts.next()?)?,
+            attempt: parts.next()?.parse().ok().filter(|&n| n > 0)?,
+            stem: parts.next()?.to_owned(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn os(bytes: &[u8]) -> OsString {
+        OsStr::from_bytes(bytes).to_owned()
+    }
+
+    #[test]
+    fn stems_are_safe_and_short() {
+        assert_eq!(stem_of(&os(b"hello.json")), "hello");
+        assert_eq!(stem_of(&os(b"a\nb\x1b\xff.json")), "a_b__");
+        assert_eq!(stem_of(&os(b".json")), "_");
+        let long = format!("{}.json", "é".repeat(124));
+        assert_eq!(stem_of(OsStr::new(&long)), "é".repeat(60));
+    }
+
+    #[test]
+    fn a_name_carries_an_id_only_behind_something() {
+        let id = "20261121T034156123Z-k3f9q2";
+        assert_eq!(split_dropped(OsStr::new(&format!("a.b.{id}.json"))), ("a.b".into(), RunId::parse(id)));
+        assert_eq!(split_dropped(OsStr::new(&format!("{id}.json"))), (id.into(), None));
+        assert_eq!(split_dropped(OsStr::new("a.b.json")), ("a.b".into(), None));
+    }
+
+    #[test]
+    fn names_of_what_runs_and_waits_read_back() {
+        let run = RunId::parse("20261121T034156123Z-k3f9q2").unwrap();
+        let stem = "a.1.b".to_owned();
+        let name = running_name(&run, &stem);
+        assert_eq!(parse_running(OsStr::new(&name)), Some((run.clone(), stem.clone())));
+        let waiting = Waiting { not_before: run.time(), run, attempt: 12, stem };
+        assert_eq!(Waiting::parse(OsStr::new(&waiting.name())), Some(waiting));
+        assert_eq!(Waiting::parse(OsStr::new("20261121T034156123Z.x.1.a.json")), None);
+    }
+}

@@ -1,0 +1,277 @@
+//! What this reader takes, refuses, and says about it.
+
+use proptest::prelude::*;
+
+use super::file::{KEYS, LATER_KEYS, LATER_TYPES};
+use super::*;
+use crate::model::trigger;
+
+fn name() -> JobName {
+    JobName::new("demo").unwrap()
+}
+
+fn read(text: &str) -> Result<Job, Vec<JobError>> {
+    parse(&name(), "demo.toml", text)
+}
+
+fn good(text: &str) -> Job {
+    read(text).unwrap_or_else(|errors| panic!("{text}: {errors:#?}"))
+}
+
+/// The one error of a text.
+fn error(text: &str) -> JobError {
+    let errors = read(text).expect_err(text);
+    assert_eq!(errors.len(), 1, "{text:?} gave {errors:#?}");
+    errors.into_iter().next().unwrap()
+}
+
+#[track_caller]
+fn check(rows: &[(&str, (usize, usize), &str, &str)]) {
+    for (text, place, wrong, hint) in rows {
+        let error = error(text);
+        let what = format!("{text:?} gave {error:#?}");
+        assert_eq!((error.line, error.column), *place, "{what}");
+        assert!(error.error.contains(wrong) && error.hint.contains(hint), "{what}");
+    }
+}
+
+#[test]
+fn what_is_run_must_be_said_once_and_well() {
+    check(&[
+        ("", (1, 1), "neither `command` nor `file`", "add file"),
+        ("file = \"a.py\"\ncommand = [\"b\"]", (2, 1), "`file` and `command`", "keep"),
+        ("command = [\"b\"]\nfile = \"a.py\"", (2, 1), "`file` and `command`", "keep"),
+        ("command = \"ls -l\"", (1, 11), "`command` is a string (\"ls -l\"), expected an array", ""),
+        ("command = []", (1, 11), "`command` is empty", "python3"),
+        ("command = [\"\"]", (1, 12), "`command[0]` is an empty string", "python3"),
+        ("command = [\"a\", 5]", (1, 17), "`command[1]` is an integer (5), expected a string", ""),
+        ("command = [5]", (1, 12), "`command[0]` is an integer (5)", ""),
+        ("command = [\"a\", \"\\u0000\"]", (1, 17), "`command[1]` contains a NUL", ""),
+        ("[[command]]\nx = 1", (1, 1), "`command[0]` is a table, expected a string", ""),
+        ("file = 5", (1, 8), "`file` is an integer (5)", ""),
+        ("file = \"\"", (1, 8), "which is empty", "below Programs/"),
+        ("file = \"/bin/sh\"", (1, 8), "which is absolute", ""),
+        ("file = \"a/../../b\"", (1, 8), "which leads out", ""),
+        ("file = \"..\"", (1, 8), "which leads out", ""),
+        ("file = \"a/\"", (1, 8), "which names a folder", ""),
+        ("file = \".\"", (1, 8), "which names a folder", ""),
+        ("file = \"a\\u0000\"", (1, 8), "NUL", ""),
+        ("function = \"f\"", (1, 1), "`function` without `file`", "add file"),
+        ("command = [\"a\"]\nfunction = \"f\"", (2, 1), "`function` without `file`", ""),
+        ("file = \"a.sh\"\nfunction = \"f\"", (1, 8), "expected a file that ends in .py", ""),
+        ("file = \"a.py\"\nfunction = \"a.b\"", (2, 12), "`function` is \"a.b\"", "dots"),
+        ("file = \"a.py\"\nfunction = \"1a\"", (2, 12), "`function` is \"1a\"", "the first no digit"),
+        ("file = \"a.py\"\nfunction = \"\"", (2, 12), "`function` is \"\"", ""),
+        ("file = \"a.py\"\nfunction = \"def\"", (2, 12), "`function` is \"def\"", "keyword"),
+    ]);
+}
+
+#[test]
+fn impossible_values_are_refused_with_their_place() {
+    let rows = [
+        ("type = \"dayly\"", 8, "`type` is \"dayly\"", "did you mean `daily`?"),
+        ("type = \"daily\"", 8, "not supported by this version", "version"),
+        ("type = 1", 8, "`type` is an integer (1)", ""),
+        ("agrs = []", 1, "unknown key \"agrs\"", "did you mean `args`?"),
+        ("\"a\\u001b\" = 1", 1, "unknown key \"a\\u{1b}\"", ""),
+        ("args = 5", 8, "`args` is an integer (5), expected an array", ""),
+        ("args = [1, nan]", 12, "`args[1]` has a float (nan), expected a finite number", "string"),
+        ("args = [\"\\u0000\"]", 9, "`args[0]` contains a NUL", ""),
+        ("kwargs = []", 10, "`kwargs` is an array ([]), expected a table", ""),
+        ("kwargs.x = inf", 12, "`kwargs.x` has a float (inf)", ""),
+        ("env = [\"a\"]", 7, "`env` is an array", ""),
+        ("env = {A = 5}", 12, "is an integer (5), expected a string", ""),
+        ("env.A = true", 9, "is a boolean (true), expected a string", ""),
+        ("env = {A = \"\\u0000\"}", 12, "NUL", ""),
+        ("env = {\"\" = \"x\"}", 8, "found \"\", expected the name of a variable", ""),
+        ("env = {\"A=B\" = \"x\"}", 8, "found \"A=B\"", ""),
+        ("env = {AIOS_JOB = \"x\"}", 8, "AIOS_ is reserved", "rename"),
+        ("pass_env = \"A\"", 12, "`pass_env` is a string (\"A\")", ""),
+        ("pass_env = [\"A\", \"\"]", 18, "`pass_env[1]`: found \"\"", ""),
+        ("pass_env = [\"AIOS_X\"]", 13, "AIOS_ is reserved", ""),
+        ("tags = \"gpu\"", 8, "`tags` is a string", ""),
+        ("tags = [\"a b\"]", 9, "tag name \"a b\" is not valid", "--tags"),
+        ("priority = 1.0", 12, "`priority` is a float (1.0), expected an integer from -999 to 999", ""),
+        ("priority = 1000", 12, "`priority` is 1000, expected an integer from -999 to 999", "bounds"),
+        ("slots = -1", 9, "expected an integer from 0 to 1000", ""),
+        ("slots = 1001", 9, "expected an integer from 0 to 1000", ""),
+        ("overlap = \"skp\"", 11, "one of `allow`, `skip` and `queue`", "did you mean `skip`?"),
+        ("retries = 1001", 11, "expected an integer from 0 to 1000", ""),
+        ("retries = \"3\"", 11, "`retries` is a string (\"3\")", ""),
+        ("retry_on = 5", 12, "`retry_on` is an integer (5), expected an array", ""),
+        ("retry_on = [1, 256]", 16, "`retry_on[1]` is 256, expected an integer from 0 to 255", ""),
+        ("backoff = 5", 11, "`backoff` is an integer (5), expected a duration in quotes", "5m"),
+        ("backoff = \"5\"", 11, "`backoff` is \"5\", expected a number with a unit", ""),
+        ("backoff_max = \"1.5s\"", 15, "`backoff_max` is \"1.5s\"", ""),
+        ("timeout = \"0s\"", 11, "`timeout` is 0", "leave"),
+        ("timeout = \"10001d\"", 11, "`timeout` is \"10001d\"", "10000d"),
+        ("stop_grace = 1979-05-27", 14, "`stop_grace` is a date or time (1979-05-27)", ""),
+        ("on_lost = \"retry\"", 11, "one of `rerun` and `fail`", ""),
+        ("enabled = \"yes\"", 11, "`enabled` is a string (\"yes\"), expected true or false", ""),
+    ];
+    for (line, column, wrong, hint) in rows {
+        check(&[(&format!("file = \"é.py\"\n{line}"), (2, column), wrong, hint)]);
+    }
+    let text = "file = \"a\"\nbackoff = \"2s\"\nbackoff_max = \"1s\"";
+    check(&[(text, (3, 15), "`backoff_max` is 1s, expected at least `backoff`, which is 2s", "")]);
+}
+
+#[test]
+fn every_key_and_type_of_the_format_is_known() {
+    for key in LATER_KEYS {
+        let value = if matches!(key, "limits" | "docker") { format!("[{key}]\nx = 1") } else { format!("{key} = 1") };
+        let error = error(&format!("file = \"a\"\n{value}"));
+        assert!(error.error.contains(&format!("key `{key}` is not supported by this version")), "{error:?}");
+        assert_eq!(error.line, 2);
+    }
+    for word in LATER_TYPES {
+        assert!(error(&format!("file = \"a\"\ntype = \"{word}\"")).error.contains("not supported by this version"));
+    }
+    let unique: BTreeSet<&str> = KEYS.into_iter().chain(LATER_KEYS).collect();
+    assert_eq!(unique.len(), KEYS.len() + LATER_KEYS.len());
+    let error = error("file = \"a\"\nlimits.memory = \"1g\"");
+    assert_eq!((error.line, error.column), (2, 1));
+}
+
+#[test]
+fn all_errors_are_told_in_the_order_of_the_text() {
+    let text = "retries = -1\nslots = 1001\nfoo = 1\nfile = \"/x\"\nargs = [nan, inf, 1]\nenv = {A = 1, AIOS_B = \"\"}\ntype = \"cron\"\ncron = \"* * * * *\"";
+    let places: Vec<(usize, usize)> = read(text).unwrap_err().iter().map(|error| (error.line, error.column)).collect();
+    assert_eq!(places, [(1, 11), (2, 9), (3, 1), (4, 8), (5, 9), (5, 14), (6, 12), (6, 15), (7, 8), (8, 1)]);
+    let shown = error("file = \"a\"\nslots = 1001").to_string();
+    assert_eq!(shown, "demo.toml:2:9: `slots` is 1001, expected an integer from 0 to 1000");
+}
+
+#[test]
+fn what_is_not_toml_is_one_error_with_its_place() {
+    check(&[
+        ("file = \"a\"\nargs = [1,\n", (2, 11), "unclosed array", "brackets"),
+        ("file = \"a\"\nfile = \"b\"", (2, 1), "duplicate key", ""),
+        ("\u{feff}file = 'é' x", (1, 12), "not valid TOML", ""),
+        ("file = a.py", (1, 8), "must be quoted", "double quotes"),
+    ]);
+}
+
+#[test]
+fn a_job_that_says_little_has_the_defaults() {
+    let job = good("\u{feff}file = \"bin/é.sh\"");
+    assert_eq!(job, Job::with_defaults(name(), Program::File("bin/é.sh".to_owned())));
+    assert_eq!((job.priority, job.slots, job.retries, job.enabled), (0, 1, 0, true));
+    assert_eq!((job.overlap, job.on_lost, job.timeout, job.retry_on), (Overlap::Allow, OnLost::Rerun, None, None));
+    let seconds = [job.backoff, job.backoff_max, job.stop_grace].map(|span| span.as_secs());
+    assert_eq!(seconds, [1, 300, 10]);
+    let command = vec!["ls".to_owned()];
+    assert_eq!(for_command(name(), command.clone()), good("command = [\"ls\"]"));
+}
+
+#[test]
+fn a_job_that_says_everything_is_read_whole() {
+    let job = good(
+        "type = \"trigger\"\nfile = \"a/b.py\"\nfunction = \"größe_2\"\nargs = [1, \"x\", 1.50, {a = [true]}]\n\
+         pass_env = [\"HOME\", \"HOME\"]\ntags = [\"gpu\", \"gpu\"]\npriority = -999\nslots = 0\noverlap = \"queue\"\n\
+         retries = 1000\nretry_on = [0, 255, 124]\nbackoff = \"250ms\"\nbackoff_max = \"2h\"\ntimeout = \"1ms\"\n\
+         stop_grace = \"0s\"\non_lost = \"fail\"\nenabled = false\n[kwargs]\nz = 1979-05-27\na = {}\n[env]\nA = \"\"\n",
+    );
+    assert_eq!(job.program, Program::Function { file: "a/b.py".to_owned(), function: "größe_2".to_owned() });
+    assert_eq!(job.args.iter().map(Json::text).collect::<Vec<_>>(), ["1", "\"x\"", "1.50", "{\"a\":[true]}"]);
+    let kwargs: Vec<(&str, &str)> = job.kwargs.iter().map(|(key, value)| (key.as_str(), value.text())).collect();
+    assert_eq!(kwargs, [("z", "\"1979-05-27\""), ("a", "{}")]);
+    assert_eq!((job.env.len(), job.pass_env.len(), job.tags.len()), (1, 1, 1));
+    assert_eq!((job.priority, job.slots, job.retries, job.enabled), (-999, 0, 1000, false));
+    assert_eq!((job.overlap, job.on_lost), (Overlap::Queue, OnLost::Fail));
+    assert_eq!(job.retry_on, Some(BTreeSet::from([0, 124, 255])));
+    assert_eq!((job.timeout, job.stop_grace), (Some(Duration::from_millis(1)), Duration::ZERO));
+    assert_eq!((job.backoff.as_millis(), job.backoff_max.as_secs()), (250, 7_200));
+    assert_eq!(good("file = \"a\"\n[[args]]\nx = 1\n[[args]]").args.len(), 2);
+}
+
+#[test]
+fn of_two_backoffs_the_one_that_is_given_counts() {
+    let job = good("file = \"a\"\nbackoff = \"10m\"");
+    assert_eq!((job.backoff.as_secs(), job.backoff_max.as_secs()), (600, 600));
+    let job = good("file = \"a\"\nbackoff_max = \"100ms\"");
+    assert_eq!((job.backoff.as_millis(), job.backoff_max.as_millis()), (100, 100));
+}
+
+#[test]
+fn a_triggers_arguments_go_over_the_jobs() {
+    let job = good("file = \"a\"\nargs = [1, 2]\nkwargs = {b = 1, a = 2, c = 3}");
+    let with = |text: &str| {
+        let trigger = trigger::parse(text.as_bytes()).unwrap();
+        let args: Vec<String> = merge_args(&job, &trigger).iter().map(|arg| arg.text().to_owned()).collect();
+        let kwargs: Vec<String> =
+            merge_kwargs(&job, &trigger).iter().map(|(key, value)| format!("{key}={}", value.text())).collect();
+        (args.join(" "), kwargs.join(" "))
+    };
+    assert_eq!(with("{\"job\":\"demo\"}"), ("1 2".to_owned(), "b=1 a=2 c=3".to_owned()));
+    assert_eq!(with("{\"job\":\"demo\",\"args\":[]}").0, "");
+    let merged = with("{\"job\":\"demo\",\"args\":[9],\"kwargs\":{\"z\":1.0,\"a\":null,\"d\":4}}");
+    assert_eq!(merged, ("9".to_owned(), "b=1 a=null c=3 z=1.0 d=4".to_owned()));
+}
+
+#[test]
+fn a_command_is_named_after_its_file() {
+    for (stem, expected) in
+        [("a.b-c_D", "a.b-c_D"), ("my file", "my_file"), ("ärger", "x_rger"), ("-f", "x-f"), ("", "x")]
+    {
+        assert_eq!(command_job_name(stem).as_str(), expected);
+    }
+    assert_eq!(command_job_name(&"é".repeat(100)).as_str(), format!("x{}", "_".repeat(63)));
+}
+
+/// A TOML value of each type.
+const VALUES: [&str; 7] = ["\"@\"", "7", "1.5", "true", "1979-05-27", "[1, \"@\", nan]", "{ \"\" = 1 }"];
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn no_text_makes_it_panic(text in any::<String>()) {
+        let _ = read(&text);
+    }
+
+    #[test]
+    fn no_mix_of_toml_makes_it_panic(
+        tokens in prop::collection::vec(
+            prop_oneof![
+                prop::sample::select(&KEYS[..]).prop_map(str::to_owned),
+                prop::sample::select(&["=", "\n", "[", "]", "[[", "]]", "{", "}", ",", ".", "\"", "'", "\"\"\"", " ", "#", "\\", "é"][..]).prop_map(str::to_owned),
+                prop::sample::select(&VALUES[..]).prop_map(|value| format!(" = {value}\n")),
+            ],
+            0..20,
+        ),
+    ) {
+        if let Err(errors) = read(&tokens.concat()) {
+            prop_assert!(!errors.is_empty());
+            prop_assert!(errors.is_sorted_by_key(|error| (error.line, error.column)));
+        }
+    }
+
+    #[test]
+    fn a_wrong_type_is_an_error_on_its_line(
+        keys in prop::sample::subsequence(&KEYS[..], 1..8).prop_shuffle(),
+        value in prop::sample::select(&VALUES[..]),
+    ) {
+        let text: String = keys.iter().map(|key| format!("{key} = {value}\n")).collect();
+        let errors = read(&text).err().unwrap_or_default();
+        for (at, key) in keys.iter().enumerate() {
+            let right = match *key {
+                "file" => value.starts_with('"'),
+                "priority" | "slots" | "retries" => value == "7",
+                "enabled" => value == "true",
+                "kwargs" => value.starts_with('{'),
+                _ => false,
+            };
+            prop_assert!(right || errors.iter().any(|error| error.line == at + 1), "{}\n{:#?}", text, errors);
+        }
+    }
+
+    #[test]
+    fn any_stem_gives_a_command_a_name(stem in any::<String>()) {
+        let name = command_job_name(&stem);
+        prop_assert!(crate::model::ids::is_name(name.as_str()));
+        if crate::model::ids::is_name(&stem) {
+            prop_assert_eq!(name.as_str(), stem);
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! Nouns: what a job, a trigger, a run, a device and the shared state *are*.
+//!
+//! This room promises to be free of effects: no clock, no file, no randomness, nothing asynchronous. Time arrives as an
+//! argument. Everything here can be compared, printed and built in a test.
+
+pub mod config;
+pub mod device;
+pub mod entry;
+pub mod ids;
+pub mod job;
+mod json_scan;
+pub mod lease;
+pub mod message;
+pub mod result;
+pub mod state;
+pub mod time;
+mod toml_read;
+pub mod trigger;

@@ -1,0 +1,239 @@
+//! The shared state: what is held, and by whom. `state.json` is exactly this.
+//!
+//! It grows with the work in hand, never with the backlog: what waits is a file in the inbox, what is over is a result.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::ids::{DeviceId, JobName, RunId, Session};
+use super::lease::Lease;
+use super::result::{Cause, Status};
+use super::time::{utc, utc_opt};
+
+/// The schema this program reads and writes.
+pub const SCHEMA: u32 = 1;
+/// How many of the newest commits the state names.
+pub const CHAIN_LENGTH: usize = 16;
+
+/// Keys that a newer program of the same schema added: kept as they are.
+pub type Extra = BTreeMap<String, Value>;
+
+/// One whole revision of the shared state.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Grows by one with every change.
+    pub revision: u64,
+    /// The newest commits, newest first: revision and the session that made it. A commit of mine that is missing from a
+    /// later chain proves that the lock does not exclude.
+    pub last_commits: Vec<(u64, Session)>,
+    /// Open runs that are held, or listed while they wait because their job forbids overlap.
+    pub runs: BTreeMap<RunId, Arc<Held>>,
+    /// What is remembered of each job.
+    #[serde(default)]
+    pub jobs: BTreeMap<JobName, JobMark>,
+    /// What people asked of devices and not yet got.
+    #[serde(default)]
+    pub requests: Vec<Request>,
+    /// The state was lost and made anew with this revision: until every living device has worked through it, nothing is claimed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rebuilt: Option<u64>,
+    /// Keys of a newer program.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            schema: SCHEMA,
+            revision: 0,
+            last_commits: Vec::new(),
+            runs: BTreeMap::new(),
+            jobs: BTreeMap::new(),
+            requests: Vec::new(),
+            rebuilt: None,
+            extra: Extra::new(),
+        }
+    }
+}
+
+impl State {
+    /// The runs that `device` holds in `session`, in order.
+    pub fn held_by<'a>(
+        &'a self,
+        device: &'a DeviceId,
+        session: &'a Session,
+    ) -> impl Iterator<Item = (&'a RunId, &'a Arc<Held>)> {
+        self.runs.iter().filter(move |(_, held)| held.is_held_by(device, session))
+    }
+
+    /// Whether `device` in `session` holds exactly this attempt: the fence that every result passes.
+    #[must_use]
+    pub fn names(&self, lease: &Lease, device: &DeviceId, session: &Session) -> bool {
+        self.runs.get(&lease.run).is_some_and(|held| held.attempt == lease.attempt && held.is_held_by(device, session))
+    }
+
+    /// What was asked for this run, the newest last.
+    pub fn requests_for<'a>(&'a self, run: &'a RunId) -> impl Iterator<Item = &'a Request> {
+        self.requests.iter().filter(move |request| request.run.as_ref() == Some(run))
+    }
+
+    /// Whether somebody asked for the end of this run.
+    #[must_use]
+    pub fn cancel_asked(&self, run: &RunId) -> bool {
+        self.requests_for(run).any(|request| request.ask == Ask::Cancel)
+    }
+}
+
+/// An open run: who holds which attempt of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Held {
+    /// The job's name.
+    pub job: JobName,
+    /// What its files are named after.
+    pub stem: String,
+    /// What made the run.
+    pub cause: Cause,
+    /// The dropped file's name; `null` for a due time.
+    pub trigger: Option<String>,
+    /// The attempt that is held, or with no device the next one.
+    pub attempt: u32,
+    /// Who holds it; `null` while it waits for another attempt.
+    pub device: Option<DeviceId>,
+    /// The life of that device.
+    pub session: Option<Session>,
+    /// Its priority.
+    pub priority: i16,
+    /// How many slots it takes.
+    pub slots: u32,
+    /// When this attempt was claimed.
+    #[serde(with = "utc")]
+    pub claimed_at: DateTime<Utc>,
+    /// It has no job file: overlap and job marks do not concern it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub command: bool,
+    /// It may start at most once: lost is final.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub fail_if_lost: bool,
+    /// It stays listed while it waits, so that overlap can be judged.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub listed: bool,
+    /// How many of its attempts were tried again for a failure.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub retried: u32,
+    /// How many attempts before this one ended as `lost` in a row.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub losses: u32,
+    /// Keys of a newer program.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+impl Held {
+    /// Whether this life of this device holds it.
+    #[must_use]
+    pub fn is_held_by(&self, device: &DeviceId, session: &Session) -> bool {
+        self.device.as_ref() == Some(device) && self.session.as_ref() == Some(session)
+    }
+
+    /// Who holds it, if anybody does.
+    #[must_use]
+    pub fn holder(&self) -> Option<(&DeviceId, &Session)> {
+        self.device.as_ref().zip(self.session.as_ref())
+    }
+}
+
+/// What is remembered of a job beside its file.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct JobMark {
+    /// When it was first seen.
+    #[serde(with = "utc_opt", default)]
+    pub since: Option<DateTime<Utc>>,
+    /// The newest due time that became a run.
+    #[serde(with = "utc_opt", default)]
+    pub last_due_at: Option<DateTime<Utc>>,
+    /// The run that ended last.
+    #[serde(default)]
+    pub last_run_id: Option<RunId>,
+    /// How it ended.
+    #[serde(default)]
+    pub last_status: Option<Status>,
+    /// How many runs in a row ended without success.
+    #[serde(default)]
+    pub failures: u32,
+    /// How many triggers were skipped because a run was open.
+    #[serde(default)]
+    pub skipped: u64,
+    /// Keys of a newer program.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+/// What a person asked of a device.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Request {
+    /// Unique.
+    pub id: String,
+    /// What is asked.
+    #[serde(rename = "do")]
+    pub ask: Ask,
+    /// The run it concerns, if it concerns one.
+    pub run: Option<RunId>,
+    /// The device that is asked.
+    #[serde(rename = "for")]
+    pub device: DeviceId,
+    /// When it was asked.
+    #[serde(with = "utc")]
+    pub at: DateTime<Utc>,
+    /// Keys of a newer program.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+/// The things that can be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ask {
+    /// End the run.
+    Cancel,
+    /// Take no new work.
+    Drain,
+    /// Take work again.
+    Resume,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn is_false(value: &bool) -> bool {
+    !*value
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn is_zero(value: &u32) -> bool {
+    *value == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_of_a_newer_program_survive() {
+        let text = r#"{"schema":1,"revision":7,"last_commits":[[7,"0123"]],
+            "runs":{"20261121T034156123Z-k3f9q2":{"job":"a","stem":"a","cause":"trigger","trigger":"a.json","attempt":1,
+              "device":"d","session":"0123","priority":0,"slots":1,"claimed_at":"2026-11-21T03:41:57.000Z","colour":"red"}},
+            "jobs":{"a":{"since":null,"mood":[1]}},
+            "requests":[{"id":"1","do":"cancel","run":null,"for":"d","at":"2026-11-21T03:41:57.000Z","why":"x"}],"later":{"a":1}}"#;
+        let state: State = serde_json::from_str(text).unwrap();
+        let written = serde_json::to_string(&state).unwrap();
+        for kept in [r#""colour":"red""#, r#""mood":[1]"#, r#""why":"x""#, r#""later":{"a":1}"#] {
+            assert!(written.contains(kept), "{kept} in {written}");
+        }
+        assert_eq!(serde_json::from_str::<State>(&written).unwrap(), state);
+    }
+}

@@ -1,0 +1,205 @@
+//! The moves of a commit, on the disk. Each may be asked for twice: what already happened is done.
+
+use std::io;
+use std::path::Path;
+
+use crate::decide::plan::Move;
+use crate::model::entry::{FileId, FileKey, Waiting, split_dropped};
+use crate::model::ids::{JobName, RunId, Session};
+use crate::model::lease::Lease;
+use crate::volume::atomic::{Temporary, in_folder, write_new, write_over};
+use crate::volume::disk::{Disk, Kind};
+use crate::volume::layout::Layout;
+use crate::volume::results::{self, staged_path};
+use crate::volume::{self, Context, found, is_absent};
+
+/// How many attempt numbers a run can be ahead that was taken for an orphan while its holder stood still.
+const ORPHANED: u32 = 2;
+
+/// Why a change did not happen.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// What was to be moved is gone: somebody else had it.
+    #[error("its file is gone")]
+    Gone,
+    /// It is not what was read: somebody wrote to it since.
+    #[error("its file has changed since it was read")]
+    Changed,
+    /// Something is where it was to go.
+    #[error("its place is taken")]
+    Taken,
+    /// Another run has its idempotency key.
+    #[error("another run has its key")]
+    KeyTaken,
+    /// An earlier change of the same commit failed, and this one counted on it.
+    #[error("it counts on a change that did not happen")]
+    Deferred,
+    /// The volume failed.
+    #[error(transparent)]
+    Volume(#[from] volume::Error),
+}
+
+/// Does one move.
+pub(super) fn perform(
+    disk: &dyn Disk,
+    layout: &Layout,
+    names: &mut Temporary,
+    session: &Session,
+    step: &Move,
+) -> Result<(), Failure> {
+    match step {
+        Move::Expect { run, stem } => {
+            let path = layout.running_file(run, stem);
+            found(disk.stat(&path)).on("look at", &path)?.map(|_| ()).ok_or(Failure::Gone)
+        }
+        Move::Key { id, from, stem, run, job, replace } => {
+            let made = make_key(disk, layout, names, id, run, job, *replace);
+            if made.is_err() {
+                relocate(disk, &layout.running_file(run, stem), &layout.entry(from))?;
+            }
+            made
+        }
+        Move::Take { from, expect, run, stem, job, fresh } => {
+            take(disk, layout, from, *expect, &layout.running_file(run, stem))?;
+            if *fresh {
+                return must_be_unused(disk, layout, job, run, from, stem);
+            }
+            match Waiting::parse(&from.name) {
+                Some(waiting) if is_over(disk, layout, job, run, 0..waiting.attempt)? => {
+                    retire(disk, &layout.running_file(run, stem), &layout.processed_file(run, stem))?;
+                    Err(Failure::Gone)
+                }
+                Some(_) | None => Ok(()),
+            }
+        }
+        Move::Publish { job, lease, doubtful } => {
+            let later = lease.attempt + 1..=lease.attempt + if *doubtful { 2 * ORPHANED } else { ORPHANED };
+            if is_over(disk, layout, job, &lease.run, (1..lease.attempt).chain(later))? {
+                return Err(Failure::Taken);
+            }
+            publish(disk, &staged_path(layout, job, lease, session), &layout.result(job, lease))
+        }
+        Move::Record(outcome) => {
+            let lease = Lease { run: outcome.run_id.clone(), attempt: outcome.attempt };
+            let others = (0..=lease.attempt + ORPHANED).filter(|attempt| *attempt != lease.attempt);
+            if outcome.is_final && is_over(disk, layout, &outcome.job, &lease.run, others)? {
+                return Err(Failure::Taken);
+            }
+            let path = layout.result(&outcome.job, &lease);
+            let bytes = serde_json::to_vec(outcome).map_err(io::Error::from).on("write", &path)?;
+            if write_new(disk, names, &path, &bytes)? { Ok(()) } else { Err(Failure::Taken) }
+        }
+        Move::Retire { run, stem } => retire(disk, &layout.running_file(run, stem), &layout.processed_file(run, stem)),
+        Move::Wait { run, stem, not_before, attempt } => {
+            let name = Waiting { not_before: *not_before, run: run.clone(), attempt: *attempt, stem: stem.clone() };
+            relocate(disk, &layout.running_file(run, stem), &layout.waiting_file(&name))
+        }
+        Move::Duplicate { from, run, stem, first } => {
+            relocate(disk, &layout.entry(from), &layout.duplicate_file(run, stem, first))
+        }
+    }
+}
+
+/// The claim: one rename, which only one device can win.
+fn take(disk: &dyn Disk, layout: &Layout, from: &FileKey, expect: FileId, to: &Path) -> Result<(), Failure> {
+    let path = layout.entry(from);
+    let Some(meta) = found(disk.stat(&path)).on("look at", &path)? else { return Err(Failure::Gone) };
+    if meta.kind != Kind::File || meta.id != expect {
+        return Err(Failure::Changed);
+    }
+    relocate(disk, &path, to)
+}
+
+/// An id that a name carries, or a hash that met its like, may have had its run already: then the trigger gets another id.
+fn must_be_unused(
+    disk: &dyn Disk,
+    layout: &Layout,
+    job: &JobName,
+    run: &RunId,
+    from: &FileKey,
+    stem: &str,
+) -> Result<(), Failure> {
+    let lease = |attempt| Lease { run: run.clone(), attempt };
+    let mut traces = vec![layout.log(job, &lease(1)), layout.result(job, &lease(0))];
+    if split_dropped(&from.name).1.is_some() {
+        traces.extend([layout.result(job, &lease(1)), layout.processed_file(run, stem)]);
+    }
+    for path in &traces {
+        if found(disk.stat(path)).on("look at", path)?.is_some() {
+            relocate(disk, &layout.running_file(run, stem), &layout.entry(from))?;
+            return Err(Failure::Taken);
+        }
+    }
+    Ok(())
+}
+
+/// Whether one of these attempts ended the run: where a lock lies, a commit may not have seen it.
+fn is_over(
+    disk: &dyn Disk,
+    layout: &Layout,
+    job: &JobName,
+    run: &RunId,
+    attempts: impl Iterator<Item = u32>,
+) -> Result<bool, Failure> {
+    for attempt in attempts {
+        let path = layout.result(job, &Lease { run: run.clone(), attempt });
+        if results::read(disk, &path)?.is_some_and(|outcome| outcome.is_final) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// A rename that never replaces.
+fn relocate(disk: &dyn Disk, from: &Path, to: &Path) -> Result<(), Failure> {
+    match in_folder(disk, to, || disk.rename_new(from, to)) {
+        Ok(()) => Ok(()),
+        Err(error) if is_absent(&error) => Err(Failure::Gone),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(Failure::Taken),
+        Err(error) => Err(Failure::Volume(volume::Error { doing: "move", path: from.to_owned(), source: error })),
+    }
+}
+
+fn publish(disk: &dyn Disk, staged: &Path, to: &Path) -> Result<(), Failure> {
+    match relocate(disk, staged, to) {
+        // Published by an earlier try of the same commit.
+        Err(Failure::Gone) if found(disk.stat(to)).on("look at", to)?.is_some() => Ok(()),
+        other => other,
+    }
+}
+
+/// The file of a run that is over. That it is gone changes nothing for the run.
+fn retire(disk: &dyn Disk, from: &Path, to: &Path) -> Result<(), Failure> {
+    match relocate(disk, from, to) {
+        Err(Failure::Gone) => Ok(()),
+        Err(Failure::Taken) => {
+            // Somebody put a file of that name there: both are kept.
+            let beside = (1_u32..).map(|n| to.with_extension(format!("{n}.json")));
+            for path in beside.take(100) {
+                match relocate(disk, from, &path) {
+                    Err(Failure::Taken) => {}
+                    other => return other,
+                }
+            }
+            Err(Failure::Taken)
+        }
+        other => other,
+    }
+}
+
+fn make_key(
+    disk: &dyn Disk,
+    layout: &Layout,
+    names: &mut Temporary,
+    id: &str,
+    run: &RunId,
+    job: &JobName,
+    replace: bool,
+) -> Result<(), Failure> {
+    let path = layout.key(id);
+    let bytes = serde_json::json!({"run_id": run, "job": job, "id": id}).to_string();
+    if replace {
+        return Ok(write_over(disk, names, &path, bytes.as_bytes())?);
+    }
+    if write_new(disk, names, &path, bytes.as_bytes())? { Ok(()) } else { Err(Failure::KeyTaken) }
+}

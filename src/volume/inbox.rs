@@ -1,0 +1,320 @@
+//! The inbox: `Triggers/` and `.waiting/`, read file by file, remembered, and put right by a scan.
+//!
+//! Any program may write here, at any speed. A JSON object that parses is complete; one that does not is left alone until
+//! it has been still for [`SETTLE`]. Nothing here blocks on a FIFO or follows a link.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+use super::disk::{Disk, Kind, Meta};
+use super::layout::Layout;
+use super::{Context, Error, found, keys, results};
+use crate::decide::lost::Accepted;
+use crate::decide::queue::job_name;
+use crate::model::config::{SETTLE, TRIGGER_LIMIT};
+use crate::model::entry::{Entry, FileId, FileKey, Source, Waiting, split_dropped};
+use crate::model::ids::RunId;
+use crate::model::lease::Lease;
+use crate::model::time::Moment;
+use crate::model::trigger::{Refusal, Trigger, parse};
+
+/// Whether a name is one of a trigger: it ends in `.json` and does not start with a dot.
+#[must_use]
+pub fn is_trigger_name(name: &OsStr) -> bool {
+    let bytes = name.as_bytes();
+    bytes.ends_with(b".json") && !bytes.starts_with(b".")
+}
+
+/// What a look at one name came to.
+#[derive(Debug)]
+pub enum Look {
+    /// A trigger that can be taken.
+    Entry(Arc<Entry>),
+    /// Nothing is there (any more).
+    Gone,
+    /// What was known of it still holds.
+    Same,
+    /// Not yet: it may still be written, or cannot be read now.
+    NotYet,
+    /// It cannot be taken; as which run it would have been known.
+    Refused(RunId, Refusal),
+}
+
+#[derive(Debug)]
+enum Known {
+    Taken(FileId),
+    Unsettled { id: FileId, since: Duration },
+    Unreadable(String),
+}
+
+/// What one device remembers of the inbox.
+#[derive(Debug, Default)]
+pub struct Inbox {
+    known: BTreeMap<FileKey, Known>,
+    /// Triggers whose run id another run has: how often they were given another one.
+    salts: BTreeMap<FileKey, u32>,
+    ignored: BTreeMap<OsString, Duration>,
+    /// The newest content: of a burst of equal files one copy is kept.
+    newest: Option<(Vec<u8>, Arc<Trigger>)>,
+}
+
+impl Inbox {
+    /// Looks at both folders in full. `deep`: looks into files that are known too, where no event would tell of a change.
+    /// Says what is new about which file.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn scan(
+        &mut self,
+        disk: &dyn Disk,
+        layout: &Layout,
+        now: Moment,
+        deep: bool,
+    ) -> Result<Vec<(FileKey, Look)>, Error> {
+        let mut news = Vec::new();
+        let mut there = BTreeSet::new();
+        for source in [Source::Inbox, Source::Waiting] {
+            let folder = layout.source(source);
+            for name in disk.list(&folder).on("list", &folder)? {
+                if is_trigger_name(&name) {
+                    there.insert(FileKey { source, name });
+                } else if source == Source::Inbox && !name.as_bytes().starts_with(b".") {
+                    self.ignored.entry(name).or_insert(now.boot);
+                }
+            }
+        }
+        self.ignored.retain(|name, _| disk.stat(&layout.triggers().join(name)).is_ok());
+        let gone: Vec<_> = self.known.keys().filter(|key| !there.contains(*key)).cloned().collect();
+        for key in gone {
+            self.forget(&key);
+            news.push((key, Look::Gone));
+        }
+        for key in there {
+            let is_settled = matches!(self.known.get(&key), Some(Known::Taken(_)));
+            if deep || !is_settled {
+                let look = self.look(disk, layout, &key, now)?;
+                news.push((key, look));
+            }
+        }
+        Ok(news)
+    }
+
+    /// Looks at one name.
+    ///
+    /// # Errors
+    /// What the system said, unless it concerns this file alone: then it is [`Look::NotYet`].
+    pub fn look(&mut self, disk: &dyn Disk, layout: &Layout, key: &FileKey, now: Moment) -> Result<Look, Error> {
+        let path = layout.entry(key);
+        if let Some(Known::Taken(id)) = self.known.get(key)
+            && disk.stat(&path).is_ok_and(|meta| meta.id == *id)
+        {
+            return Ok(Look::Same);
+        }
+        let (bytes, meta) = match found(disk.read(&path, TRIGGER_LIMIT)) {
+            Ok(Some(read)) => read,
+            Ok(None) => {
+                self.forget(key);
+                return Ok(Look::Gone);
+            }
+            Err(error) => {
+                let why = Error { doing: "read", path, source: error }.to_string();
+                self.known.insert(key.clone(), Known::Unreadable(why));
+                return Ok(Look::NotYet);
+            }
+        };
+        let run = self.run_id(key, &bytes, &meta);
+        if let Some(refusal) = wrong_kind(&meta) {
+            return Ok(Look::Refused(run, refusal));
+        }
+        match self.parse(bytes, &meta) {
+            Ok(trigger) => {
+                let entry = entry(disk, layout, key, run, meta.id, trigger, now)?;
+                self.known.insert(key.clone(), Known::Taken(meta.id));
+                Ok(Look::Entry(Arc::new(entry)))
+            }
+            Err(refusal) if refusal.unfinished && !self.is_settled(key, meta.id, now.boot) => Ok(Look::NotYet),
+            Err(refusal) => Ok(Look::Refused(run, refusal)),
+        }
+    }
+
+    /// Gives a trigger another run id: its own belongs to another run.
+    pub fn salt(&mut self, key: &FileKey) {
+        *self.salts.entry(key.clone()).or_default() += 1;
+        self.known.remove(key);
+    }
+
+    /// Forgets what was known of a file, so that the next look reads it again.
+    pub fn forget(&mut self, key: &FileKey) {
+        self.known.remove(key);
+        self.salts.remove(key);
+    }
+
+    /// Reads a file again at the next look, under the same run id.
+    pub fn doubt(&mut self, key: &FileKey) {
+        self.known.remove(key);
+    }
+
+    /// Files that must be looked at again by this time, and when.
+    #[must_use]
+    pub fn unsettled(&self, now: Duration) -> (Vec<FileKey>, Option<Duration>) {
+        let mut due = Vec::new();
+        let mut next: Option<Duration> = None;
+        for (key, known) in &self.known {
+            if let Known::Unsettled { since, .. } = known {
+                let at = *since + SETTLE;
+                if at <= now {
+                    due.push(key.clone());
+                } else {
+                    next = Some(next.map_or(at, |next| next.min(at)));
+                }
+            }
+        }
+        (due, next)
+    }
+
+    /// Files in the inbox that are not triggers and have lain there for `age`.
+    pub fn ignored(&self, now: Duration, age: Duration) -> impl Iterator<Item = &OsStr> {
+        let old = self.ignored.iter().filter(move |(_, since)| now.saturating_sub(**since) >= age);
+        old.map(|(name, _)| name.as_os_str())
+    }
+
+    /// Files that cannot be read, and why.
+    pub fn unreadable(&self) -> impl Iterator<Item = (&FileKey, &str)> {
+        self.known.iter().filter_map(|(key, known)| match known {
+            Known::Unreadable(why) => Some((key, why.as_str())),
+            Known::Taken(_) | Known::Unsettled { .. } => None,
+        })
+    }
+
+    fn is_settled(&mut self, key: &FileKey, id: FileId, now: Duration) -> bool {
+        match self.known.get(key) {
+            Some(Known::Unsettled { id: known, since }) if *known == id => now.saturating_sub(*since) >= SETTLE,
+            Some(_) | None => {
+                self.known.insert(key.clone(), Known::Unsettled { id, since: now });
+                false
+            }
+        }
+    }
+
+    fn parse(&mut self, bytes: Vec<u8>, meta: &Meta) -> Result<Arc<Trigger>, Refusal> {
+        if meta.id.size > TRIGGER_LIMIT {
+            return Err(too_large(meta.id.size));
+        }
+        if let Some((newest, trigger)) = &self.newest
+            && *newest == bytes
+        {
+            return Ok(Arc::clone(trigger));
+        }
+        let trigger = Arc::new(parse(&bytes)?);
+        self.newest = Some((bytes, Arc::clone(&trigger)));
+        Ok(trigger)
+    }
+
+    fn run_id(&self, key: &FileKey, bytes: &[u8], meta: &Meta) -> RunId {
+        if key.source == Source::Waiting
+            && let Some(waiting) = Waiting::parse(&key.name)
+        {
+            return waiting.run;
+        }
+        let salt = self.salts.get(key).copied().unwrap_or(0);
+        match split_dropped(&key.name).1 {
+            Some(carried) if salt == 0 => carried,
+            Some(_) | None => {
+                let mut hash = Sha256::new();
+                hash.update(key.name.as_bytes());
+                hash.update([0]);
+                hash.update(bytes);
+                hash.update(meta.id.inode.to_le_bytes());
+                hash.update(salt.to_le_bytes());
+                let hash = hash.finalize();
+                RunId::new(meta.changed, hash.iter().take(8).fold(0, |sum, byte| sum << 8 | u64::from(*byte)))
+            }
+        }
+    }
+}
+
+fn entry(
+    disk: &dyn Disk,
+    layout: &Layout,
+    key: &FileKey,
+    run: RunId,
+    id: FileId,
+    trigger: Arc<Trigger>,
+    now: Moment,
+) -> Result<Entry, Error> {
+    let mut entry = Entry {
+        key: key.clone(),
+        id,
+        run,
+        attempt: 1,
+        was_started: false,
+        retried: 0,
+        losses: 0,
+        dropped: key.name.to_string_lossy().into(),
+        not_before: None,
+        trigger,
+        key_seen: None,
+    };
+    if let Some(waiting) = Waiting::parse(&key.name).filter(|_| key.source == Source::Waiting) {
+        entry.attempt = waiting.attempt;
+        entry.not_before = Some(waiting.not_before);
+        entry.dropped = format!("{}.json", waiting.stem).into();
+        take_up_history(disk, layout, &mut entry)?;
+        if entry.was_started {
+            return Ok(entry);
+        }
+    }
+    if let Some(id) = &entry.trigger.id {
+        entry.key_seen = Some(keys::seen(disk, layout, id, &entry.run, now.wall)?);
+    }
+    Ok(entry)
+}
+
+/// Counts and the dropped name stand in the newest earlier result.
+fn take_up_history(disk: &dyn Disk, layout: &Layout, entry: &mut Entry) -> Result<(), Error> {
+    let job = job_name(entry);
+    for attempt in (1..entry.attempt).rev() {
+        let lease = Lease { run: entry.run.clone(), attempt };
+        if let Some(outcome) = results::read(disk, &layout.result(&job, &lease))? {
+            (entry.retried, entry.losses) = Accepted::from(&outcome).counts_after();
+            if let Some(dropped) = outcome.trigger {
+                entry.dropped = dropped.into();
+            }
+            entry.was_started = true;
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn wrong_kind(meta: &Meta) -> Option<Refusal> {
+    let hint = match meta.kind {
+        Kind::File => return None,
+        Kind::Folder => "drop each trigger as a file of its own",
+        Kind::Link => "links are never followed: copy the file itself",
+        Kind::Other => "write the trigger into a regular file",
+    };
+    Some(Refusal {
+        error: format!("found {}, expected a regular file", meta.kind),
+        hint: hint.to_owned(),
+        line: None,
+        column: None,
+        unfinished: false,
+    })
+}
+
+fn too_large(size: u64) -> Refusal {
+    Refusal {
+        error: format!("found {size} bytes, expected at most {TRIGGER_LIMIT}"),
+        hint: "pass large input as a file that the trigger names".to_owned(),
+        line: None,
+        column: None,
+        // It may still be written: moved once it is still, so that all of it is kept in one place.
+        unfinished: true,
+    }
+}

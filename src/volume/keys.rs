@@ -1,0 +1,80 @@
+//! Idempotency keys: which run has one, and whether it still counts.
+
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+
+use super::disk::Disk;
+use super::layout::Layout;
+use super::{Context, Error, found, results};
+use crate::model::config::KEY_KEPT;
+use crate::model::entry::{KeySeen, Waiting, parse_running};
+use crate::model::ids::{JobName, RunId};
+
+/// So young a key counts in any case: a network file system may not show yet where its run is.
+const YOUNG: std::time::Duration = std::time::Duration::from_secs(600);
+
+/// What a key's file says.
+#[derive(Deserialize)]
+struct Key {
+    run_id: RunId,
+    job: JobName,
+}
+
+/// What is known of a key now.
+///
+/// # Errors
+/// What the system said.
+pub fn seen(disk: &dyn Disk, layout: &Layout, id: &str, own: &RunId, now: DateTime<Utc>) -> Result<KeySeen, Error> {
+    let path = layout.key(id);
+    let Some((bytes, meta)) = found(disk.read(&path, 4_096)).on("read", &path)? else { return Ok(KeySeen::Free) };
+    let Ok(key) = serde_json::from_slice::<Key>(&bytes) else { return Ok(KeySeen::Stale) };
+    let is_young = (now - meta.changed).to_std().map_or(true, |age| age < YOUNG);
+    let counts = key.run_id == *own || is_young || counts(disk, layout, &key, now)?;
+    Ok(if counts { KeySeen::Names(key.run_id) } else { KeySeen::Stale })
+}
+
+/// A key counts while its run can be found: held, waiting, or ended within the last day.
+fn counts(disk: &dyn Disk, layout: &Layout, key: &Key, now: DateTime<Utc>) -> Result<bool, Error> {
+    let names =
+        |folder: std::path::PathBuf| found(disk.list(&folder)).on("list", &folder).map(Option::unwrap_or_default);
+    let is_held = |name: &std::ffi::OsString| parse_running(name).is_some_and(|(run, _)| run == key.run_id);
+    let waits = |name: &std::ffi::OsString| Waiting::parse(name).is_some_and(|waiting| waiting.run == key.run_id);
+    if names(layout.running())?.iter().any(is_held) || names(layout.waiting())?.iter().any(waits) {
+        return Ok(true);
+    }
+    let of_run = results::of_day(disk, layout, &key.run_id.date())?;
+    for named in
+        of_run.iter().rev().filter(|named| named.run == key.run_id && named.job == key.job && !named.superseded)
+    {
+        let lease = crate::model::lease::Lease { run: named.run.clone(), attempt: named.attempt };
+        if let Some(outcome) = results::read(disk, &layout.result(&named.job, &lease))?
+            && outcome.is_final
+        {
+            return Ok((now - outcome.finished_at).to_std().map_or(true, |age| age < KEY_KEPT));
+        }
+    }
+    Ok(false)
+}
+
+/// Removes keys whose run ended more than a day ago, or cannot be found. How many went.
+///
+/// # Errors
+/// What the system said.
+pub fn sweep(disk: &dyn Disk, layout: &Layout, now: DateTime<Utc>) -> Result<usize, Error> {
+    let folder = layout.keys();
+    let mut swept = 0;
+    for name in found(disk.list(&folder)).on("list", &folder)?.unwrap_or_default() {
+        let path = folder.join(name);
+        let Some((bytes, meta)) = found(disk.read(&path, 4_096)).on("read", &path)? else { continue };
+        let is_old = (now - meta.changed).to_std().is_ok_and(|age| age > KEY_KEPT);
+        if !is_old {
+            continue;
+        }
+        let key = serde_json::from_slice::<Key>(&bytes).ok();
+        if key.map_or(Ok(false), |key| counts(disk, layout, &key, now))? {
+            continue;
+        }
+        swept += usize::from(found(disk.remove(&path)).on("remove", &path)?.is_some());
+    }
+    Ok(swept)
+}

@@ -1,0 +1,186 @@
+//! Where everything is: the one place that knows the names of folders and files (`formats.md`, "Folders").
+
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use crate::model::entry::{FileKey, Source, Waiting, running_name};
+use crate::model::ids::{DeviceId, JobName, RunId};
+use crate::model::lease::Lease;
+
+/// The two folders of a volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    /// `Common/`, absolute.
+    pub common: PathBuf,
+    /// `Programs/`, absolute.
+    pub programs: PathBuf,
+}
+
+impl Layout {
+    /// The folder that a file is in.
+    #[must_use]
+    pub fn folder_of(path: &Path) -> &Path {
+        path.parent().unwrap_or(path)
+    }
+
+    /// The volume's random id.
+    #[must_use]
+    pub fn volume_id(&self) -> PathBuf {
+        self.common.join(".volume")
+    }
+
+    /// The lock file.
+    #[must_use]
+    pub fn lock(&self) -> PathBuf {
+        self.common.join(".state.lock")
+    }
+
+    /// The shared state.
+    #[must_use]
+    pub fn state(&self) -> PathBuf {
+        self.common.join("state.json")
+    }
+
+    /// Heartbeats and device locks.
+    #[must_use]
+    pub fn devices(&self) -> PathBuf {
+        self.common.join("Devices")
+    }
+
+    /// A device's heartbeat.
+    #[must_use]
+    pub fn heartbeat(&self, device: &DeviceId) -> PathBuf {
+        self.devices().join(format!("{device}.json"))
+    }
+
+    /// The lock that a device holds for its life.
+    #[must_use]
+    pub fn device_lock(&self, device: &DeviceId) -> PathBuf {
+        self.devices().join(format!("{device}.lock"))
+    }
+
+    /// The inbox.
+    #[must_use]
+    pub fn triggers(&self) -> PathBuf {
+        self.common.join("Triggers")
+    }
+
+    /// What devices hold.
+    #[must_use]
+    pub fn running(&self) -> PathBuf {
+        self.triggers().join(".running")
+    }
+
+    /// What waits for another attempt.
+    #[must_use]
+    pub fn waiting(&self) -> PathBuf {
+        self.triggers().join(".waiting")
+    }
+
+    /// Idempotency keys.
+    #[must_use]
+    pub fn keys(&self) -> PathBuf {
+        self.triggers().join(".ids")
+    }
+
+    /// The file of an idempotency key.
+    #[must_use]
+    pub fn key(&self, id: &str) -> PathBuf {
+        let hash = Sha256::digest(id.as_bytes());
+        self.keys().join(hash.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+    }
+
+    /// The folder of an inbox entry.
+    #[must_use]
+    pub fn source(&self, source: Source) -> PathBuf {
+        match source {
+            Source::Inbox => self.triggers(),
+            Source::Waiting => self.waiting(),
+        }
+    }
+
+    /// The file of an inbox entry.
+    #[must_use]
+    pub fn entry(&self, key: &FileKey) -> PathBuf {
+        self.source(key.source).join(&key.name)
+    }
+
+    /// A held run's file.
+    #[must_use]
+    pub fn running_file(&self, run: &RunId, stem: &str) -> PathBuf {
+        self.running().join(running_name(run, stem))
+    }
+
+    /// The file of a run that waits for another attempt.
+    #[must_use]
+    pub fn waiting_file(&self, name: &Waiting) -> PathBuf {
+        self.waiting().join(name.name())
+    }
+
+    /// Where triggers go when their run is over.
+    #[must_use]
+    pub fn processed(&self) -> PathBuf {
+        self.common.join("TriggersProcessed")
+    }
+
+    /// The trigger of a run that is over.
+    #[must_use]
+    pub fn processed_file(&self, run: &RunId, stem: &str) -> PathBuf {
+        self.processed().join(run.date()).join(format!("{stem}.{run}.json"))
+    }
+
+    /// A trigger whose idempotency key was used.
+    #[must_use]
+    pub fn duplicate_file(&self, run: &RunId, stem: &str, first: &RunId) -> PathBuf {
+        self.processed().join(run.date()).join(format!("{stem}.{run}.duplicate-of.{first}.json"))
+    }
+
+    /// Where what could not be taken goes, for a day `yyyy-mm-dd`.
+    #[must_use]
+    pub fn rejected(&self, date: &str) -> PathBuf {
+        self.processed().join("rejected").join(date)
+    }
+
+    /// All results.
+    #[must_use]
+    pub fn results(&self) -> PathBuf {
+        self.common.join("Results")
+    }
+
+    /// One attempt's result.
+    #[must_use]
+    pub fn result(&self, job: &JobName, lease: &Lease) -> PathBuf {
+        self.results().join(lease.run.date()).join(format!("{job}.{lease}.json"))
+    }
+
+    /// What an attempt reported after it had lost its lease.
+    #[must_use]
+    pub fn superseded(&self, job: &JobName, lease: &Lease) -> PathBuf {
+        self.results().join(lease.run.date()).join(format!("{job}.{lease}.superseded.json"))
+    }
+
+    /// Where a program may write its result (`AIOS_RESULT`).
+    #[must_use]
+    pub fn output(&self, job: &JobName, lease: &Lease) -> PathBuf {
+        self.results().join(lease.run.date()).join(format!(".{job}.{lease}.out"))
+    }
+
+    /// All logs.
+    #[must_use]
+    pub fn logs(&self) -> PathBuf {
+        self.common.join("Logs")
+    }
+
+    /// One attempt's log, relative to `Common/`.
+    #[must_use]
+    pub fn log_name(job: &JobName, lease: &Lease) -> String {
+        format!("Logs/{}/{job}.{lease}.log", lease.run.date())
+    }
+
+    /// One attempt's log.
+    #[must_use]
+    pub fn log(&self, job: &JobName, lease: &Lease) -> PathBuf {
+        self.common.join(Self::log_name(job, lease))
+    }
+}

@@ -1,0 +1,263 @@
+//! The real file system.
+#![expect(clippy::disallowed_methods, reason = "this file is where the bans point to")]
+
+use std::cell::RefCell;
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use chrono::{DateTime, Utc};
+use fs2::FileExt;
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps, UTIME_NOW};
+
+use super::disk::{Disk, Guard, Kind, Meta};
+use super::is_absent;
+use crate::model::entry::FileId;
+
+/// The file system of this machine.
+#[derive(Debug, Default)]
+pub struct OsDisk {
+    /// Lock files stay open: a lock then costs two calls instead of five.
+    locks: RefCell<Vec<(PathBuf, Rc<LockFile>)>>,
+}
+
+impl OsDisk {
+    /// A handle that shares nothing with others.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn lock_file(&self, path: &Path) -> io::Result<Rc<LockFile>> {
+        if let Some((_, file)) = self.locks.borrow().iter().find(|(known, _)| known == path) {
+            return Ok(Rc::clone(file));
+        }
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        let held = file.metadata()?;
+        let file = Rc::new(LockFile { file, which: (held.dev(), held.ino()) });
+        self.locks.borrow_mut().push((path.to_owned(), Rc::clone(&file)));
+        Ok(file)
+    }
+
+    fn forget_lock_file(&self, path: &Path) {
+        self.locks.borrow_mut().retain(|(known, _)| known != path);
+    }
+}
+
+/// An open lock file, and which file it is.
+#[derive(Debug)]
+struct LockFile {
+    file: File,
+    which: (u64, u64),
+}
+
+/// Unlocks explicitly: a child between fork and exec still shares the descriptor.
+struct Unlock(Rc<LockFile>);
+
+impl Drop for Unlock {
+    fn drop(&mut self) {
+        if let Err(error) = FileExt::unlock(&self.0.file) {
+            tracing::error!(%error, "cannot unlock; the lock ends with this process");
+        }
+    }
+}
+
+impl Disk for OsDisk {
+    fn list(&self, folder: &Path) -> io::Result<Vec<OsString>> {
+        let fd = rustix::fs::open(folder, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let mut names = Vec::new();
+        for entry in rustix::fs::Dir::new(fd)? {
+            let name = entry?.file_name().to_bytes().to_vec();
+            if name != b"." && name != b".." {
+                names.push(OsString::from_vec(name));
+            }
+        }
+        Ok(names)
+    }
+
+    fn stat(&self, path: &Path) -> io::Result<Meta> {
+        Ok(meta(&rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW)?))
+    }
+
+    fn read(&self, path: &Path, limit: u64) -> io::Result<(Vec<u8>, Meta)> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let fd = match rustix::fs::open(path, flags, Mode::empty()) {
+            Ok(fd) => fd,
+            // A link, or a socket or device without a driver: what it is matters more than why it cannot be opened.
+            Err(rustix::io::Errno::LOOP | rustix::io::Errno::NXIO | rustix::io::Errno::NODEV) => {
+                return Ok((Vec::new(), self.stat(path)?));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let mut file = File::from(fd);
+        let seen = meta(&rustix::fs::fstat(&file)?);
+        if seen.kind != Kind::File || seen.id.size > limit {
+            return Ok((Vec::new(), seen));
+        }
+        let mut bytes = Vec::with_capacity(usize::try_from(seen.id.size).unwrap_or(0) + 1);
+        Read::by_ref(&mut file).take(limit + 1).read_to_end(&mut bytes)?;
+        // It may have grown while it was read: the size that was read is the one that counts.
+        let id = FileId { size: bytes.len() as u64, ..seen.id };
+        Ok((bytes, Meta { id, ..seen }))
+    }
+
+    fn read_head(&self, path: &Path, limit: usize) -> io::Result<Vec<u8>> {
+        let mut head = vec![0; limit];
+        let mut file = File::open(path)?;
+        let mut filled = 0;
+        while filled < limit {
+            let more = file.read(&mut head[filled..])?;
+            filled += more;
+            // A regular file gives less than was asked for only at its end.
+            if filled < limit {
+                break;
+            }
+        }
+        head.truncate(filled);
+        Ok(head)
+    }
+
+    fn create(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
+        file.write_all(bytes).inspect_err(|_| {
+            // Half a file helps nobody; that it cannot be removed either changes nothing.
+            let _ = fs::remove_file(path);
+        })
+    }
+
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+        match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+            // NFS and some FUSE file systems do not know the flag; a hard link does not replace either.
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS | rustix::io::Errno::NOTSUP) => {
+                fs::hard_link(from, to)?;
+                fs::remove_file(from)
+            }
+            other => Ok(other?),
+        }
+    }
+
+    fn replace(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn touch(&self, path: &Path) -> io::Result<()> {
+        let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+        let times = Timestamps { last_access: now, last_modification: now };
+        Ok(rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW)?)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn make_folders(&self, path: &Path) -> io::Result<()> {
+        fs::create_dir_all(path)
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Option<Guard>> {
+        // Twice, because the file may turn out to be another one than the one kept open.
+        for _ in 0..2 {
+            let file = self.lock_file(path)?;
+            match FileExt::try_lock_exclusive(&file.file) {
+                Ok(()) => {}
+                Err(error) if error.raw_os_error() == fs2::lock_contended_error().raw_os_error() => return Ok(None),
+                Err(error) => return Err(error),
+            }
+            let guard = Unlock(Rc::clone(&file));
+            // A lock file that was deleted and made again would have two holders: only the one at the path counts.
+            match fs::symlink_metadata(path) {
+                Ok(at_path) if (at_path.dev(), at_path.ino()) == file.which => {
+                    return Ok(Some(Box::new(guard)));
+                }
+                Err(error) if !is_absent(&error) => return Err(error),
+                Ok(_) | Err(_) => self.forget_lock_file(path),
+            }
+        }
+        Ok(None)
+    }
+
+    fn open_log(&self, path: &Path) -> io::Result<Option<File>> {
+        OpenOptions::new().append(true).create_new(true).open(path).map(Some)
+    }
+
+    fn cut(&self, path: &Path, limit: u64) -> io::Result<u64> {
+        let size = fs::symlink_metadata(path)?.len();
+        if size > limit {
+            OpenOptions::new().write(true).open(path)?.set_len(limit)?;
+        }
+        Ok(size.saturating_sub(limit))
+    }
+
+    fn append(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        OpenOptions::new().append(true).open(path)?.write_all(bytes)
+    }
+}
+
+/// Writes everything of the file system that a path is on to the disk.
+///
+/// # Errors
+/// As the system says.
+pub fn sync(path: &Path) -> io::Result<()> {
+    Ok(rustix::fs::syncfs(File::open(path)?)?)
+}
+
+/// Removes a folder that this program made, with everything in it.
+///
+/// # Errors
+/// As the system says.
+pub fn remove_tree(path: &Path) -> io::Result<()> {
+    fs::remove_dir_all(path)
+}
+
+/// Reads at most `limit` bytes of a growing file from `offset` on; none behind its end. No link is followed, nothing blocks.
+///
+/// # Errors
+/// As the system says.
+pub fn read_from(path: &Path, offset: u64, limit: u64) -> io::Result<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let mut file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    file.seek(SeekFrom::Start(offset))?;
+    let mut bytes = Vec::new();
+    file.take(limit).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Whether a path is on a file system that other machines serve or that a program makes up: NFS, SMB, 9p, FUSE.
+#[must_use]
+pub fn is_network(path: &Path) -> bool {
+    // From linux/magic.h and the SMB client's sources.
+    const NETWORK: [u64; 6] = [0x6969, 0x517B, 0xFE53_4D42, 0xFF53_4D42, 0x0102_1997, 0x6573_5546];
+    let there = path.ancestors().find_map(|path| rustix::fs::statfs(path).ok());
+    there.is_some_and(|stat| NETWORK.contains(&(stat.f_type as u64 & 0xFFFF_FFFF)))
+}
+
+/// Which folder is at a path now.
+#[must_use]
+pub fn inode_of(path: &Path) -> Option<u64> {
+    fs::metadata(path).ok().map(|meta| meta.ino())
+}
+
+fn meta(stat: &Stat) -> Meta {
+    let kind = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => Kind::File,
+        FileType::Directory => Kind::Folder,
+        FileType::Symlink => Kind::Link,
+        FileType::Fifo | FileType::Socket | FileType::CharacterDevice | FileType::BlockDevice | FileType::Unknown => {
+            Kind::Other
+        }
+    };
+    let at = |seconds: i64, nanos: u64| DateTime::<Utc>::from_timestamp(seconds, u32::try_from(nanos).unwrap_or(0));
+    Meta {
+        kind,
+        id: FileId {
+            inode: stat.st_ino,
+            size: u64::try_from(stat.st_size).unwrap_or(0),
+            modified_ns: i128::from(stat.st_mtime) * 1_000_000_000 + i128::from(stat.st_mtime_nsec),
+        },
+        changed: at(stat.st_ctime, stat.st_ctime_nsec).unwrap_or_default(),
+    }
+}

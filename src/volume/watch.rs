@@ -1,0 +1,186 @@
+//! File events: they only ever mean "look again". The full scan is the truth; a lost event costs at most its interval.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use notify::event::{AccessKind, AccessMode, EventKind};
+use notify::{Event, RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::sync::Notify;
+
+use super::layout::Layout;
+use crate::model::entry::{FileKey, Source};
+
+/// More names than this are not remembered one by one: a scan is cheaper.
+const NAMES: usize = 4_096;
+
+/// What to look at again.
+#[derive(Debug, Default)]
+pub struct Dirty {
+    /// These names in the inbox.
+    pub names: BTreeSet<FileKey>,
+    /// The inbox as a whole: events were lost, or a folder was replaced.
+    pub inbox: bool,
+    /// The job files.
+    pub programs: bool,
+    /// The shared state.
+    pub state: bool,
+}
+
+/// Where events are gathered until the loop has time.
+#[derive(Debug, Default)]
+pub struct Mailbox {
+    dirty: Mutex<Dirty>,
+}
+
+impl Mailbox {
+    /// Takes what has gathered.
+    pub fn take(&self) -> Dirty {
+        std::mem::take(&mut *self.dirty.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// The watches of one volume.
+pub struct Watch {
+    watcher: RecommendedWatcher,
+    folders: Vec<(PathBuf, Option<u64>)>,
+}
+
+impl Watch {
+    /// Watches a volume; every event puts something into `mailbox` and wakes the loop.
+    ///
+    /// # Errors
+    /// What the system said, in a sentence that names the limit if it is one.
+    pub fn start(layout: &Layout, mailbox: Arc<Mailbox>, wake: Arc<Notify>) -> Result<Self, String> {
+        let places = Places::new(layout);
+        let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+            let mut dirty = mailbox.dirty.lock().unwrap_or_else(PoisonError::into_inner);
+            if places.sort(event, &mut dirty) {
+                drop(dirty);
+                wake.notify_one();
+            }
+        })
+        .map_err(|error| explain(&error))?;
+        let folders = [layout.lock(), layout.triggers(), layout.waiting(), layout.programs.clone()];
+        Ok(Self { watcher, folders: folders.into_iter().map(|folder| (folder, None)).collect() })
+    }
+
+    /// Watches what is not watched: a folder that was made again is another one. `inode` says which folder is at a path.
+    ///
+    /// # Errors
+    /// The first problem, in a sentence. The other folders are watched all the same.
+    pub fn renew(&mut self, inode: impl Fn(&Path) -> Option<u64>) -> Result<bool, String> {
+        let mut renewed = false;
+        let mut problem = Ok(());
+        for (folder, watched) in &mut self.folders {
+            let now = inode(folder);
+            if now.is_none() || now == *watched {
+                continue;
+            }
+            if watched.is_some() {
+                // The old folder is gone; that its watch is gone too is no problem.
+                let _ = self.watcher.unwatch(folder);
+            }
+            match self.watcher.watch(folder, RecursiveMode::NonRecursive) {
+                Ok(()) => {
+                    *watched = now;
+                    renewed = true;
+                }
+                Err(error) => problem = Err(explain(&error)),
+            }
+        }
+        problem.map(|()| renewed)
+    }
+}
+
+/// The folders, as events name them.
+struct Places {
+    inbox: PathBuf,
+    waiting: PathBuf,
+    programs: PathBuf,
+    /// Touched by every commit; the state itself is another file each time.
+    lock: PathBuf,
+}
+
+impl Places {
+    fn new(layout: &Layout) -> Self {
+        Self {
+            inbox: layout.triggers(),
+            waiting: layout.waiting(),
+            programs: layout.programs.clone(),
+            lock: layout.lock(),
+        }
+    }
+
+    /// Notes what an event is about; `false`: it is about nothing.
+    fn sort(&self, event: notify::Result<Event>, dirty: &mut Dirty) -> bool {
+        let event = match event {
+            Ok(event) if event.need_rescan() => {
+                (dirty.inbox, dirty.programs, dirty.state) = (true, true, true);
+                return true;
+            }
+            Ok(event) => event,
+            Err(error) => {
+                tracing::warn!(error = %explain(&error), "file events fail; the scan goes on");
+                dirty.inbox = true;
+                return true;
+            }
+        };
+        // Being opened and read changes nothing, and it is mostly this program that reads.
+        if let EventKind::Access(access) = event.kind
+            && access != AccessKind::Close(AccessMode::Write)
+        {
+            return false;
+        }
+        event.paths.iter().filter(|path| self.sort_path(path, dirty)).count() > 0
+    }
+
+    fn sort_path(&self, path: &Path, dirty: &mut Dirty) -> bool {
+        if *path == self.lock {
+            dirty.state = true;
+            return true;
+        }
+        if *path == self.inbox || *path == self.waiting {
+            dirty.inbox = true;
+            return true;
+        }
+        let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return false };
+        let source = if folder == self.inbox {
+            Source::Inbox
+        } else if folder == self.waiting {
+            Source::Waiting
+        } else {
+            dirty.programs |= folder == self.programs;
+            return folder == self.programs;
+        };
+        if !super::inbox::is_trigger_name(name) {
+            return false;
+        }
+        if dirty.names.len() >= NAMES {
+            dirty.names.clear();
+            dirty.inbox = true;
+        }
+        if !dirty.inbox {
+            dirty.names.insert(FileKey { source, name: OsString::from(name) });
+        }
+        true
+    }
+}
+
+fn explain(error: &notify::Error) -> String {
+    match &error.kind {
+        notify::ErrorKind::MaxFilesWatch => {
+            "the kernel's limit of file watches is reached; raise fs.inotify.max_user_watches (sysctl)".to_owned()
+        }
+        notify::ErrorKind::Io(io) if io.raw_os_error() == Some(24) => {
+            "the kernel's limit of inotify instances is reached; raise fs.inotify.max_user_instances (sysctl)"
+                .to_owned()
+        }
+        notify::ErrorKind::Io(_)
+        | notify::ErrorKind::Generic(_)
+        | notify::ErrorKind::PathNotFound
+        | notify::ErrorKind::WatchNotFound
+        | notify::ErrorKind::InvalidConfig(_) => error.to_string(),
+    }
+}

@@ -1,0 +1,567 @@
+//! Devices as processes of the real binary on one volume: killed, stopped, hurt, and held to an outside ledger.
+//!
+//! Each job appends a line to a file that the orchestrator does not know. What was done is judged by that ledger and by the
+//! files of the volume, read as plain JSON. Nothing sleeps to let something happen: everything is waited for.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A volume and its devices; they are killed with it, and what they said is shown when a test fails.
+struct Volume {
+    home: tempfile::TempDir,
+    devices: BTreeMap<String, Child>,
+}
+
+impl Volume {
+    fn new() -> Self {
+        let memory = Path::new("/dev/shm");
+        let home = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+        let volume = Self { home: home.unwrap(), devices: BTreeMap::new() };
+        std::fs::create_dir_all(volume.path("Programs")).unwrap();
+        volume
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.home.path().join(name)
+    }
+
+    fn common(&self, name: &str) -> PathBuf {
+        self.path("Common").join(name)
+    }
+
+    fn job(&self, name: &str, text: &str) {
+        std::fs::write(self.path("Programs").join(format!("{name}.toml")), text).unwrap();
+    }
+
+    fn script(&self, name: &str, text: &str) {
+        let ledger = self.path("ledger");
+        let head = format!("echo \"$AIOS_RUN_ID $AIOS_ATTEMPT $AIOS_DEVICE_ID\" >> {}\n", ledger.display());
+        std::fs::write(self.path("Programs").join(name), format!("{head}{text}\n")).unwrap();
+    }
+
+    fn command(&self, verb: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_orchestrator"));
+        command.args(verb).arg("--common").arg(self.path("Common")).arg("--programs").arg(self.path("Programs"));
+        for name in ["DEVICE_ID", "DEVICE_TAGS", "DEVICE_SLOTS", "AIOS_COMMON", "AIOS_PROGRAMS"] {
+            command.env_remove(name);
+        }
+        command
+    }
+
+    fn spawn(&self, id: &str, more: &[&str]) -> Child {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.path(&format!("{id}.said"))).unwrap();
+        let mut command = self.command(&["run", "--device-id", id]);
+        let usual = [("--heartbeat", "200ms"), ("--lease", "1500ms"), ("--scan", "300ms"), ("--log-level", "debug")];
+        for (option, value) in usual.into_iter().filter(|(option, _)| !more.contains(option)) {
+            command.args([option, value]);
+        }
+        command.args(more);
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()
+    }
+
+    /// Starts a device and waits until it beats in its new life.
+    fn start(&mut self, id: &str, more: &[&str]) {
+        let before = self.beat(id).map(|beat| beat["session"].clone());
+        let child = self.spawn(id, more);
+        self.devices.insert(id.to_owned(), child);
+        self.wait(&format!("{id} beats"), |volume| {
+            volume.beat(id).is_some_and(|beat| Some(&beat["session"]) != before.as_ref())
+        });
+    }
+
+    fn beat(&self, id: &str) -> Option<Value> {
+        read(&self.common(&format!("Devices/{id}.json")))
+    }
+
+    fn kill(&mut self, id: &str) {
+        let mut child = self.devices.remove(id).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    fn signal(&self, id: &str, signal: rustix::process::Signal) {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.devices[id]), signal).unwrap();
+    }
+
+    /// Waits until the device has ended, and gives its exit code.
+    fn ended(&mut self, id: &str) -> Option<i32> {
+        let mut child = self.devices.remove(id).unwrap();
+        let until = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(Instant::now() < until, "{id} does not end");
+            pause();
+        }
+    }
+
+    fn drop_trigger(&self, name: &str, text: &str) {
+        let (aside, target) = (self.path("aside"), self.common("Triggers").join(name));
+        std::fs::write(&aside, text).unwrap();
+        std::fs::rename(&aside, target).unwrap();
+    }
+
+    fn wait(&self, what: &str, holds: impl Fn(&Self) -> bool) {
+        let until = Instant::now() + PATIENCE;
+        while !holds(self) {
+            assert!(Instant::now() < until, "waited in vain: {what}\n{}", self.tell());
+            pause();
+        }
+    }
+
+    /// Every result of a job, in the order of runs and attempts.
+    fn results(&self, job: &str) -> Vec<Value> {
+        let starts = format!("{job}.");
+        files(&self.common("Results"))
+            .into_iter()
+            .filter(|path| path.file_name().unwrap().to_string_lossy().starts_with(&starts))
+            .map(|path| read(&path).unwrap_or_else(|| panic!("{} is no whole document", path.display())))
+            .collect()
+    }
+
+    fn finals(&self, job: &str) -> usize {
+        self.results(job).iter().filter(|result| result["final"] == true).count()
+    }
+
+    fn state(&self) -> Option<Value> {
+        read(&self.common("state.json"))
+    }
+
+    fn holder(&self, job: &str) -> Option<String> {
+        let state = self.state()?;
+        let held = state["runs"].as_object()?.values().find(|held| held["job"] == job)?.clone();
+        held["device"].as_str().map(str::to_owned)
+    }
+
+    fn ledger(&self) -> Vec<String> {
+        let text = std::fs::read_to_string(self.path("ledger")).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// Whatever was done to the volume: one final result a run, no attempt started twice, every trigger put away.
+    fn check(&self, job: &str, triggers: usize) {
+        self.wait(&format!("{triggers} final results of {job}"), |volume| volume.finals(job) >= triggers);
+        self.wait("the state to be empty", |volume| {
+            volume.state().is_some_and(|state| state["runs"].as_object().is_some_and(|runs| runs.is_empty()))
+        });
+        let mut finals: BTreeMap<String, usize> = BTreeMap::new();
+        for result in self.results(job) {
+            *finals.entry(result["run_id"].to_string()).or_default() += usize::from(result["final"] == true);
+        }
+        assert_eq!(finals.len(), triggers, "runs of {job}");
+        assert!(finals.values().all(|count| *count == 1), "{finals:?}");
+        let mut starts: Vec<String> =
+            self.ledger().iter().map(|line| line.rsplit_once(' ').unwrap().0.to_owned()).collect();
+        let all = starts.len();
+        starts.sort();
+        starts.dedup();
+        assert_eq!(starts.len(), all, "an attempt was started twice");
+        let processed = files(&self.common("TriggersProcessed")).len();
+        assert!(processed >= triggers, "{processed} of {triggers} triggers are put away");
+        let open =
+            files(&self.common("Triggers")).into_iter().filter(|path| path.extension().is_some_and(|e| e == "json"));
+        assert_eq!(open.collect::<Vec<_>>(), Vec::<PathBuf>::new());
+    }
+
+    fn tell(&self) -> String {
+        let mut text = String::new();
+        for path in std::fs::read_dir(self.home.path()).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.extension().is_some_and(|ending| ending == "said") {
+                let said = std::fs::read_to_string(&path).unwrap_or_default();
+                let tail: Vec<&str> = said.lines().rev().take(30).collect();
+                text += &format!("--- {}\n{}\n", path.display(), tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
+            }
+        }
+        text
+    }
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        for child in self.devices.values_mut() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if std::thread::panicking() {
+            println!("{}", self.tell());
+        }
+    }
+}
+
+fn pause() {
+    std::thread::sleep(Duration::from_millis(10));
+}
+
+fn read(path: &Path) -> Option<Value> {
+    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+}
+
+/// Every file below a folder whose name does not begin with a dot, in order.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let (mut found, mut open) = (Vec::new(), vec![folder.to_owned()]);
+    while let Some(folder) = open.pop() {
+        for entry in std::fs::read_dir(&folder).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                open.push(path);
+            } else if !path.file_name().unwrap().to_string_lossy().starts_with('.') {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn three_devices_share_the_work_and_do_each_thing_once() {
+    let mut volume = Volume::new();
+    volume.script("note.sh", "");
+    volume.job("note", "file = \"note.sh\"\n");
+    for id in ["a", "b", "c"] {
+        volume.start(id, &[]);
+    }
+    for number in 0..300 {
+        volume.drop_trigger(&format!("n{number}.json"), &format!("{{\"job\": \"note\", \"args\": [{number}]}}"));
+    }
+    volume.check("note", 300);
+    assert_eq!(volume.ledger().len(), 300, "each ran once");
+    let devices: std::collections::BTreeSet<String> =
+        volume.results("note").iter().map(|result| result["device"].to_string()).collect();
+    assert!(devices.len() > 1, "only {devices:?} worked");
+}
+
+#[test]
+fn devices_are_killed_again_and_again_and_nothing_is_lost_or_doubled() {
+    let mut volume = Volume::new();
+    volume.script("work.sh", "sleep 0.05");
+    // A device may die under one run more than three times in a row here: each failure to finish counts once.
+    volume.job("work", "file = \"work.sh\"\n");
+    for id in ["a", "b", "c"] {
+        volume.start(id, &["--slots", "8"]);
+    }
+    let mut chance: u64 = 0x5eed;
+    for number in 0..120 {
+        volume.drop_trigger(&format!("w{number}.json"), "{\"job\": \"work\"}");
+        if number % 10 == 9 {
+            chance = chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let id = ["a", "b", "c"][usize::try_from((chance >> 33) % 3).unwrap()];
+            volume.kill(id);
+            volume.start(id, &["--slots", "8"]);
+        }
+    }
+    volume.check("work", 120);
+    for result in volume.results("work").iter().filter(|result| result["final"] == true) {
+        let status = result["status"].as_str().unwrap();
+        assert!(["succeeded", "lost"].contains(&status), "{result}");
+    }
+}
+
+#[test]
+fn a_device_that_stood_still_past_its_lease_is_fenced() {
+    let mut volume = Volume::new();
+    volume.script("slow.sh", "test \"$AIOS_ATTEMPT\" -ge 2 || sleep 300");
+    volume.job("slow", "file = \"slow.sh\"\n");
+    volume.start("a", &[]);
+    volume.drop_trigger("s.json", "{\"job\": \"slow\"}");
+    volume.wait("a holds it", |volume| volume.holder("slow").as_deref() == Some("a") && !volume.ledger().is_empty());
+    volume.start("b", &[]);
+    volume.signal("a", rustix::process::Signal::STOP);
+    volume.wait("b has run it again", |volume| volume.finals("slow") == 1);
+    volume.signal("a", rustix::process::Signal::CONT);
+    volume.wait("what a reports is kept as superseded", |volume| {
+        volume.results("slow").iter().any(|result| result["status"] == "superseded")
+    });
+    let results = volume.results("slow");
+    let of = |status: &str| results.iter().find(|result| result["status"] == status).unwrap();
+    assert_eq!(
+        (&of("lost")["attempt"], &of("lost")["device"], &of("lost")["final"]),
+        (&1.into(), &"a".into(), &false.into())
+    );
+    assert_eq!((&of("succeeded")["attempt"], &of("succeeded")["device"]), (&2.into(), &"b".into()));
+    assert_eq!(of("superseded")["final"], false);
+    let run = of("lost")["run_id"].as_str().unwrap().to_owned();
+    volume.wait("the late process is gone", |_| processes_of(&run).is_empty());
+    volume.check("slow", 1);
+}
+
+/// Processes that carry this run's marker, whoever started them.
+fn processes_of(run: &str) -> Vec<String> {
+    let own = |entry: std::fs::DirEntry| {
+        let pid = entry.file_name().into_string().ok()?;
+        let environment = std::fs::read(entry.path().join("environ")).ok()?;
+        let text = String::from_utf8_lossy(&environment).into_owned();
+        (pid.bytes().all(|b| b.is_ascii_digit()) && text.contains(&format!("AIOS_RUN_ID={run}"))).then_some(pid)
+    };
+    std::fs::read_dir("/proc").unwrap().filter_map(|entry| own(entry.ok()?)).collect()
+}
+
+#[test]
+fn a_device_that_comes_back_ends_what_it_left_running_and_goes_on_at_once() {
+    let mut volume = Volume::new();
+    volume.script("long.sh", "test \"$AIOS_ATTEMPT\" -ge 2 || setsid sleep 300");
+    volume.job("long", "file = \"long.sh\"\n");
+    volume.start("a", &["--lease", "60s"]);
+    volume.drop_trigger("l.json", "{\"job\": \"long\"}");
+    volume.wait("it runs", |volume| volume.ledger().len() == 1);
+    volume.kill("a");
+    let run = volume.state().unwrap()["runs"].as_object().unwrap().keys().next().unwrap().clone();
+    assert!(!processes_of(&run).is_empty(), "the orphan should have outlived its device");
+    // With a lease of a minute nobody else would have it so soon.
+    volume.start("a", &["--lease", "60s"]);
+    volume.check("long", 1);
+    assert_eq!(processes_of(&run), Vec::<String>::new());
+    assert_eq!(volume.results("long").len(), 2);
+}
+
+#[test]
+fn a_second_device_of_one_id_is_refused_and_force_takes_over() {
+    let mut volume = Volume::new();
+    volume.start("a", &[]);
+    let first = volume.beat("a").unwrap();
+    let refused = volume.command(&["run", "--device-id", "a", "--quiet"]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(5));
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    for word in ["the device id a is in use", &first["pid"].to_string(), first["host"].as_str().unwrap(), "hint:"] {
+        assert!(said.contains(word), "{word:?} in {said}");
+    }
+    let mut old = volume.devices.remove("a").unwrap();
+    let child = volume.spawn("a", &["--force"]);
+    volume.devices.insert("a".into(), child);
+    let until = Instant::now() + PATIENCE;
+    while old.try_wait().unwrap().is_none() {
+        assert!(Instant::now() < until, "the first device stays\n{}", volume.tell());
+        pause();
+    }
+    assert_eq!(old.wait().unwrap().code(), Some(5));
+    volume.job("t", "command = [\"true\"]\n");
+    volume.drop_trigger("t.json", "{\"job\": \"t\"}");
+    volume.check("t", 1);
+}
+
+#[test]
+fn a_device_that_is_asked_to_leave_hands_its_run_back() {
+    let mut volume = Volume::new();
+    volume.script("slow.sh", "test \"$AIOS_ATTEMPT\" -ge 2 || sleep 300");
+    volume.job("slow", "file = \"slow.sh\"\n");
+    volume.start("a", &["--stop-grace", "100ms"]);
+    volume.drop_trigger("s.json", "{\"job\": \"slow\"}");
+    volume.wait("it runs", |volume| volume.ledger().len() == 1);
+    volume.signal("a", rustix::process::Signal::TERM);
+    assert_eq!(volume.ended("a"), Some(0));
+    let handed_back = &volume.results("slow")[0];
+    assert_eq!((&handed_back["status"], &handed_back["final"]), (&"cancelled".into(), &false.into()));
+    volume.start("b", &[]);
+    volume.check("slow", 1);
+}
+
+#[test]
+fn a_state_that_is_lost_or_damaged_is_made_again_around_what_runs() {
+    for damage in [None, Some("{\"schema\":1,\"rev"), Some("")] {
+        let mut volume = Volume::new();
+        volume.script("slow.sh", "while [ ! -e \"$AIOS_COMMON/go\" ]; do sleep 0.02; done");
+        volume.job("slow", "file = \"slow.sh\"\noverlap = \"queue\"\n");
+        volume.start("a", &[]);
+        volume.start("b", &[]);
+        volume.drop_trigger("one.json", "{\"job\": \"slow\"}");
+        volume.wait("it runs", |volume| volume.ledger().len() == 1);
+        let before = volume.state().unwrap()["revision"].as_u64().unwrap();
+        match damage {
+            None => std::fs::remove_file(volume.common("state.json")).unwrap(),
+            Some(text) => std::fs::write(volume.common("state.json"), text).unwrap(),
+        }
+        volume.drop_trigger("two.json", "{\"job\": \"slow\"}");
+        volume.wait("the run is named again", |volume| {
+            volume.state().is_some_and(|state| state["runs"].as_object().is_some_and(|runs| runs.len() == 1))
+        });
+        assert!(volume.state().unwrap()["revision"].as_u64().unwrap() > before);
+        assert_eq!(volume.ledger().len(), 1, "nothing was started a second time");
+        std::fs::write(volume.common("go"), "").unwrap();
+        volume.check("slow", 2);
+        let kept = files(&volume.common("")).iter().any(|path| path.to_string_lossy().contains("state.json.corrupt-"));
+        assert_eq!(kept, damage.is_some(), "a damaged state is kept");
+    }
+}
+
+#[test]
+fn a_newer_state_ends_a_device_once_its_runs_are_over() {
+    let mut volume = Volume::new();
+    volume.script("slow.sh", "while [ ! -e \"$AIOS_COMMON/go\" ]; do sleep 0.02; done");
+    volume.job("slow", "file = \"slow.sh\"\n");
+    volume.start("a", &[]);
+    volume.drop_trigger("one.json", "{\"job\": \"slow\"}");
+    volume.wait("it runs", |volume| volume.ledger().len() == 1);
+    let newer = std::fs::read_to_string(volume.common("state.json")).unwrap().replace("\"schema\":1", "\"schema\":2");
+    std::fs::write(volume.path("newer"), &newer).unwrap();
+    std::fs::rename(volume.path("newer"), volume.common("state.json")).unwrap();
+    volume.wait("it says so", |volume| volume.tell().contains("newer schema"));
+    std::fs::write(volume.common("go"), "").unwrap();
+    assert_eq!(volume.ended("a"), Some(4));
+    assert_eq!(volume.finals("slow"), 1, "what ran is recorded");
+    assert_eq!(std::fs::read_to_string(volume.common("state.json")).unwrap(), newer, "the state is left alone");
+    let status = volume.command(&["status"]).output().unwrap();
+    assert_eq!(status.status.code(), Some(4));
+    let said = String::from_utf8_lossy(&status.stderr).into_owned();
+    assert!(said.contains("schema 2") && said.contains("knows 1"), "{said}");
+}
+
+#[test]
+fn a_full_disk_stops_nothing_for_good() {
+    let mut volume = Volume::new();
+    let common = volume.path("Common");
+    std::fs::create_dir(&common).unwrap();
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(&common).status();
+    if !mounted.is_ok_and(|status| status.success()) {
+        println!("SKIPPED: a small file system cannot be mounted here (not root?); a full disk is not tested");
+        return;
+    }
+    let _unmount = Unmount(common.clone());
+    volume.script("slow.sh", "while [ ! -e \"$AIOS_PROGRAMS/go\" ]; do sleep 0.02; done");
+    volume.job("slow", "file = \"slow.sh\"\n");
+    volume.start("a", &["--slots", "1"]);
+    volume.drop_copy("one.json", "{\"job\": \"slow\"}");
+    volume.wait("it runs", |volume| volume.ledger().len() == 1);
+    volume.drop_copy("two.json", "{\"job\": \"slow\"}");
+    fill(&common.join("ballast"));
+    std::fs::write(volume.path("Programs/go"), "").unwrap();
+    volume.wait("it says that the disk is full", |volume| volume.tell().contains("no space left"));
+    assert_eq!(volume.ledger().len(), 1, "nothing new is claimed on a full disk");
+    std::fs::remove_file(common.join("ballast")).unwrap();
+    volume.check("slow", 2);
+    volume.kill("a");
+    // Started on a full disk it waits, and says so.
+    fill(&common.join("ballast"));
+    let child = volume.spawn("a", &[]);
+    volume.devices.insert("a".into(), child);
+    volume.wait("it says so", |volume| volume.tell().matches("no space left").count() > 1);
+    std::fs::remove_file(common.join("ballast")).unwrap();
+    volume.drop_copy("three.json", "{\"job\": \"slow\"}");
+    volume.check("slow", 3);
+}
+
+impl Volume {
+    /// A trigger that is written where it lies: the volume is another file system than its surroundings.
+    fn drop_copy(&self, name: &str, text: &str) {
+        std::fs::write(self.common("Triggers").join(name), text).unwrap();
+    }
+}
+
+struct Unmount(PathBuf);
+
+impl Drop for Unmount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+/// Writes until nothing more fits.
+fn fill(path: &Path) {
+    use std::io::Write as _;
+    let mut file = std::fs::File::create(path).unwrap();
+    for size in [65_536, 4_096] {
+        while file.write_all(&vec![b'x'; size]).is_ok() {}
+    }
+}
+
+#[test]
+fn odd_files_are_put_aside_whole_with_the_reason() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let mut volume = Volume::new();
+    volume.job("known", "command = [\"true\"]\n");
+    volume.start("a", &[]);
+    let inbox = volume.common("Triggers");
+    std::fs::create_dir(inbox.join("folder.json")).unwrap();
+    std::os::unix::fs::symlink("/etc/hostname", inbox.join("link.json")).unwrap();
+    Command::new("mkfifo").arg(inbox.join("fifo.json")).status().unwrap();
+    std::fs::write(inbox.join("huge.json"), vec![b' '; (1 << 20) + 1]).unwrap();
+    std::fs::write(inbox.join("empty.json"), "").unwrap();
+    std::fs::write(inbox.join("typo.json"), "{\"job\": \"known\",\n \"arsg\": []}").unwrap();
+    std::fs::write(inbox.join("two\nlines.json"), "{").unwrap();
+    std::fs::write(inbox.join(std::ffi::OsStr::from_bytes(b"not\xffutf8.json")), "[]").unwrap();
+    std::fs::write(inbox.join(format!("{}.json", "x".repeat(250))), "{\"job\": \"known\"}").unwrap();
+    std::fs::write(inbox.join("bom.json"), b"\xef\xbb\xbf{\"job\": \"known\"}").unwrap();
+    std::fs::write(inbox.join("not-a-trigger.txt"), "left alone").unwrap();
+    let rejected = volume.common("TriggersProcessed/rejected");
+    volume.wait("eight are rejected", |_| {
+        files(&rejected).iter().filter(|path| path.to_string_lossy().ends_with(".error.json")).count() == 8
+    });
+    let notes: BTreeMap<String, Value> = files(&rejected)
+        .iter()
+        .filter(|path| path.to_string_lossy().ends_with(".error.json"))
+        .map(|path| read(path).unwrap())
+        .map(|note| (note["name"].as_str().unwrap().to_owned(), note))
+        .collect();
+    let typo = &notes["typo.json"];
+    assert_eq!((&typo["line"], &typo["column"], &typo["device"]), (&2.into(), &2.into(), &"a".into()));
+    assert!(typo["hint"].as_str().unwrap().contains("args"), "{typo}");
+    for (name, word) in
+        [("folder.json", "folder"), ("link.json", "link"), ("fifo.json", "FIFO"), ("huge.json", "1048577")]
+    {
+        assert!(notes[name]["error"].as_str().unwrap().contains(word), "{}", notes[name]);
+    }
+    let kept = files(&rejected)
+        .into_iter()
+        .find(|path| path.to_string_lossy().contains("/typo.") && !path.to_string_lossy().contains("error"));
+    assert_eq!(std::fs::read_to_string(kept.unwrap()).unwrap(), "{\"job\": \"known\",\n \"arsg\": []}");
+    volume.wait("the two good ones ran", |volume| volume.finals("known") == 2);
+    assert!(inbox.join("not-a-trigger.txt").exists());
+}
+
+#[test]
+fn what_disappears_is_made_again_and_seen_again() {
+    let mut volume = Volume::new();
+    volume.job("t", "command = [\"true\"]\n");
+    volume.start("a", &[]);
+    std::fs::remove_dir_all(volume.common("Triggers")).unwrap();
+    volume.wait("the folder is there again", |volume| volume.common("Triggers/.running").is_dir());
+    volume.drop_trigger("t.json", "{\"job\": \"t\"}");
+    volume.check("t", 1);
+    std::fs::rename(volume.path("Programs"), volume.path("Away")).unwrap();
+    volume.wait("it says that Programs is gone", |volume| volume.tell().contains("cannot list"));
+    std::fs::rename(volume.path("Away"), volume.path("Programs")).unwrap();
+    volume.drop_trigger("u.json", "{\"job\": \"t\"}");
+    volume.check("t", 2);
+}
+
+#[test]
+fn without_file_events_the_scan_finds_everything() {
+    let mut volume = Volume::new();
+    volume.job("t", "command = [\"true\"]\n");
+    volume.start("a", &["--watch", "poll"]);
+    for number in 0..20 {
+        volume.drop_trigger(&format!("p{number}.json"), "{\"job\": \"t\"}");
+    }
+    volume.check("t", 20);
+}
+
+#[test]
+fn a_burst_of_twenty_thousand_is_done_once_each() {
+    let mut volume = Volume::new();
+    volume.start("a", &["--slots", "16", "--log-level", "warn"]);
+    // More than the kernel's queue of file events holds.
+    let aside = volume.path("many");
+    std::fs::create_dir(&aside).unwrap();
+    for number in 0..20_000 {
+        std::fs::write(aside.join(format!("b{number}.json")), "{\"command\": [\"/bin/true\"]}").unwrap();
+    }
+    for number in 0..20_000 {
+        let name = format!("b{number}.json");
+        std::fs::rename(aside.join(&name), volume.common("Triggers").join(&name)).unwrap();
+    }
+    let until = Instant::now() + PATIENCE * 5;
+    let mut done = 0;
+    while done < 20_000 {
+        assert!(Instant::now() < until, "{done} of 20,000 are done\n{}", volume.tell());
+        std::thread::sleep(Duration::from_millis(200));
+        done = files(&volume.common("TriggersProcessed")).len();
+    }
+    let results = files(&volume.common("Results"));
+    assert_eq!(results.len(), 20_000, "one result each");
+}

@@ -1,0 +1,324 @@
+//! The judge: invariants 1 to 11 of the lifecycle, checked from what happened in the world. It shares no rule with the
+//! product: files are read as plain JSON, names are taken apart here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use aios::exec::Spec;
+use serde_json::Value;
+
+use super::world::{File, World};
+
+/// What the judge knows of a job, from the same table that the job files were written from.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Rules {
+    pub(crate) tags: Vec<&'static str>,
+    pub(crate) exclusive: bool,
+    pub(crate) once: bool,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Checker {
+    pub(crate) jobs: BTreeMap<String, Rules>,
+    pub(crate) devices: Vec<(String, Vec<&'static str>, u64)>,
+    /// The lock excludes: invariants 1, 6 and 8 must hold too.
+    pub(crate) honest_lock: bool,
+    pub(crate) violations: Vec<String>,
+    /// A person damaged or removed the state: the next one begins a new chain.
+    pub(crate) state_was_hurt: bool,
+    newest: Option<(u64, Vec<(u64, String)>)>,
+    holders: BTreeMap<(String, u64), (String, String)>,
+    spawned: BTreeMap<(String, u64), usize>,
+    spawns: BTreeMap<String, u64>,
+    results: BTreeMap<PathBuf, Rc<Vec<u8>>>,
+    finals: BTreeMap<String, (PathBuf, u64)>,
+    pub(crate) commits: u64,
+    pub(crate) accepted: u64,
+}
+
+impl Checker {
+    fn broken(&mut self, invariant: u32, what: String) {
+        self.violations.push(format!("invariant {invariant}: {what}"));
+    }
+
+    /// Before something is put at a path.
+    pub(crate) fn before_replace(&mut self, to: &Path, files: &BTreeMap<PathBuf, File>) {
+        let replaceable = to.ends_with("state.json")
+            || to.starts_with("/c/Devices")
+            || is_hidden(to)
+            || to.starts_with("/c/Triggers/.ids");
+        if files.contains_key(to) && !replaceable {
+            self.broken(5, format!("{} was replaced", to.display()));
+        }
+    }
+
+    /// Something was moved.
+    pub(crate) fn moved(&mut self, _from: &Path, to: &Path, device: usize, world: &World) {
+        let bytes = Rc::clone(&world.files.borrow()[to].bytes);
+        if to.ends_with("state.json") {
+            self.committed(&bytes, world);
+        } else if to.starts_with("/c/Results") && !is_hidden(to) {
+            self.recorded(to, &bytes, device, world);
+        }
+    }
+
+    pub(crate) fn removed(&mut self, path: &Path) {
+        if self.results.contains_key(path) {
+            self.broken(3, format!("the result {} was removed", path.display()));
+        }
+        if path.starts_with("/c/Triggers") && !is_hidden(path) && !path.starts_with("/c/Triggers/.ids") {
+            self.broken(5, format!("{} was removed", path.display()));
+        }
+    }
+
+    fn committed(&mut self, bytes: &[u8], world: &World) {
+        self.commits += 1;
+        let Ok(state) = serde_json::from_slice::<Value>(bytes) else {
+            self.broken(7, "state.json is half a document".into());
+            return;
+        };
+        let revision = state["revision"].as_u64().unwrap_or(0);
+        let chain: Vec<(u64, String)> = state["last_commits"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|link| (link[0].as_u64().unwrap_or(0), link[1].as_str().unwrap_or("").to_owned()))
+            .collect();
+        if self.honest_lock {
+            self.chained(revision, &chain, world);
+            self.shared(&state);
+        }
+        self.fenced(&state);
+        self.newest = Some((revision, chain));
+        self.state_was_hurt = false;
+    }
+
+    /// Invariant 6.
+    fn chained(&mut self, revision: u64, chain: &[(u64, String)], world: &World) {
+        let Some((before, old)) = self.newest.clone() else { return };
+        if self.state_was_hurt {
+            let files = world.files.borrow();
+            let beats = files.iter().filter(|(path, _)| path.starts_with("/c/Devices"));
+            let seen =
+                beats.filter_map(|(_, file)| serde_json::from_slice::<Value>(&file.bytes).ok()?["revision"].as_u64());
+            if let Some(seen) = seen.max().filter(|seen| revision <= *seen) {
+                self.broken(6, format!("the rebuilt state has revision {revision}, and a heartbeat has seen {seen}"));
+            }
+            return;
+        }
+        let continues = revision == before + 1
+            && chain.first().is_some_and(|(newest, _)| *newest == revision)
+            && chain[1..] == old[..old.len().min(chain.len() - 1)];
+        if !continues {
+            self.broken(6, format!("revision {revision} {chain:?} does not continue {before} {old:?}"));
+        }
+    }
+
+    /// Invariants 1 and 2, from the state's side: an attempt number belongs to one holder for ever.
+    fn fenced(&mut self, state: &Value) {
+        for (run, held) in state["runs"].as_object().into_iter().flatten() {
+            let (Some(device), Some(session)) = (held["device"].as_str(), held["session"].as_str()) else { continue };
+            let attempt = held["attempt"].as_u64().unwrap_or(0);
+            let holder = (device.to_owned(), session.to_owned());
+            let known = self.holders.entry((run.clone(), attempt)).or_insert_with(|| holder.clone()).clone();
+            if known != holder && self.honest_lock {
+                self.broken(2, format!("attempt {attempt} of {run} belongs to {known:?} and to {holder:?}"));
+            }
+        }
+    }
+
+    /// Invariant 8.
+    fn shared(&mut self, state: &Value) {
+        let mut busy: BTreeMap<String, u64> = BTreeMap::new();
+        let mut open: BTreeMap<String, u64> = BTreeMap::new();
+        for held in state["runs"].as_object().into_iter().flatten().map(|(_, held)| held) {
+            let job = held["job"].as_str().unwrap_or("").to_owned();
+            *open.entry(job.clone()).or_default() += 1;
+            if let Some(device) = held["device"].as_str() {
+                *busy.entry(device.to_owned()).or_default() += held["slots"].as_u64().unwrap_or(1);
+                let needs = self.jobs.get(&job).map(|rules| rules.tags.clone()).unwrap_or_default();
+                let has = self
+                    .devices
+                    .iter()
+                    .find(|(id, ..)| id == device)
+                    .map(|(_, tags, _)| tags.clone())
+                    .unwrap_or_default();
+                if let Some(missing) = needs.iter().find(|tag| !has.contains(tag)) {
+                    self.broken(8, format!("{device} holds {job} without the tag {missing}"));
+                }
+            }
+        }
+        for (device, used) in busy {
+            let slots = self.devices.iter().find(|(id, ..)| *id == device).map_or(0, |(_, _, slots)| *slots);
+            if used > slots {
+                self.broken(8, format!("{device} holds {used} slots and has {slots}"));
+            }
+        }
+        for (job, count) in open {
+            if count > 1 && self.jobs.get(&job).is_some_and(|rules| rules.exclusive) {
+                self.broken(8, format!("{count} runs of {job} are open at once"));
+            }
+        }
+    }
+
+    /// A result became visible: invariants 3, 4, 7 and 11.
+    fn recorded(&mut self, path: &Path, bytes: &Rc<Vec<u8>>, device: usize, world: &World) {
+        self.results.insert(path.to_owned(), Rc::clone(bytes));
+        let Ok(result) = serde_json::from_slice::<Value>(bytes) else {
+            self.broken(7, format!("{} is half a document", path.display()));
+            return;
+        };
+        let run = result["run_id"].as_str().unwrap_or("").to_owned();
+        let attempt = result["attempt"].as_u64().unwrap_or(0);
+        if path.to_string_lossy().ends_with(".superseded.json") {
+            return;
+        }
+        self.accepted += 1;
+        if let Some((first, at)) = self.finals.get(&run).cloned() {
+            self.broken(
+                3,
+                format!("{} was accepted after the final {} (attempt {at})", path.display(), first.display()),
+            );
+        }
+        if result["final"] == Value::Bool(true) {
+            self.finals.insert(run.clone(), (path.to_owned(), attempt));
+        }
+        let holder = self.holders.get(&(run.clone(), attempt)).map(|(_, session)| session.clone());
+        let lives = holder.is_some_and(|session| world.living.borrow().values().any(|living| *living == session));
+        if result["status"] == "lost" && world.calm.get() && lives {
+            self.violations
+                .push(format!("false death: attempt {attempt} of {run} was called lost and its device lives"));
+        }
+        let reporter = result["device"].as_str().unwrap_or("").to_owned();
+        let own = self.devices.get(device).is_some_and(|(id, ..)| *id == reporter);
+        let alive = world.processes.borrow().iter().any(|process| {
+            process.alive
+                && process.device == device
+                && process.lease.run.as_str() == run
+                && u64::from(process.lease.attempt) == attempt
+        });
+        if own && alive {
+            self.broken(11, format!("attempt {attempt} of {run} is recorded as over and still runs on {reporter}"));
+        }
+    }
+
+    /// A process was started: invariants 2, 3 and 9.
+    pub(crate) fn spawned(&mut self, spec: &Spec, device: usize, world: &World) {
+        let (run, attempt) = (spec.lease.run.as_str().to_owned(), u64::from(spec.lease.attempt));
+        if let Some(before) = self.spawned.insert((run.clone(), attempt), device) {
+            self.broken(2, format!("attempt {attempt} of {run} was started on machine {before} and on {device}"));
+        }
+        // A device that stands still between its commit and the start may start late what others have ended since; it is
+        // fenced at its next beat. A new attempt after the end there must never be.
+        if let Some((path, _)) = self.finals.get(&run).filter(|(_, last)| attempt > *last).cloned() {
+            self.broken(3, format!("attempt {attempt} of {run} was started after its final result {}", path.display()));
+        }
+        let job = spec.env.get("AIOS_JOB").cloned().unwrap_or_default();
+        let spawns = self.spawns.entry(run.clone()).or_default();
+        *spawns += 1;
+        let spawns = *spawns;
+        if self.jobs.get(&job).is_some_and(|rules| rules.once) && spawns > 1 && self.honest_lock {
+            self.broken(9, format!("{job} may start once and was started {spawns} times ({run})"));
+        }
+        // No effect before its commit: the state must name this attempt, or have been hurt since.
+        if self.honest_lock && !self.state_was_hurt {
+            let files = world.files.borrow();
+            let state = files
+                .get(Path::new("/c/state.json"))
+                .and_then(|file| serde_json::from_slice::<Value>(&file.bytes).ok());
+            let named = state.is_some_and(|state| state["runs"][&run]["attempt"].as_u64() == Some(attempt));
+            let committed = self.holders.contains_key(&(run.clone(), attempt));
+            if !named && !committed {
+                self.broken(1, format!("attempt {attempt} of {run} was started before any commit named it"));
+            }
+        }
+    }
+
+    /// A person removed or damaged the state.
+    pub(crate) fn state_hurt(&mut self) {
+        self.state_was_hurt = true;
+    }
+
+    /// Invariants 3, 4 and 5 over everything, once all is quiet.
+    pub(crate) fn at_the_end(&mut self, dropped: &[Dropped], files: &BTreeMap<PathBuf, File>) {
+        for (path, bytes) in self.results.clone() {
+            if files.get(&path).is_none_or(|file| file.bytes != bytes) {
+                self.broken(3, format!("the result {} changed or went", path.display()));
+            }
+        }
+        let mut ends: BTreeMap<&[u8], Vec<&PathBuf>> = BTreeMap::new();
+        let is_end = |path: &&PathBuf| {
+            path.starts_with("/c/TriggersProcessed")
+                && !is_hidden(path)
+                && !path.to_string_lossy().ends_with(".error.json")
+        };
+        for path in files.keys().filter(is_end) {
+            ends.entry(&files[path].bytes).or_default().push(path);
+        }
+        for drop in dropped {
+            let found = ends.get(drop.bytes.as_slice()).map_or(&[][..], |paths| paths.as_slice());
+            if found.len() != 1 {
+                self.broken(5, format!("{} ended {} times: {found:?}", drop.name, found.len()));
+                continue;
+            }
+            let path = found[0].to_string_lossy().into_owned();
+            let kind = if path.contains("/rejected/") {
+                "rejected"
+            } else if path.contains(".duplicate-of.") {
+                "duplicate"
+            } else {
+                "processed"
+            };
+            if !drop.may_end_as.contains(&kind) {
+                self.broken(5, format!("{} ended as {kind}: {path}", drop.name));
+            }
+            if kind == "processed" {
+                let run = path.trim_end_matches(".json").rsplit('.').next().unwrap_or("").to_owned();
+                let finals = self
+                    .results
+                    .keys()
+                    .filter(|result| result.to_string_lossy().contains(&run) && is_final(&self.results[*result]));
+                let count = finals.count();
+                if count != 1 {
+                    self.broken(4, format!("{} is processed and has {count} final results", drop.name));
+                }
+            }
+        }
+        let keys: BTreeSet<&str> = dropped.iter().filter_map(|drop| drop.key.as_deref()).collect();
+        for key in keys {
+            let runs = dropped.iter().filter(|drop| drop.key.as_deref() == Some(key));
+            let processed = runs.filter(|drop| {
+                ends.get(drop.bytes.as_slice())
+                    .is_some_and(|paths| paths.iter().any(|path| !path.to_string_lossy().contains(".duplicate-of.")))
+            });
+            let count = processed.count();
+            if count > 1 && self.honest_lock {
+                let ends: Vec<_> = dropped
+                    .iter()
+                    .filter(|drop| drop.key.as_deref() == Some(key))
+                    .map(|drop| ends.get(drop.bytes.as_slice()))
+                    .collect();
+                self.broken(5, format!("the key {key} had {count} runs: {ends:?}"));
+            }
+        }
+    }
+}
+
+/// A file that the user dropped, complete.
+#[derive(Debug, Clone)]
+pub(crate) struct Dropped {
+    pub(crate) name: String,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) may_end_as: &'static [&'static str],
+    pub(crate) key: Option<String>,
+}
+
+fn is_final(bytes: &[u8]) -> bool {
+    serde_json::from_slice::<Value>(bytes)
+        .is_ok_and(|result| result["final"] == Value::Bool(true) && result["status"] != "superseded")
+}
+
+fn is_hidden(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'))
+}

@@ -1,0 +1,305 @@
+//! Who moves next: the devices, a user who drops files, and the faults between them.
+
+use std::cell::{Cell, RefCell};
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+use aios::coordinator::{Device, End, Host, Parts, Tick, claim_identity, open_volume};
+use aios::model::config::Config;
+use aios::model::device::Me;
+use aios::model::entry::{FileKey, Source};
+use aios::model::ids::{DeviceId, Session, Tag};
+use aios::model::time::Moment;
+use aios::volume::layout::Layout;
+use aios::volume::watch::Dirty;
+use chrono::TimeDelta;
+
+use super::disk::SimDisk;
+use super::executor::SimExecutor;
+use super::rng::Rng;
+use super::world::{Process, World};
+
+pub(crate) const LEASE: Duration = Duration::from_secs(6);
+const BEAT: Duration = Duration::from_secs(2);
+
+pub(crate) fn layout() -> Layout {
+    Layout { common: "/c".into(), programs: "/p".into() }
+}
+
+/// One machine: its orchestrator lives, dies and comes back.
+pub(crate) struct Machine {
+    index: usize,
+    pub(crate) id: DeviceId,
+    pub(crate) tags: Vec<&'static str>,
+    pub(crate) slots: u32,
+    living: RefCell<Option<Device>>,
+    dead: RefCell<Rc<Cell<bool>>>,
+    dirty: RefCell<Dirty>,
+    wake_at: Cell<Duration>,
+    clock_error: Cell<i64>,
+    /// Its processes die with its orchestrator, as in a container.
+    contained: bool,
+}
+
+pub(crate) struct Scheduler {
+    pub(crate) world: Rc<World>,
+    pub(crate) machines: Vec<Machine>,
+    chance: RefCell<Rng>,
+    lives: Cell<u64>,
+    nested: Cell<bool>,
+    pub(crate) ticks: Cell<u64>,
+}
+
+impl Scheduler {
+    pub(crate) fn new(seed: u64, world: Rc<World>) -> Rc<Self> {
+        let mut chance = Rng::new(seed, "machines");
+        let count = chance.between(2, 4);
+        let machines = (0..usize::try_from(count).unwrap())
+            .map(|index| Machine {
+                index,
+                id: DeviceId::new(&format!("d{index}")).unwrap(),
+                tags: if index == 0 || chance.one_in(2) { vec!["gpu"] } else { vec![] },
+                slots: u32::try_from(chance.between(1, 4)).unwrap(),
+                living: RefCell::new(None),
+                dead: RefCell::new(Rc::new(Cell::new(true))),
+                dirty: RefCell::default(),
+                // Some come late: the others have then long watched without them.
+                wake_at: Cell::new({
+                    let latest = if chance.one_in(3) { 30_000 } else { 3_000 };
+                    world.now.get() + Duration::from_millis(chance.below(latest))
+                }),
+                clock_error: Cell::new(0),
+                contained: chance.one_in(2),
+            })
+            .collect();
+        let scheduler = Rc::new(Self {
+            world: Rc::clone(&world),
+            machines,
+            chance: RefCell::new(chance),
+            lives: Cell::new(1),
+            nested: Cell::new(false),
+            ticks: Cell::new(0),
+        });
+        *world.scheduler.borrow_mut() = Rc::downgrade(&scheduler);
+        scheduler
+    }
+
+    /// Lets everything happen until a moment.
+    pub(crate) fn run_until(&self, end: Duration) {
+        while let Some((at, machine)) = self.next() {
+            if at > end {
+                break;
+            }
+            self.world.now.set(self.world.now.get().max(at));
+            self.turn(machine);
+        }
+        self.world.now.set(self.world.now.get().max(end));
+    }
+
+    /// One device stands still; the others go on until a moment.
+    pub(crate) fn run_others(&self, _paused: usize, end: Duration) {
+        if self.nested.replace(true) {
+            return;
+        }
+        self.run_until(end);
+        self.nested.set(false);
+    }
+
+    /// Whoever wakes first and is not in the middle of a turn.
+    fn next(&self) -> Option<(Duration, &Machine)> {
+        let free = self.machines.iter().filter(|machine| machine.living.try_borrow_mut().is_ok());
+        free.map(|machine| (self.wake_of(machine), machine)).min_by_key(|(at, machine)| (*at, machine.index))
+    }
+
+    fn wake_of(&self, machine: &Machine) -> Duration {
+        let life = machine.dead.borrow().get();
+        let processes = self.world.processes.borrow();
+        let ends =
+            processes.iter().filter(|process| process.device == machine.index && !life).map(|process| process.ends_at);
+        ends.fold(machine.wake_at.get(), Duration::min)
+    }
+
+    fn turn(&self, machine: &Machine) {
+        self.ticks.set(self.ticks.get() + 1);
+        let Ok(mut living) = machine.living.try_borrow_mut() else { return };
+        if living.is_none() {
+            *living = self.start(machine);
+            if living.is_none() {
+                let again = Duration::from_millis(self.chance.borrow_mut().between(50, 2_000));
+                machine.wake_at.set(self.world.now.get() + again);
+                return;
+            }
+        }
+        let dirty = std::mem::take(&mut *machine.dirty.borrow_mut());
+        let now = self.clock(machine);
+        let Some(device) = living.as_mut() else { return };
+        let tick = device.tick(now, &dirty);
+        if machine.dead.borrow().get() {
+            // It died in the middle of it. Nothing of it is left but what the world has.
+            self.world.living.borrow_mut().remove(&machine.index);
+            *living = None;
+            if machine.contained {
+                self.world.end_processes(machine.index);
+            }
+            let away = [1, 100, 3_000, 30_000];
+            let away = Duration::from_millis(*self.chance.borrow_mut().pick(&away));
+            machine.wake_at.set(self.world.now.get() + away);
+            return;
+        }
+        match tick {
+            // A tick takes some time, so that a loop that never rests is seen as one that gets nowhere.
+            Tick::Wake(at) => machine.wake_at.set(at.max(self.world.now.get() + Duration::from_micros(200))),
+            Tick::End(end) => {
+                machine.dead.borrow().set(true);
+                self.world.living.borrow_mut().remove(&machine.index);
+                *living = None;
+                let away = if end == End::Left { 500 } else { 5_000 };
+                machine.wake_at.set(self.world.now.get() + Duration::from_millis(away));
+                self.world.locks.borrow_mut().retain(|_, life| *life != self.life_of(machine));
+            }
+        }
+    }
+
+    fn life_of(&self, machine: &Machine) -> u64 {
+        // A life's number names its machine in the lowest digits.
+        self.lives.get() / 16 * 16 + machine.index as u64
+    }
+
+    fn start(&self, machine: &Machine) -> Option<Device> {
+        let life = (self.lives.get() / 16 + 1) * 16 + machine.index as u64;
+        self.lives.set(life);
+        let dead = Rc::new(Cell::new(false));
+        *machine.dead.borrow_mut() = Rc::clone(&dead);
+        let disk = Rc::new(SimDisk::new(&self.world, life, machine.index, &dead));
+        let session = Session::from_random(self.chance.borrow_mut().next());
+        self.world.living.borrow_mut().insert(machine.index, session.to_string());
+        let layout = layout();
+        let volume = open_volume(&*disk, &layout, &session).ok()?;
+        let identity = claim_identity(&*disk, &layout, &machine.id, false).ok()?;
+        // What an earlier life left running on this machine is ended before anything is decided.
+        self.world.processes.borrow_mut().retain(|process: &Process| process.device != machine.index);
+        let mut tags: std::collections::BTreeSet<Tag> = machine.tags.iter().map(|tag| Tag::new(tag).unwrap()).collect();
+        tags.insert(Tag::new(machine.id.as_str()).unwrap());
+        let me = Me { device: machine.id.clone(), session, tags, slots: machine.slots };
+        let now = self.clock(machine);
+        let beat = identity.before.as_ref().map_or(0, |beat| beat.beat);
+        let drained = identity.before.as_ref().is_some_and(|beat| beat.drained);
+        let executor = SimExecutor {
+            world: Rc::clone(&self.world),
+            device: machine.index,
+            life,
+            dead: Rc::clone(&dead),
+            chance: Rng::new(life ^ self.chance.borrow_mut().next(), "executor"),
+        };
+        let parts = Parts {
+            disk,
+            layout,
+            executor: Box::new(executor),
+            config: Config { heartbeat: BEAT, lease: LEASE, poll: true, ..Config::default() },
+            me,
+            volume,
+            host: Host {
+                name: "sim".into(),
+                pid: u32::try_from(life).unwrap(),
+                env: std::collections::BTreeMap::new(),
+                started_at: now.wall,
+            },
+            identity: identity.guard,
+            displaced: identity.before.map(|beat| beat.session),
+        };
+        Some(Device::new(parts, now, beat, drained))
+    }
+
+    /// The two clocks of a machine: boot time runs for everybody, wall time may be wrong.
+    fn clock(&self, machine: &Machine) -> Moment {
+        let offset = Duration::from_secs(machine.index as u64 * 100_000);
+        let _ = offset;
+        Moment {
+            boot: self.world.now.get(),
+            wall: self.world.wall() + TimeDelta::milliseconds(machine.clock_error.get()),
+        }
+    }
+
+    /// A clock is wrong from now on, by up to an hour either way.
+    pub(crate) fn step_a_clock(&self) {
+        let machine =
+            self.chance.borrow_mut().pick(&self.machines.iter().map(|m| m.index).collect::<Vec<_>>()).to_owned();
+        let error = self.chance.borrow_mut().between(0, 7_200_000).cast_signed() - 3_600_000;
+        self.machines[machine].clock_error.set(error);
+    }
+
+    pub(crate) fn right_all_clocks(&self) {
+        for machine in &self.machines {
+            machine.clock_error.set(0);
+        }
+    }
+
+    /// A device is asked to leave.
+    pub(crate) fn ask_to_leave(&self) {
+        let index = usize::try_from(self.chance.borrow_mut().below(self.machines.len() as u64)).unwrap();
+        let machine = &self.machines[index];
+        let now = self.clock(machine);
+        if let Ok(mut living) = machine.living.try_borrow_mut()
+            && let Some(device) = living.as_mut()
+        {
+            device.leave(now);
+            machine.wake_at.set(self.world.now.get());
+        }
+    }
+
+    /// Every machine is up from soon on.
+    pub(crate) fn wake_all(&self) {
+        let soon = self.world.now.get() + Duration::from_secs(3);
+        for machine in &self.machines {
+            machine.wake_at.set(machine.wake_at.get().min(soon));
+        }
+    }
+
+    /// A file event for everybody but those who lose it.
+    pub(crate) fn tell(&self, path: &Path, is_lost: impl Fn(usize) -> bool) {
+        let layout = layout();
+        let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return };
+        let source = if folder == layout.triggers() {
+            Some(Source::Inbox)
+        } else if folder == layout.waiting() {
+            Some(Source::Waiting)
+        } else {
+            None
+        };
+        let is_state = path == layout.state();
+        if (source.is_none() && !is_state) || name.to_string_lossy().starts_with('.') {
+            return;
+        }
+        for machine in &self.machines {
+            if is_lost(machine.index) {
+                continue;
+            }
+            let mut dirty = machine.dirty.borrow_mut();
+            match source {
+                Some(source) => {
+                    dirty.names.insert(FileKey { source, name: name.to_owned() });
+                }
+                None => dirty.state = true,
+            }
+            let alive = !machine.dead.borrow().get();
+            if alive {
+                machine.wake_at.set(machine.wake_at.get().min(self.world.now.get() + Duration::from_micros(100)));
+            }
+        }
+    }
+
+    /// Whether every machine's orchestrator lives and nothing waits or runs.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let files = self.world.files.borrow();
+        let open = |path: &std::path::PathBuf| {
+            path.starts_with("/c/Triggers") && path.extension().is_some_and(|ending| ending == "json")
+        };
+        let state = files.get(Path::new("/c/state.json"));
+        let none_held = state.is_some_and(|state| {
+            serde_json::from_slice::<serde_json::Value>(&state.bytes)
+                .is_ok_and(|state| state["runs"].as_object().is_some_and(serde_json::Map::is_empty))
+        });
+        none_held && !files.keys().any(open)
+    }
+}

@@ -1,0 +1,161 @@
+//! People and programs that drop files, slowly, twice, torn, and now and then hurt what they should not touch.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use super::check::{Dropped, Rules};
+use super::rng::Rng;
+use super::scheduler::Scheduler;
+use super::world::World;
+
+/// The jobs of the simulation: what the judge knows, and the files that say the same to the product.
+pub(crate) fn jobs() -> BTreeMap<String, Rules> {
+    let rules = Rules::default();
+    [
+        ("plain", rules.clone()),
+        ("gpu", Rules { tags: vec!["gpu"], ..rules.clone() }),
+        ("queued", Rules { exclusive: true, ..rules.clone() }),
+        ("skipped", Rules { exclusive: true, ..rules.clone() }),
+        ("once", Rules { once: true, ..rules.clone() }),
+        ("again", rules.clone()),
+        ("queued_again", Rules { exclusive: true, ..rules }),
+    ]
+    .into_iter()
+    .map(|(name, rules)| (name.to_owned(), rules))
+    .collect()
+}
+
+pub(crate) fn write_programs(world: &World) {
+    world.make_folders(Path::new("/p"));
+    let extra = |name: &str| match name {
+        "gpu" => "tags = [\"gpu\"]\n",
+        "queued" => "overlap = \"queue\"\n",
+        "skipped" => "overlap = \"skip\"\n",
+        "once" => "on_lost = \"fail\"\n",
+        "again" => "retries = 2\nbackoff = \"500ms\"\ntimeout = \"3s\"\n",
+        "queued_again" => "retries = 1\nbackoff = \"1s\"\noverlap = \"queue\"\n",
+        _ => "",
+    };
+    for name in jobs().keys() {
+        world
+            .put(&PathBuf::from(format!("/p/{name}.toml")), format!("command = [\"x\"]\n{}", extra(name)).into_bytes());
+    }
+}
+
+pub(crate) struct User {
+    chance: Rng,
+    world: Rc<World>,
+    scheduler: Rc<Scheduler>,
+    hurts_state: bool,
+    /// Files that are only half written.
+    torn: Vec<(PathBuf, Vec<u8>)>,
+    pub(crate) dropped: Vec<Dropped>,
+    count: u32,
+}
+
+impl User {
+    pub(crate) fn new(seed: u64, world: Rc<World>, scheduler: Rc<Scheduler>, hurts_state: bool) -> Self {
+        let chance = Rng::new(seed, "user");
+        Self { chance, world, scheduler, hurts_state, torn: Vec::new(), dropped: Vec::new(), count: 0 }
+    }
+
+    /// One thing a person does.
+    pub(crate) fn act(&mut self) {
+        match self.chance.below(12) {
+            0 => self.scheduler.step_a_clock(),
+            1 => self.scheduler.ask_to_leave(),
+            2 if self.hurts_state => self.hurt_the_state(),
+            3 => self.complete_torn(),
+            4 => self.drop_junk(),
+            _ => {
+                for _ in 0..self.chance.between(1, 3) {
+                    self.drop_trigger();
+                }
+            }
+        }
+    }
+
+    /// Everything that was begun is completed.
+    pub(crate) fn finish(&mut self) {
+        while !self.torn.is_empty() {
+            self.complete_torn();
+        }
+    }
+
+    fn drop_trigger(&mut self) {
+        self.count += 1;
+        let names: Vec<String> = jobs().into_keys().collect();
+        let job = self.chance.pick(&names).clone();
+        let number = self.count;
+        let mut keys = vec![format!("\"args\": [{number}]")];
+        if self.chance.one_in(8) {
+            keys.push(r#""command": ["y"]"#.to_owned());
+        } else {
+            keys.push(format!("\"job\": \"{job}\""));
+        }
+        if self.chance.one_in(4) {
+            keys.push(format!("\"priority\": {}", self.chance.below(20)));
+        }
+        let mut may_end_as: &'static [&'static str] = &["processed"];
+        let mut key = None;
+        if self.chance.one_in(6) {
+            let id = format!("key{}", self.chance.below(3));
+            keys.push(format!("\"id\": \"{id}\""));
+            key = Some(id);
+            may_end_as = &["processed", "duplicate"];
+        }
+        if self.chance.one_in(8) {
+            let at = self.world.wall() + chrono::TimeDelta::seconds(self.chance.between(0, 20).cast_signed());
+            let word = if self.chance.one_in(2) { "time" } else { "expires" };
+            keys.push(format!("\"{word}\": \"{}\"", at.to_rfc3339()));
+        }
+        let text = format!("{{{}}}", keys.join(", "));
+        let name = if self.chance.one_in(5) { "same.json".to_owned() } else { format!("t{number}.json") };
+        let path = PathBuf::from("/c/Triggers").join(&name);
+        if self.world.files.borrow().contains_key(&path) {
+            return;
+        }
+        self.dropped.push(Dropped { name, bytes: text.clone().into_bytes(), may_end_as, key });
+        if self.chance.one_in(5) {
+            let half = text.len() / 2;
+            self.world.drop_file(&path, text.as_bytes()[..half].to_vec());
+            self.torn.push((path, text.into_bytes()));
+            // A slow writer is not slower than 2 s: it is completed before it counts as still.
+            self.complete_torn();
+        } else {
+            self.world.drop_file(&path, text.into_bytes());
+        }
+    }
+
+    fn complete_torn(&mut self) {
+        if let Some((path, bytes)) = self.torn.pop() {
+            self.world.drop_file(&path, bytes);
+        }
+    }
+
+    fn drop_junk(&mut self) {
+        self.count += 1;
+        let name = format!("junk{}.json", self.count);
+        let texts = ["{", "{\"job\": \"nobody\"", "[]", "{\"job\": \"plain\", \"jbo\": 1}", "{\"job\": \"unknown\"}"];
+        let text = format!("{}{}", self.chance.pick(&texts), " ".repeat(self.count as usize));
+        let path = PathBuf::from("/c/Triggers").join(&name);
+        self.dropped.push(Dropped { name, bytes: text.clone().into_bytes(), may_end_as: &["rejected"], key: None });
+        self.world.drop_file(&path, text.into_bytes());
+    }
+
+    fn hurt_the_state(&mut self) {
+        let path = Path::new("/c/state.json");
+        if !self.world.files.borrow().contains_key(path) {
+            return;
+        }
+        self.world.check.borrow_mut().state_hurt();
+        if self.chance.one_in(2) {
+            self.world.files.borrow_mut().remove(path);
+        } else {
+            let half = { self.world.files.borrow()[path].bytes.len() / 2 };
+            let bytes = self.world.files.borrow()[path].bytes[..half].to_vec();
+            self.world.put(path, bytes);
+        }
+    }
+}
