@@ -73,7 +73,7 @@ impl Device {
         self.liveness.observe(now.boot, beats, self.could_write);
         self.refresh(now);
         let state = Arc::clone(self.store.state());
-        self.liveness.meet(now.boot, state.runs.values().filter_map(|held| held.device.as_ref()));
+        self.liveness.meet(now.boot, state.runs.values().filter_map(|held| held.holder()));
         let was_drained = self.drained;
         self.beat += 1;
         let beat = self.beat(now, false);

@@ -41,8 +41,8 @@ pub struct Liveness {
     watching_since: Duration,
     last_look: Option<Duration>,
     peers: BTreeMap<DeviceId, Peer>,
-    /// Devices that hold something and whose heartbeat was never seen, and since when they are waited for.
-    strangers: BTreeMap<DeviceId, Duration>,
+    /// Lives that hold something and of which no heartbeat was seen, and since when they are waited for.
+    strangers: BTreeMap<(DeviceId, Session), Duration>,
 }
 
 impl Liveness {
@@ -80,12 +80,16 @@ impl Liveness {
         }
     }
 
-    /// Takes in who holds something: whoever has no heartbeat yet gets a whole lease to show one.
-    pub fn meet<'a>(&mut self, now: Duration, holders: impl Iterator<Item = &'a DeviceId>) {
-        let unseen: BTreeSet<&DeviceId> = holders.filter(|device| !self.peers.contains_key(*device)).collect();
-        self.strangers.retain(|device, _| unseen.contains(device));
-        for device in unseen {
-            self.strangers.entry(device.clone()).or_insert(now);
+    /// Takes in who holds something. A life that shows no heartbeat yet may have begun since the last look: it gets a whole
+    /// lease to show one, whatever is known of the device's life before.
+    pub fn meet<'a>(&mut self, now: Duration, holders: impl Iterator<Item = (&'a DeviceId, &'a Session)>) {
+        let unseen: BTreeSet<(DeviceId, Session)> = holders
+            .filter(|(device, session)| self.peers.get(*device).is_none_or(|peer| peer.beat.session != **session))
+            .map(|(device, session)| (device.clone(), session.clone()))
+            .collect();
+        self.strangers.retain(|life, _| unseen.contains(life));
+        for life in unseen {
+            self.strangers.entry(life).or_insert(now);
         }
     }
 
@@ -104,14 +108,13 @@ impl Liveness {
     #[must_use]
     pub fn verdict(&self, device: &DeviceId, session: &Session, now: Duration) -> Verdict {
         match self.peers.get(device) {
-            // It may have started since the last look. Who shows no heartbeat for a lease has none.
-            None => match self.strangers.get(device) {
+            Some(peer) if peer.beat.session == *session && self.is_dead(peer, now) => Verdict::Dead,
+            Some(peer) if peer.beat.session == *session => Verdict::Alive,
+            Some(peer) if !self.is_dead(peer, now) => Verdict::Replaced,
+            Some(_) | None => match self.strangers.get(&(device.clone(), session.clone())) {
                 Some(since) if now.saturating_sub(*since) >= self.lease => Verdict::Dead,
                 Some(_) | None => Verdict::Alive,
             },
-            Some(peer) if self.is_dead(peer, now) => Verdict::Dead,
-            Some(peer) if peer.beat.session == *session => Verdict::Alive,
-            Some(_) => Verdict::Replaced,
         }
     }
 
@@ -157,7 +160,8 @@ impl Liveness {
     /// When the next verdict can change by time alone.
     #[must_use]
     pub fn next_verdict(&self, now: Duration) -> Option<Duration> {
-        self.peers.values().map(|peer| peer.moved_at + self.lease).filter(|&at| at > now).min()
+        let moved = self.peers.values().map(|peer| peer.moved_at);
+        moved.chain(self.strangers.values().copied()).map(|since| since + self.lease).filter(|&at| at > now).min()
     }
 
     fn is_dead(&self, peer: &Peer, now: Duration) -> bool {
@@ -248,21 +252,38 @@ mod tests {
     }
 
     #[test]
-    fn a_device_that_was_never_seen_gets_a_whole_lease_to_show_itself() {
+    fn a_life_that_was_never_seen_gets_a_whole_lease_to_show_itself() {
         let mut seen = Liveness::new(LEASE, at(0));
         for now in (0..=100).step_by(2) {
             seen.observe(at(now), vec![], true);
         }
-        let device = DeviceId::new("d").unwrap();
+        let (device, session) = (DeviceId::new("d").unwrap(), Session::from_random(1));
         assert_eq!(verdict(&seen, 1, 100), Verdict::Alive);
         for now in (102..=116).step_by(2) {
-            seen.meet(at(now), [&device].into_iter());
+            seen.meet(at(now), [(&device, &session)].into_iter());
             seen.observe(at(now), vec![], true);
             assert_eq!(verdict(&seen, 1, now), Verdict::Alive);
         }
         assert_eq!(verdict(&seen, 1, 117), Verdict::Dead);
         seen.observe(at(118), vec![beat(1, 1)], true);
         assert_eq!(verdict(&seen, 1, 118), Verdict::Alive);
+    }
+
+    #[test]
+    fn a_device_that_comes_back_in_a_new_life_is_not_judged_by_its_dead_one() {
+        let mut seen = Liveness::new(LEASE, at(0));
+        for now in (0..=100).step_by(2) {
+            seen.observe(at(now), vec![beat(1, 7)], true);
+        }
+        let (device, session) = (DeviceId::new("d").unwrap(), Session::from_random(2));
+        for now in (102..=116).step_by(2) {
+            seen.meet(at(now), [(&device, &session)].into_iter());
+            seen.observe(at(now), vec![beat(1, 7)], true);
+            assert_eq!((verdict(&seen, 1, now), verdict(&seen, 2, now)), (Verdict::Dead, Verdict::Alive));
+        }
+        assert_eq!(verdict(&seen, 2, 117), Verdict::Dead);
+        seen.observe(at(118), vec![beat(2, 1)], true);
+        assert_eq!(verdict(&seen, 2, 118), Verdict::Alive);
     }
 
     #[test]
