@@ -127,7 +127,7 @@ fn end_waiting(context: &Context, entry: &Arc<Entry>) -> Result<Done, Failure> {
             evidence: &BTreeMap::new(),
             orphans: &[],
             vanished: &BTreeMap::new(),
-            accounted: false,
+            accounted: None,
         };
         store.transact(now, seen_revision, &mut |state| {
             let is_held = state.runs.get(&entry.run).is_some_and(|held| held.device.is_some());

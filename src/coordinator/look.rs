@@ -359,8 +359,8 @@ impl Device {
             }
         }
         self.look_for_vanished(&names, now)?;
-        let all_saw = state.rebuilt.is_some_and(|revision| self.liveness.all_saw(revision, now.boot));
-        self.accounted = all_saw && there.is_empty();
+        let all_saw = |revision: &u64| self.liveness.all_saw(*revision, now.boot);
+        self.accounted = state.rebuilt.filter(all_saw).filter(|_| there.is_empty());
         self.orphans_since.retain(|run, _| there.contains(run));
         self.orphans.retain(|orphan| there.contains(&orphan.run));
         Ok(())

@@ -110,7 +110,7 @@ pub struct Device {
     orphans_since: BTreeMap<RunId, Duration>,
     vanished: BTreeMap<RunId, bool>,
     vanished_since: BTreeMap<RunId, Duration>,
-    accounted: bool,
+    accounted: Option<u64>,
     cut: BTreeMap<Lease, u64>,
     /// The day folder of results that was made last.
     results_folder: Option<std::path::PathBuf>,
@@ -191,7 +191,7 @@ impl Device {
             orphans_since: BTreeMap::new(),
             vanished: BTreeMap::new(),
             vanished_since: BTreeMap::new(),
-            accounted: false,
+            accounted: None,
             cut: BTreeMap::new(),
             results_folder: None,
             beat,

@@ -50,8 +50,9 @@ pub struct Observation<'a> {
     pub orphans: &'a [Orphan],
     /// Runs listed as waiting whose file has been nowhere for a whole lease, and whether one of their results is final.
     pub vanished: &'a BTreeMap<RunId, bool>,
-    /// Whether every file in `.running` was found to be held, after every living device had worked through a rebuilt state.
-    pub accounted: bool,
+    /// The rebuilt state of which every file in `.running` was found to be held, after every living device had worked through
+    /// it: the revision in [`State::rebuilt`].
+    pub accounted: Option<u64>,
 }
 
 /// One step with a file. The store knows the paths.

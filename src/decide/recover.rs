@@ -70,7 +70,7 @@ pub fn keep(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
     if state.rebuilt.is_some() {
         list_again(state, seen, plan);
         let settled = |change: &Change| !matches!(change.matter, Matter::Kept(_) | Matter::Listed(_));
-        plan.rebuilt = seen.accounted && plan.changes.iter().all(settled);
+        plan.rebuilt = seen.accounted == state.rebuilt && plan.changes.iter().all(settled);
     }
 }
 
