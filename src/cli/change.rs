@@ -74,11 +74,10 @@ fn ended(status: &str) -> String {
 /// Asks the device that holds the run to end it.
 fn ask_to_cancel(context: &Context, id: &RunId, device: Option<&DeviceId>) -> Result<Done, Failure> {
     let Some(device) = device else { return Ok(Done::Moved) };
-    let seen = view::seen_revision(context)?;
     let mut store = view::store(context);
     let mut is_held = false;
     view::patiently(context, |now| {
-        store.change(now, seen, &mut |state| {
+        store.change(now, &mut |state| {
             is_held = state.runs.get(id).is_some_and(|held| held.device.as_ref() == Some(device));
             let is_new = is_held && !state.cancel_asked(id);
             if is_new {
@@ -110,7 +109,6 @@ pub(super) fn request(context: &Context, ask: Ask, run: Option<&RunId>, device: 
 /// Ends what waits, at once: nobody holds it.
 fn end_waiting(context: &Context, entry: &Arc<Entry>) -> Result<Done, Failure> {
     let programs = view::programs(context)?;
-    let seen_revision = view::seen_revision(context)?;
     let me = view::me(context);
     let mut store = view::store(context);
     let committed = view::patiently(context, |now| {
@@ -124,12 +122,13 @@ fn end_waiting(context: &Context, entry: &Arc<Entry>) -> Result<Done, Failure> {
             devices: &Liveness::new(Duration::ZERO, now.boot),
             ended: &BTreeMap::new(),
             mine: &BTreeMap::new(),
+            fenced: &BTreeMap::new(),
             evidence: &BTreeMap::new(),
             orphans: &[],
             vanished: &BTreeMap::new(),
             accounted: None,
         };
-        store.transact(now, seen_revision, &mut |state| {
+        store.transact(now, &mut |state| {
             let is_held = state.runs.get(&entry.run).is_some_and(|held| held.device.is_some());
             let changes = if is_held { Vec::new() } else { vec![cancel_waiting(&seen, entry)] };
             Plan { changes, ..Plan::default() }

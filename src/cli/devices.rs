@@ -166,10 +166,9 @@ fn ask(context: &Context, name: &str, ask: Ask) -> Result<Code, Failure> {
         Ask::Drain => true,
         Ask::Resume | Ask::Cancel => false,
     };
-    let seen = view::seen_revision(context)?;
     let mut store = view::store(context);
     view::patiently(context, |now| {
-        store.change(now, seen, &mut |state| {
+        store.change(now, &mut |state| {
             let pending = asked(state, &beat.device);
             // Asked for already, or what holds anyhow.
             if pending == Some(ask) || (pending.is_none() && beat.drained == wants_drained) {

@@ -220,7 +220,10 @@ fn by_trigger(context: &Context, name: &str) -> Result<Option<RunId>, Failure> {
         of_stem.sort_by(|a, b| b.run.cmp(&a.run));
         for it in of_stem {
             if it.first.is_some() {
-                return Ok(it.first);
+                if processed::was_dropped_as(&*context.disk, &context.layout, &it, name)? {
+                    return Ok(it.first);
+                }
+                continue;
             }
             // Different names can have one stem: the result knows the name.
             if is_named(context, &it.run, name)? {

@@ -109,12 +109,6 @@ pub(super) fn seen(devices: &[Device], state: &State) -> Vec<Seen> {
         .collect()
 }
 
-/// The largest revision that any device has seen: a state that has to be made anew goes on above it.
-pub(super) fn seen_revision(context: &Context) -> Result<u64, Failure> {
-    let beats = heartbeat::read_all(&*context.disk, &context.layout)?;
-    Ok(beats.iter().map(|beat| beat.revision).max().unwrap_or(0))
-}
-
 /// The job files.
 pub(super) fn programs(context: &Context) -> Result<Programs, Failure> {
     let mut programs = Programs::default();

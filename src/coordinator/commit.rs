@@ -16,7 +16,6 @@ use crate::store::{Failure, Refused};
 impl Device {
     /// Plans again under the lock, commits, and takes in the outcome. `true`: more may follow at once.
     pub(super) fn transact(&mut self, now: Moment) -> Result<bool, Refused> {
-        let seen_revision = self.liveness.newest_revision().max(self.worked_through);
         // The store is taken out for the call: the rules look at the rest of the device.
         let mut store = std::mem::replace(
             &mut self.store,
@@ -27,7 +26,7 @@ impl Device {
             ),
         );
         let seen = self.observation(now);
-        let outcome = store.transact(now, seen_revision, &mut |state| plan(state, &seen));
+        let outcome = store.transact(now, &mut |state| plan(state, &seen));
         self.store = store;
         self.say_what_the_store_says();
         let committed = outcome?;

@@ -31,8 +31,7 @@ impl Device {
             Ok(true) => {}
             // Missing or damaged: made anew under the lock.
             Ok(false) => {
-                let seen = self.liveness.newest_revision().max(self.worked_through);
-                if let Err(refused) = self.store.ensure(now, seen) {
+                if let Err(refused) = self.store.ensure(now) {
                     self.refused(refused, now);
                 }
             }

@@ -338,6 +338,7 @@ impl Device {
             devices: &self.liveness,
             ended: &self.ended,
             mine: &self.mine,
+            fenced: &self.fenced,
             evidence: &self.evidence,
             orphans: &self.orphans,
             vanished: &self.vanished,

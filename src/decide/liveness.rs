@@ -151,12 +151,6 @@ impl Liveness {
         self.peers.get(device).is_some_and(|peer| peer.missing_since.is_none())
     }
 
-    /// The largest revision that any heartbeat names.
-    #[must_use]
-    pub fn newest_revision(&self) -> u64 {
-        self.peers.values().map(|peer| peer.beat.revision).max().unwrap_or(0)
-    }
-
     /// When the next verdict can change by time alone.
     #[must_use]
     pub fn next_verdict(&self, now: Duration) -> Option<Duration> {

@@ -63,7 +63,8 @@ pub fn lose(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
         let dead = if *device == seen.me.device {
             // Whoever has the device's lock knows that its earlier life is over. And what it does not know of was its
             // own once, in a commit that a lock that lies let another one overwrite.
-            *session != seen.me.session || !seen.mine.contains_key(run)
+            let lease = Lease { run: run.clone(), attempt: held.attempt };
+            *session != seen.me.session || !(seen.mine.contains_key(run) || seen.fenced.contains_key(&lease))
         } else {
             seen.devices.verdict(device, session, seen.now.boot) == Verdict::Dead
         };

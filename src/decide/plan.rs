@@ -44,6 +44,8 @@ pub struct Observation<'a> {
     pub ended: &'a BTreeMap<Lease, Ended>,
     /// Attempts it runs.
     pub mine: &'a BTreeMap<RunId, Mine>,
+    /// Attempts that are no longer this device's and whose processes are being stopped.
+    pub fenced: &'a BTreeMap<Lease, Mine>,
     /// What was found out about attempts whose holder may be dead.
     pub evidence: &'a BTreeMap<Lease, Evidence>,
     /// Files in `.running` that nobody holds.

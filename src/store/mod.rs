@@ -15,7 +15,7 @@ use crate::model::time::Moment;
 use crate::volume::atomic::{Temporary, discard, stage};
 use crate::volume::disk::{Disk, Guard};
 use crate::volume::layout::Layout;
-use crate::volume::{self, Context, found};
+use crate::volume::{self, Context, found, heartbeat};
 
 mod moves;
 
@@ -23,6 +23,8 @@ pub use moves::Failure;
 
 /// How much of `state.json` names its revision and newest commits, bytes; generously.
 const HEAD: usize = 1_024;
+/// How much of the lock's file is read for the revisions noted there, bytes: more than were ever rebuilt.
+const NOTED: usize = 64 << 10;
 /// A rebuilt state goes on this far above what any heartbeat has seen: more than can be committed between two of them.
 const REBUILD_STEP: u64 = 10_000;
 /// The largest state that is read, bytes.
@@ -137,6 +139,8 @@ impl Store {
     pub fn refresh(&mut self) -> Result<bool, Refused> {
         match self.load()? {
             Loaded::Same => Ok(true),
+            // A network file system may show an older file for a while; what is there under the lock counts.
+            Loaded::New(state, _) if state.revision < self.state.revision => self.refresh_under_lock(),
             Loaded::New(state, head) => {
                 self.adopt(state, head);
                 Ok(true)
@@ -145,23 +149,28 @@ impl Store {
         }
     }
 
+    fn refresh_under_lock(&mut self) -> Result<bool, Refused> {
+        let path = self.layout.lock();
+        let Some(guard) = self.disk.lock(&path).on("lock", &path)? else { return Ok(true) };
+        let loaded = self.load()?;
+        drop(guard);
+        if let Loaded::New(state, head) = loaded {
+            self.adopt(state, head);
+        }
+        Ok(true)
+    }
+
     /// Asks `rules` for a plan with the newest state under the lock, moves the files, commits.
     ///
     /// A change of which one move cannot be done is left out, and with it every claim planned behind it; nothing that
-    /// happened is undone. `seen_revision` is the largest revision that any device is known to have seen: a state that is
-    /// missing or damaged goes on above it.
+    /// happened is undone.
     ///
     /// # Errors
     /// [`Refused`]; then no revision was made. Moves may have happened: the same plan made again finishes them.
-    pub fn transact(
-        &mut self,
-        now: Moment,
-        seen_revision: u64,
-        rules: &mut dyn FnMut(&State) -> Plan,
-    ) -> Result<Committed, Refused> {
+    pub fn transact(&mut self, now: Moment, rules: &mut dyn FnMut(&State) -> Plan) -> Result<Committed, Refused> {
         let path = self.layout.lock();
         let Some(guard) = self.disk.lock(&path).on("lock", &path)? else { return Err(Refused::Busy) };
-        let rebuilt = self.load_for_change(now, seen_revision)?;
+        let rebuilt = self.load_for_change(now)?;
         let plan = rules(&self.state);
         if plan.is_empty() && !rebuilt {
             return Ok(Committed { plan, failed: Vec::new() });
@@ -195,15 +204,10 @@ impl Store {
     ///
     /// # Errors
     /// [`Refused`]; then nothing changed.
-    pub fn change(
-        &mut self,
-        now: Moment,
-        seen_revision: u64,
-        change: &mut dyn FnMut(&mut State) -> bool,
-    ) -> Result<bool, Refused> {
+    pub fn change(&mut self, now: Moment, change: &mut dyn FnMut(&mut State) -> bool) -> Result<bool, Refused> {
         let path = self.layout.lock();
         let Some(guard) = self.disk.lock(&path).on("lock", &path)? else { return Err(Refused::Busy) };
-        let rebuilt = self.load_for_change(now, seen_revision)?;
+        let rebuilt = self.load_for_change(now)?;
         let mut next = (*self.state).clone();
         let changed = change(&mut next);
         if !changed && !rebuilt {
@@ -279,14 +283,14 @@ impl Store {
     }
 
     /// Under the lock: the newest state, made anew if it is missing or damaged. `true`: it was.
-    fn load_for_change(&mut self, now: Moment, seen_revision: u64) -> Result<bool, Refused> {
+    fn load_for_change(&mut self, now: Moment) -> Result<bool, Refused> {
         let is_first = match self.load()? {
             Loaded::Same => return Ok(false),
             Loaded::New(state, head) => {
                 self.adopt(state, head);
                 return Ok(false);
             }
-            Loaded::Missing => self.state.revision == 0 && seen_revision == 0 && !self.has_history(),
+            Loaded::Missing => self.seen_revision()? == 0 && !self.has_history(),
             Loaded::Damaged(why) => {
                 self.keep_damaged(now, &why)?;
                 false
@@ -294,7 +298,11 @@ impl Store {
         };
         let mut state = State::default();
         if !is_first {
-            state.revision = seen_revision.max(self.state.revision) + REBUILD_STEP;
+            state.revision = self.seen_revision()? + REBUILD_STEP;
+            // Lost again before anybody has seen it, it must not go on from the same number.
+            let note = format!("{}\n", state.revision + 1);
+            let lock = self.layout.lock();
+            self.disk.append(&lock, note.as_bytes()).on("write", &lock)?;
             // Its own commit counts up once more.
             state.rebuilt = Some(state.revision + 1);
             self.notices.push(format!(
@@ -306,6 +314,17 @@ impl Store {
         self.head.clear();
         self.mine.clear();
         Ok(!is_first)
+    }
+
+    /// The largest revision of which anything is known: seen here, told by a heartbeat, or noted in the lock's file when a state
+    /// was rebuilt.
+    fn seen_revision(&self) -> Result<u64, Refused> {
+        let beats = heartbeat::read_all(&*self.disk, &self.layout)?;
+        let lock = self.layout.lock();
+        let noted = found(self.disk.read_head(&lock, NOTED)).on("read", &lock)?.unwrap_or_default();
+        let noted = String::from_utf8_lossy(&noted).lines().filter_map(|line| line.parse().ok()).max();
+        let told = beats.iter().map(|beat| beat.revision).max();
+        Ok(self.state.revision.max(told.unwrap_or(0)).max(noted.unwrap_or(0)))
     }
 
     /// Whether the volume was used before: then a missing state is a lost one.
@@ -356,10 +375,10 @@ impl Store {
     ///
     /// # Errors
     /// [`Refused`].
-    pub fn ensure(&mut self, now: Moment, seen_revision: u64) -> Result<(), Refused> {
+    pub fn ensure(&mut self, now: Moment) -> Result<(), Refused> {
         let path = self.layout.lock();
         let Some(guard) = self.disk.lock(&path).on("lock", &path)? else { return Err(Refused::Busy) };
-        self.load_for_change(now, seen_revision)?;
+        self.load_for_change(now)?;
         if !self.head.is_empty() {
             return Ok(());
         }

@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
 
 use super::disk::{Disk, Kind, Meta};
@@ -224,18 +225,21 @@ impl Inbox {
         let salt = self.salts.get(key).copied().unwrap_or(0);
         match split_dropped(&key.name).1 {
             Some(carried) if salt == 0 => carried,
-            Some(_) | None => {
-                let mut hash = Sha256::new();
-                hash.update(key.name.as_bytes());
-                hash.update([0]);
-                hash.update(bytes);
-                hash.update(meta.id.inode.to_le_bytes());
-                hash.update(salt.to_le_bytes());
-                let hash = hash.finalize();
-                RunId::new(meta.changed, hash.iter().take(8).fold(0, |sum, byte| sum << 8 | u64::from(*byte)))
-            }
+            Some(_) | None => derived_id(&key.name, bytes, meta.id.inode, salt, meta.changed),
         }
     }
+}
+
+/// The run id of a file whose name carries none. `salt` counts up where an id was met before.
+pub(super) fn derived_id(name: &OsStr, bytes: &[u8], inode: u64, salt: u32, at: DateTime<Utc>) -> RunId {
+    let mut hash = Sha256::new();
+    hash.update(name.as_bytes());
+    hash.update([0]);
+    hash.update(bytes);
+    hash.update(inode.to_le_bytes());
+    hash.update(salt.to_le_bytes());
+    let hash = hash.finalize();
+    RunId::new(at, hash.iter().take(8).fold(0, |sum, byte| sum << 8 | u64::from(*byte)))
 }
 
 fn entry(

@@ -5,9 +5,11 @@ use std::ffi::{OsStr, OsString};
 use serde::Deserialize;
 
 use super::disk::Disk;
+use super::inbox::derived_id;
 use super::layout::Layout;
 use super::results::days_in;
 use super::{Context, Error, found};
+use crate::model::config::TRIGGER_LIMIT;
 use crate::model::entry::split_dropped;
 use crate::model::ids::RunId;
 
@@ -51,6 +53,19 @@ pub fn of_day(disk: &dyn Disk, layout: &Layout, date: &str) -> Result<Vec<Proces
     let folder = layout.processed().join(date);
     let names = found(disk.list(&folder)).on("list", &folder)?.unwrap_or_default();
     Ok(names.iter().filter_map(|name| parse_name(name)).collect())
+}
+
+/// Whether a trigger was dropped under this name: one that carries its run's id, or one that the id was made from.
+///
+/// # Errors
+/// What the system said.
+pub fn was_dropped_as(disk: &dyn Disk, layout: &Layout, it: &Processed, name: &str) -> Result<bool, Error> {
+    if let Some(carried) = split_dropped(OsStr::new(name)).1 {
+        return Ok(carried == it.run);
+    }
+    let path = layout.processed().join(it.run.date()).join(&it.name);
+    let Some((bytes, meta)) = found(disk.read(&path, TRIGGER_LIMIT)).on("read", &path)? else { return Ok(false) };
+    Ok(derived_id(OsStr::new(name), &bytes, meta.id.inode, 0, it.run.time()) == it.run)
 }
 
 /// Why a file was rejected, as far as people are told.
