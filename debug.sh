@@ -51,6 +51,8 @@ fail() {
     printf 'error: %s\nhint: %s\n' "$1" "$2" >&2
     exit "${3:-1}"
 }
+# For verbs that take no further words.
+no_more() { [ $# -eq 0 ] || fail "what is '$1'?" "./debug.sh help" 2; }
 have() { command -v "$1" >/dev/null 2>&1; }
 
 # --- tools -----------------------------------------------------------------------------------------------------------
@@ -136,7 +138,7 @@ start_time() {
 pid_of() {
     local pid started
     { read -r pid started <"$RUN/$1.pid"; } 2>/dev/null || return 1
-    [ "$(start_time "$pid")" = "$started" ] && printf '%s\n' "$pid"
+    [ -n "$started" ] && [ "$(start_time "$pid")" = "$started" ] && printf '%s\n' "$pid"
 }
 
 ids_started() {
@@ -194,7 +196,8 @@ cmd_up() {
         nohup "$BIN" run --device-id "$id" "$@" >"$out" 2>&1 </dev/null 9>&- &
     fi
     pid=$!
-    printf '%s %s\n' "$pid" "$(start_time "$pid")" >"$RUN/$id.pid"
+    # A device that has ended already has no start time, and is no running one.
+    printf '%s %s\n' "$pid" "$(start_time "$pid" || true)" >"$RUN/$id.pid"
     until heartbeat_of "$id" "$pid" && shown_alive "$id"; do
         if ! pid_of "$id" >/dev/null; then
             local code=0
@@ -222,6 +225,7 @@ cmd_up() {
 }
 
 cmd_down() {
+    no_more "${@:2}"
     local id pid ids=() waited=0 left
     if [ $# -gt 0 ]; then
         check_id "$1"
@@ -261,6 +265,7 @@ cmd_down() {
 }
 
 cmd_restart() {
+    no_more "${@:2}"
     local id=${1:-}
     # Without an id: all that were started here, or the default one.
     local ids=()
@@ -274,6 +279,7 @@ cmd_restart() {
 }
 
 cmd_kill() {
+    no_more "${@:2}"
     local id=${1:-} pid
     [ -n "$id" ] || fail "kill: which device?" "started here: $(ids_started | paste -sd ' ' -)" 2
     check_id "$id"
@@ -292,6 +298,7 @@ cmd_selftest() { cmd_build; "$BIN" --test "$@"; }
 count() { find "$1" "${@:2}" -type f 2>/dev/null | wc -l; }
 
 cmd_state() {
+    no_more "$@"
     [ -d "$COMMON" ] || fail "no folder $COMMON" "./debug.sh up makes it" 4
     printf '%-20s %8d files\n' \
         "waiting in Triggers" "$(count "$COMMON/Triggers" -maxdepth 1 -name '*.json' ! -name '.*')" \
@@ -312,6 +319,7 @@ cmd_state() {
 }
 
 cmd_trigger() {
+    no_more "${@:2}"
     local name=${1:-hello} folder=$COMMON/Triggers file=examples/triggers/${1:-hello}.json target
     if ! [[ $name =~ ^[A-Za-z0-9_-]+$ ]] || ! [ -f "$file" ]; then
         fail "no example trigger '$name'" "there are: $(cd examples/triggers && printf '%s ' *.json | sed 's/\.json//g')" 3
@@ -404,6 +412,7 @@ check_folders() {
 }
 
 cmd_check() {
+    no_more "$@"
     check_tool cargo rust "$(rust_found) (expected $(rust_wanted) or newer)"
     check_tool cc linker "$(command -v cc || true)"
     check_tool python3 python3 "$(python3 --version 2>&1 || true) (expected 3.8 or newer)"
@@ -486,7 +495,7 @@ cmd_menu() {
     while :; do
         echo
         for i in "${!items[@]}"; do printf '%3d  %s\n' $((i + 1)) "${texts[i]}"; done
-        read -r -p "choose [1-${#items[@]}, or a verb with its arguments]: " choice argument || break
+        read -r -p "choose [1-${#items[@]}, a verb with its arguments, or q]: " choice argument || break
         [ -n "$choice" ] || continue
         verb=$choice
         if [[ $choice =~ ^[0-9]{1,2}$ ]] && [ "$((10#$choice))" -ge 1 ] && [ "$((10#$choice))" -le ${#items[@]} ]; then

@@ -208,12 +208,28 @@ fn forget(context: &Context, name: &str) -> Result<Code, Failure> {
     let Some(_guard) = heartbeat::lock(&*context.disk, &context.layout, &beat.device)? else {
         return Err(refused());
     };
+    // Whoever comes back under this id begins anew: drained it was, if it was, is forgotten with it.
+    let mut holds = 0;
+    let mut store = view::store(context);
+    view::patiently(context, |now| {
+        store.change(now, &mut |state| {
+            holds = state.runs.values().filter(|held| held.device.as_ref() == Some(&beat.device)).count();
+            let asked = state.requests.len();
+            state.requests.retain(|request| request.device != beat.device || !concerns_device(request.ask));
+            state.requests.len() != asked
+        })
+    })?;
     let path = context.layout.heartbeat(&beat.device);
     found(context.disk.remove(&path)).on("remove", &path)?;
     if context.out.json {
         context.out.document(&serde_json::json!({"device": beat.device, "forgotten": true}))?;
     } else if !context.out.quiet {
-        context.out.line(&format!("{} is forgotten; what it held goes on elsewhere", beat.device))?;
+        let rest = match holds {
+            0 => String::new(),
+            1 => "; the run it held goes on elsewhere once its lease is over".to_owned(),
+            many => format!("; the {many} runs it held go on elsewhere once its lease is over"),
+        };
+        context.out.line(&format!("{} is forgotten{rest}", beat.device))?;
     }
     Ok(Code::Done)
 }

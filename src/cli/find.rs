@@ -149,7 +149,11 @@ fn resolve(context: &Context, name: &str) -> Result<Option<RunId>, Failure> {
         ));
     }
     if let Some(id) = RunId::parse(name) {
-        return Ok(Some(first_of_duplicate(context, &id)?.unwrap_or(id)));
+        let first = first_of_duplicate(context, &id)?;
+        if let Some(first) = &first {
+            context.out.note(&format!("the trigger {id} is a duplicate of the run {first}"));
+        }
+        return Ok(Some(first.unwrap_or(id)));
     }
     if name.ends_with(".json") {
         return by_trigger(context, name);

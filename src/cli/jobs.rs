@@ -16,6 +16,7 @@ use crate::model::state::{JobMark, State};
 use crate::model::time::show_duration;
 use crate::model::trigger::Json;
 use crate::volume::Context as _;
+use crate::volume::program_check::look_for_program;
 use crate::volume::programs::{job_of, misnamed_job, read};
 
 /// The verbs of `jobs`.
@@ -139,7 +140,9 @@ fn list(context: &Context) -> Result<Code, Failure> {
         context.out.table(["JOB", "TYPE", "STATE", "TAGS", "LAST"], &cells)?;
     }
     if !misnamed.is_empty() || rows.iter().any(|row| !row.valid) {
-        context.out.note("`orchestrator jobs validate` says what is wrong");
+        context.out.note(
+            "`orchestrator jobs validate` says what is wrong; a device goes on with the last good version it has read",
+        );
     }
     Ok(Code::Done)
 }
@@ -314,6 +317,16 @@ fn validate(names: &[String], context: &Context) -> Result<Code, Failure> {
             errors.extend(located(&file.job, found));
         }
     }
+    let path = std::env::var("PATH").unwrap_or_default();
+    let mut missing: Vec<(&JobName, JobError)> = Vec::new();
+    for (name, job) in files.iter().filter_map(|file| Some((&file.job, file.read.as_ref().ok()?))) {
+        let found = look_for_program(job, &context.layout.programs, &path);
+        missing.extend(found.errors.into_iter().map(|error| (name, error)));
+        for note in found.notes {
+            context.out.note(&format!("Programs/{name}.toml: {note}"));
+        }
+    }
+    errors.extend(missing.iter().map(|(name, error)| place(Some(name), error)));
     tell_errors(context, files.len(), &errors)?;
     Ok(if errors.is_empty() { Code::Done } else { Code::Failed })
 }

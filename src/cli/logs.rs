@@ -197,7 +197,15 @@ fn time_of(line: &str) -> Option<String> {
 }
 
 fn tell(out: &Out, line: &Line) -> Result<(), Failure> {
-    if out.json { out.line(&line.text) } else { out.line(&readable(out, line)) }
+    if out.json { out.line(&with_device(line)) } else { out.line(&readable(out, line)) }
+}
+
+/// The line as it was written, and whose it is. What is no JSON becomes a message.
+fn with_device(line: &Line) -> String {
+    let mut object = serde_json::from_str::<Map<String, Value>>(&line.text)
+        .unwrap_or_else(|_| Map::from_iter([("message".to_owned(), Value::from(line.text.as_str()))]));
+    object.insert("device".to_owned(), Value::from(line.device.as_str()));
+    Value::Object(object).to_string()
 }
 
 /// `2026-11-21 09:00:01.123 docker-main WARN the message key=value`.

@@ -43,7 +43,7 @@ struct Cli {
     #[command(flatten)]
     global: Global,
     /// Test this program and the volume; whatever it makes it removes. Exit code 1 if a check fails.
-    #[arg(long)]
+    #[arg(long, help_heading = "Options")]
     test: bool,
     #[command(flatten)]
     run: run::RunArgs,

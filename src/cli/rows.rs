@@ -123,6 +123,11 @@ impl Row {
         Cell::painted(self.status, paint(self.status))
     }
 
+    /// The device that had it. Who ended it while it waited did not have it.
+    pub(super) fn device_name(&self) -> &str {
+        self.device.as_ref().filter(|_| self.attempt > 0).map_or("-", DeviceId::as_str)
+    }
+
     /// How long it took, or has taken.
     fn took(&self, now: DateTime<Utc>) -> String {
         match (self.started_at.or(self.claimed_at), self.finished_at) {
@@ -143,6 +148,10 @@ pub(super) fn paint(status: &str) -> Paint {
 }
 
 impl ListArgs {
+    fn limits_nothing(&self) -> bool {
+        self.job.is_none() && self.status.is_none() && self.device.is_none() && self.since.is_none()
+    }
+
     fn takes_run(&self, id: &RunId, job: &JobName, since: Option<DateTime<Utc>>) -> bool {
         self.job.as_ref().is_none_or(|wanted| wanted == job) && since.is_none_or(|since| id.time() >= since)
     }
@@ -184,7 +193,8 @@ pub(super) fn list(args: &ListArgs, context: &Context) -> Result<Code, Failure> 
         return Ok(Code::Done);
     }
     if rows.is_empty() {
-        context.out.note("there is no such run");
+        let hint = if args.limits_nothing() { "there is no run yet" } else { "no run is like that" };
+        context.out.note(hint);
         return Ok(Code::Done);
     }
     table(context, &rows, now)?;
@@ -251,7 +261,7 @@ pub(super) fn table(context: &Context, rows: &[Row], now: DateTime<Utc>) -> Resu
                 Cell::new(row.job.as_str()),
                 row.status_cell(),
                 Cell::new(row.attempt.to_string()),
-                Cell::new(row.device.as_ref().map_or("-", DeviceId::as_str)),
+                Cell::new(row.device_name()),
                 Cell::new(short(row.created_at, now)),
                 Cell::new(row.took(now)),
             ]

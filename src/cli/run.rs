@@ -23,6 +23,7 @@ const LOG_LINES: usize = 4_096;
 
 /// Options of `run`.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Options for run")]
 pub(super) struct RunArgs {
     /// Take the id over from a living device, which stops its attempts and exits 5.
     #[arg(long)]

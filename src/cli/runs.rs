@@ -130,9 +130,7 @@ fn show_to_people(context: &Context, row: &Row, reason: Option<&str>, attempts: 
     safe("run", row.run_id.as_str())?;
     safe("job", row.job.as_str())?;
     line("status", &out.paint(paint(row.status), row.status))?;
-    if let Some(device) = &row.device {
-        safe("device", device.as_str())?;
-    }
+    safe("device", row.device_name())?;
     safe("attempt", &row.attempt.to_string())?;
     if let Some(trigger) = &row.trigger {
         safe("trigger", trigger)?;

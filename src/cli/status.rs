@@ -1,10 +1,11 @@
 //! `orchestrator status`: one screen of what is, and of what hinders.
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 
 use super::out::{Cell, Paint, printable};
 use super::rows::{Row, failed_since, table};
+use super::times::short;
 use super::view::{self, Device, Lies};
 use super::{Code, Context, Failure, devices};
 use crate::decide::catalog::Catalog;
@@ -14,11 +15,14 @@ use crate::model::entry::{Entry, FileKey};
 use crate::model::ids::{DeviceId, JobName, RunId};
 use crate::model::state::State;
 use crate::volume::inbox::is_trigger_name;
+use crate::volume::processed::{self, Rejection};
 use crate::volume::programs::Programs;
 use crate::volume::{Context as _, found};
 
 /// How much of each part people are shown.
 const SHOWN: usize = 10;
+/// How many rejections are read.
+const REJECTED: usize = 100;
 /// How old a file that is no trigger must be to be told of.
 const IGNORED_AGE: TimeDelta = TimeDelta::minutes(1);
 /// How many runs are looked at for failures: one screen must come quickly.
@@ -34,12 +38,24 @@ struct Screen {
     waiting: Vec<Waiting>,
     /// Names in the inbox that are no triggers.
     ignored: Vec<String>,
+    /// Triggers of the last day that could not be taken.
+    rejected: Vec<Rejected>,
     /// Due times; timed jobs are not claimed by this version.
     next: Vec<()>,
     failed: Vec<Row>,
     problems: Vec<String>,
     #[serde(skip)]
     failed_is_all: bool,
+    #[serde(skip)]
+    rejections: usize,
+}
+
+#[derive(Serialize)]
+struct Rejected {
+    trigger: String,
+    run_id: RunId,
+    error: String,
+    hint: String,
 }
 
 #[derive(Serialize)]
@@ -89,7 +105,16 @@ fn look(context: &Context) -> Result<Screen, Failure> {
     let active = state.runs.iter().filter(|(_, held)| held.device.is_some()).map(|(id, held)| Row::of_held(id, held));
     let since = context.now().wall - TimeDelta::days(1);
     let (failed, failed_is_all) = failed_since(context, since, LOOKED_AT)?;
+    let (rejected, rejections) = processed::rejected_since(&*context.disk, &context.layout, since, REJECTED)?;
+    let rejected = rejected.into_iter().map(|(run_id, Rejection { name, error, hint, .. })| Rejected {
+        trigger: name,
+        run_id,
+        error,
+        hint,
+    });
     Ok(Screen {
+        rejected: rejected.collect(),
+        rejections,
         active: active.collect(),
         devices: devices::rows(&devices, &state),
         waiting,
@@ -222,8 +247,15 @@ fn show(context: &Context, screen: &Screen) -> Result<(), Failure> {
     let of = if screen.failed_is_all { String::new() } else { format!(" (of the newest {LOOKED_AT} runs)") };
     heading(&format!("Failed in the last day{of}"), screen.failed.len())?;
     if !screen.failed.is_empty() {
-        table(context, &screen.failed[..screen.failed.len().min(SHOWN)], now)?;
-        more(screen.failed.len(), ": `orchestrator runs list --since 1d --status failed`")?;
+        let rows: Vec<[Cell; 7]> = screen.failed.iter().take(SHOWN).map(|row| failed_cells(row, now)).collect();
+        out.table(["RUN", "JOB", "STATUS", "ATTEMPT", "DEVICE", "FINISHED", "WHY"], &rows)?;
+        more(screen.failed.len(), ": `orchestrator runs list --since 1d`")?;
+    }
+    if screen.rejections > 0 {
+        heading("Rejected in the last day", screen.rejections)?;
+        let rows: Vec<[Cell; 3]> = screen.rejected.iter().take(SHOWN).map(rejected_cells).collect();
+        out.table(["TRIGGER", "RUN", "WHY"], &rows)?;
+        more(screen.rejections, " in TriggersProcessed/rejected")?;
     }
     if !screen.ignored.is_empty() {
         heading("Ignored in Triggers (no name of a trigger: NAME.json)", screen.ignored.len())?;
@@ -237,6 +269,23 @@ fn show(context: &Context, screen: &Screen) -> Result<(), Failure> {
         out.line(&out.paint(Paint::Red, &printable(problem)))?;
     }
     more(screen.problems.len(), ": `orchestrator jobs validate` shows those of job files")
+}
+
+fn failed_cells(row: &Row, now: DateTime<Utc>) -> [Cell; 7] {
+    [
+        Cell::new(row.run_id.as_str()),
+        Cell::new(row.job.as_str()),
+        row.status_cell(),
+        Cell::new(row.attempt.to_string()),
+        Cell::new(row.device_name()),
+        Cell::new(row.finished_at.map_or_else(String::new, |at| short(at, now))),
+        Cell::new(row.error.as_deref().unwrap_or("-")),
+    ]
+}
+
+fn rejected_cells(rejected: &Rejected) -> [Cell; 3] {
+    let why = format!("{} (hint: {})", rejected.error, rejected.hint);
+    [Cell::new(&rejected.trigger), Cell::new(rejected.run_id.as_str()), Cell::new(why)]
 }
 
 fn waiting_cells(waiting: &Waiting) -> [Cell; 4] {

@@ -29,10 +29,10 @@ pub(super) struct TriggerArgs {
     /// Positional arguments, each a string.
     #[arg(value_name = "ARG", allow_negative_numbers = true)]
     args: Vec<String>,
-    /// A keyword argument, a string; over those of --kwargs.
+    /// A keyword argument, always a string; over those of --kwargs.
     #[arg(long, value_name = "K=V", value_parser = key_value)]
     kwarg: Vec<(String, String)>,
-    /// Keyword arguments as a JSON object.
+    /// Keyword arguments as a JSON object: numbers and lists too.
     #[arg(long, value_name = "JSON")]
     kwargs: Option<String>,
     /// -999 to 999; higher is claimed first [default: the job's].
@@ -226,7 +226,7 @@ fn must_be_known(context: &Context, job: &JobName) -> Result<(), Failure> {
         }
         Known::Good(_) => {}
         Known::Broken => context.out.note(&format!(
-            "Programs/{job}.toml has an error (`orchestrator jobs validate`): its trigger waits until that is mended"
+            "Programs/{job}.toml has an error (`orchestrator jobs validate`): a device that has read a good version goes on with that one, any other waits until it is mended"
         )),
         Known::Unknown => return Err(view::no_such_job(job.as_str(), catalog)),
     }

@@ -12,6 +12,7 @@ use crate::model::lease::Lease;
 use crate::model::time::Moment;
 use crate::model::trigger::Target;
 use crate::store::{Failure, Refused};
+use crate::volume::results;
 
 impl Device {
     /// Plans again under the lock, commits, and takes in the outcome. `true`: more may follow at once.
@@ -89,8 +90,9 @@ impl Device {
                 self.supersede(&lease);
             }
             (Matter::Kept(lease), Some(Failure::Gone)) => self.fence(&lease),
-            (Matter::Lost(lease), failure) => {
+            (Matter::Lost(lease, job), failure) => {
                 if failure.is_none() {
+                    results::discard_output(&*self.parts.disk, &self.parts.layout.output(&job, &lease));
                     tracing::warn!(run = %lease.run, attempt = lease.attempt, "its device is dead: the attempt has ended as lost");
                 }
                 self.evidence.remove(&lease);

@@ -39,7 +39,7 @@ pub fn why(entry: &Entry, catalog: &Catalog, state: &State, devices: &[Seen], no
             Known::Good(job) => job,
             Known::Broken => {
                 return format!(
-                    "Programs/{name}.toml has an error and no earlier good version: `orchestrator jobs validate`"
+                    "Programs/{name}.toml has an error (`orchestrator jobs validate`): it waits until that is mended, or for a device that has read a good version"
                 );
             }
             Known::Unknown if catalog.is_empty() => {

@@ -115,7 +115,7 @@ fn lose_one(
         }
         waiting(held, attempt, retried, losses)
     };
-    Change { matter: Matter::Lost(lease), run, moves, entry, over: remembered }
+    Change { matter: Matter::Lost(lease, held.job.clone()), run, moves, entry, over: remembered }
 }
 
 fn lost_outcome(

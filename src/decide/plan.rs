@@ -147,7 +147,7 @@ pub enum Matter {
     /// A run that a lost state forgot is this device's.
     Kept(Lease),
     /// An attempt of a dead device is over.
-    Lost(Lease),
+    Lost(Lease, JobName),
     /// A file in `.running` that nobody holds goes on.
     Freed(RunId),
     /// A run that waits is listed again, as a lost state had it.

@@ -148,7 +148,7 @@ fn free_one(state: &State, seen: &Observation<'_>, plan: &Plan, orphan: &Orphan)
         return Change { matter, run: run.clone(), moves, entry, over: remembered };
     }
     // Whoever claimed it may only be slow, where the lock does not exclude: the number that it may still use is left to it.
-    let moves = vec![expect, wait(orphan.last_attempt + 2)];
+    let moves = vec![expect, wait(orphan.last_attempt + state.attempt_gap())];
     // What was never committed was never claimed: the run is not open, and blocks no other.
     let entry = state.runs.get(&orphan.run).filter(|held| held.device.is_none()).cloned();
     Change { matter, run, moves, entry, over: None }

@@ -260,7 +260,8 @@ impl Store {
 
     fn move_one(&mut self, change: &Change) -> Result<(), Failure> {
         for step in &change.moves {
-            moves::perform(&*self.disk, &self.layout, &mut self.names, &self.me.session, step)?;
+            let gap = self.state.attempt_gap();
+            moves::perform(&*self.disk, &self.layout, &mut self.names, &self.me.session, gap, step)?;
         }
         Ok(())
     }
@@ -290,19 +291,21 @@ impl Store {
                 self.adopt(state, head);
                 return Ok(false);
             }
-            Loaded::Missing => self.seen_revision()? == 0 && !self.has_history(),
+            Loaded::Missing => self.seen_revision()?.0 == 0 && !self.has_history(),
             Loaded::Damaged(why) => {
                 self.keep_damaged(now, &why)?;
                 false
             }
         };
         let mut state = State::default();
+        let (revision, count) = self.seen_revision()?;
+        state.revision = if is_first { 0 } else { revision + REBUILD_STEP };
+        // Lost again before anybody has seen it, it must not go on from the same number.
+        let note = format!("{}\n", state.revision + 1);
+        let lock = self.layout.lock();
+        self.disk.append(&lock, note.as_bytes()).on("write", &lock)?;
         if !is_first {
-            state.revision = self.seen_revision()? + REBUILD_STEP;
-            // Lost again before anybody has seen it, it must not go on from the same number.
-            let note = format!("{}\n", state.revision + 1);
-            let lock = self.layout.lock();
-            self.disk.append(&lock, note.as_bytes()).on("write", &lock)?;
+            state.rebuilds = count;
             // Its own commit counts up once more.
             state.rebuilt = Some(state.revision + 1);
             self.notices.push(format!(
@@ -317,14 +320,15 @@ impl Store {
     }
 
     /// The largest revision of which anything is known: seen here, told by a heartbeat, or noted in the lock's file when a state
-    /// was rebuilt.
-    fn seen_revision(&self) -> Result<u64, Refused> {
+    /// was made; and how many were made.
+    fn seen_revision(&self) -> Result<(u64, u32), Refused> {
         let beats = heartbeat::read_all(&*self.disk, &self.layout)?;
         let lock = self.layout.lock();
         let noted = found(self.disk.read_head(&lock, NOTED)).on("read", &lock)?.unwrap_or_default();
-        let noted = String::from_utf8_lossy(&noted).lines().filter_map(|line| line.parse().ok()).max();
-        let told = beats.iter().map(|beat| beat.revision).max();
-        Ok(self.state.revision.max(told.unwrap_or(0)).max(noted.unwrap_or(0)))
+        let noted: Vec<u64> = String::from_utf8_lossy(&noted).lines().filter_map(|line| line.parse().ok()).collect();
+        let told = beats.iter().map(|beat| beat.revision);
+        let revision = told.chain(noted.iter().copied()).fold(self.state.revision, u64::max);
+        Ok((revision, u32::try_from(noted.len()).unwrap_or(u32::MAX).max(1)))
     }
 
     /// Whether the volume was used before: then a missing state is a lost one.

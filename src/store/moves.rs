@@ -13,9 +13,6 @@ use crate::volume::layout::Layout;
 use crate::volume::results::{self, staged_path};
 use crate::volume::{self, Context, found, is_absent};
 
-/// How many attempt numbers a run can be ahead that was taken for an orphan while its holder stood still.
-const ORPHANED: u32 = 2;
-
 /// Why a change did not happen.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
@@ -39,12 +36,15 @@ pub enum Failure {
     Volume(#[from] volume::Error),
 }
 
-/// Does one move.
+/// Does one move. `gap`: how far behind an attempt that nobody named the next one may be ([`State::attempt_gap`]).
+///
+/// [`State::attempt_gap`]: crate::model::state::State::attempt_gap
 pub(super) fn perform(
     disk: &dyn Disk,
     layout: &Layout,
     names: &mut Temporary,
     session: &Session,
+    gap: u32,
     step: &Move,
 ) -> Result<(), Failure> {
     match step {
@@ -73,7 +73,7 @@ pub(super) fn perform(
             }
         }
         Move::Publish { job, lease, doubtful } => {
-            let later = lease.attempt + 1..=lease.attempt + if *doubtful { 2 * ORPHANED } else { ORPHANED };
+            let later = lease.attempt + 1..=lease.attempt + if *doubtful { 2 * gap } else { gap };
             if is_over(disk, layout, job, &lease.run, (1..lease.attempt).chain(later))? {
                 return Err(Failure::Taken);
             }
@@ -81,7 +81,7 @@ pub(super) fn perform(
         }
         Move::Record(outcome) => {
             let lease = Lease { run: outcome.run_id.clone(), attempt: outcome.attempt };
-            let others = (0..=lease.attempt + ORPHANED).filter(|attempt| *attempt != lease.attempt);
+            let others = (0..=lease.attempt + gap).filter(|attempt| *attempt != lease.attempt);
             if outcome.is_final && is_over(disk, layout, &outcome.job, &lease.run, others)? {
                 return Err(Failure::Taken);
             }

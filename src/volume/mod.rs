@@ -17,6 +17,7 @@ pub mod layout;
 pub mod logs;
 pub mod os;
 pub mod processed;
+pub mod program_check;
 pub mod programs;
 pub mod rejects;
 pub mod results;

@@ -1,7 +1,9 @@
 //! Triggers that are over, found again by name: processed, duplicate or rejected.
 
 use std::ffi::{OsStr, OsString};
+use std::path::Path;
 
+use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
 use super::disk::Disk;
@@ -103,6 +105,46 @@ pub fn rejection_of_name(disk: &dyn Disk, layout: &Layout, dropped: &str) -> Res
     newest_note(disk, layout, "", |rejected| rejected.stem == stem)
 }
 
+/// The newest rejections of triggers that were dropped since then, newest first, at most `limit`; and how many there are.
+///
+/// # Errors
+/// What the system said.
+pub fn rejected_since(
+    disk: &dyn Disk,
+    layout: &Layout,
+    since: DateTime<Utc>,
+    limit: usize,
+) -> Result<(Vec<(RunId, Rejection)>, usize), Error> {
+    let first = since.format("%Y-%m-%d").to_string();
+    let mut notes = Vec::new();
+    for day in days_in(disk, &layout.processed().join("rejected"))?.iter().take_while(|day| **day >= first) {
+        let folder = layout.rejected(day);
+        notes.extend(notes_in(disk, &folder)?.into_iter().map(|(it, name)| (it.run, folder.join(name))));
+    }
+    notes.retain(|(run, _)| run.time() >= since);
+    notes.sort_by(|a, b| b.cmp(a));
+    let mut newest = Vec::new();
+    for (run, path) in notes.iter().take(limit) {
+        newest.extend(read_note(disk, path)?.map(|note| (run.clone(), note)));
+    }
+    Ok((newest, notes.len()))
+}
+
+/// The notes of a day. They lie beside the rejected files, under their names.
+fn notes_in(disk: &dyn Disk, folder: &Path) -> Result<Vec<(Processed, OsString)>, Error> {
+    let names = found(disk.list(folder)).on("list", folder)?.unwrap_or_default();
+    let noted = |name: OsString| {
+        let base = name.to_str()?.strip_suffix(".error.json")?;
+        Some((parse_name(OsStr::new(&format!("{base}.json")))?, name))
+    };
+    Ok(names.into_iter().filter_map(noted).collect())
+}
+
+fn read_note(disk: &dyn Disk, path: &Path) -> Result<Option<Rejection>, Error> {
+    let read = found(disk.read(path, NOTE_LIMIT)).on("read", path)?;
+    Ok(read.and_then(|(bytes, _)| serde_json::from_slice(&bytes).ok()))
+}
+
 fn newest_note(
     disk: &dyn Disk,
     layout: &Layout,
@@ -111,19 +153,9 @@ fn newest_note(
 ) -> Result<Option<Rejection>, Error> {
     for day in days_in(disk, &layout.processed().join("rejected"))?.iter().take_while(|day| day.as_str() >= since) {
         let folder = layout.rejected(day);
-        let names = found(disk.list(&folder)).on("list", &folder)?.unwrap_or_default();
-        // Noted beside the file, under its name.
-        let noted = names.iter().filter_map(|name| {
-            let base = name.to_str()?.strip_suffix(".error.json")?;
-            parse_name(OsStr::new(&format!("{base}.json"))).map(|rejected| (rejected, name))
-        });
-        let Some((_, name)) = noted.filter(|(rejected, _)| wanted(rejected)).max_by(|a, b| a.0.run.cmp(&b.0.run))
-        else {
-            continue;
-        };
-        let path = folder.join(name);
-        let Some((bytes, _)) = found(disk.read(&path, NOTE_LIMIT)).on("read", &path)? else { continue };
-        return Ok(serde_json::from_slice(&bytes).ok());
+        let noted = notes_in(disk, &folder)?.into_iter().filter(|(rejected, _)| wanted(rejected));
+        let Some((_, name)) = noted.max_by(|a, b| a.0.run.cmp(&b.0.run)) else { continue };
+        return read_note(disk, &folder.join(name));
     }
     Ok(None)
 }

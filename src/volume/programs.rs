@@ -143,7 +143,7 @@ pub fn job_of(name: &OsString) -> Option<JobName> {
 pub fn misnamed_job(name: &OsString) -> Option<JobError> {
     let file = name.to_string_lossy();
     let stem = file.strip_suffix(".toml").filter(|_| !file.starts_with('.'))?;
-    if NO_JOBS.contains(&&*file) {
+    if NO_JOBS.contains(&&*file) || job_of(name).is_some() {
         return None;
     }
     Some(JobError {

@@ -113,9 +113,7 @@ pub fn take_output(disk: &dyn Disk, path: &Path, is_function: bool) -> Result<Ou
         }
     }
     if is_function {
-        let mut name = path.as_os_str().to_owned();
-        name.push(".error");
-        let path = PathBuf::from(name);
+        let path = error_path(path);
         if let Some((bytes, _)) = found(disk.read(&path, RESULT_LIMIT)).on("read", &path)? {
             let text: String = String::from_utf8_lossy(&bytes).trim().chars().take(2_000).collect();
             output.error = (!text.is_empty()).then_some(text);
@@ -123,6 +121,21 @@ pub fn take_output(disk: &dyn Disk, path: &Path, is_function: bool) -> Result<Ou
         }
     }
     Ok(output)
+}
+
+/// Where the function runner says what went wrong.
+fn error_path(output: &Path) -> PathBuf {
+    let mut name = output.as_os_str().to_owned();
+    name.push(".error");
+    PathBuf::from(name)
+}
+
+/// Removes what the program of a dead device has left: nobody takes it any more.
+pub fn discard_output(disk: &dyn Disk, path: &Path) {
+    for path in [path.to_owned(), error_path(path)] {
+        // It is hidden and small; should it stay, nothing looks at it.
+        let _ = disk.remove(&path);
+    }
 }
 
 fn check_output(bytes: &[u8], kind: Kind, size: u64) -> Result<Json, String> {
