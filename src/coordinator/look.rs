@@ -181,6 +181,7 @@ impl Device {
             Ok(changed) => {
                 self.solved("programs");
                 if changed {
+                    tracing::debug!(jobs = self.programs.catalog().jobs.len(), "job files are read anew");
                     for error in self.programs.errors() {
                         tracing::warn!(hint = error.hint, "{error}");
                     }

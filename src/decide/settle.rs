@@ -117,7 +117,7 @@ pub fn judge(mine: &Mine, report: &Report, me: &Me, cancel_asked: bool, gone: bo
         claimed_at: Some(mine.held.claimed_at),
         started_at: report.started_at,
         finished_at: report.finished_at,
-        duration_ms: report.started_at.map(|_| report.duration.as_secs_f64() * 1_000.0),
+        duration_ms: report.started_at.map(|_| (report.duration.as_secs_f64() * 1e6).round() / 1e3),
         usage: report.usage,
         log: report.log.clone(),
         log_truncated: report.log_truncated,

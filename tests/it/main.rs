@@ -9,4 +9,7 @@
 mod cli;
 mod devices;
 mod exec_contract;
+mod jobs;
 mod tidy;
+mod triggers;
+mod volume;
