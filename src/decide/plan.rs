@@ -60,6 +60,13 @@ pub struct Observation<'a> {
 /// One step with a file. The store knows the paths.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Move {
+    /// This attempt must have no result yet: else another device has ended it, in a commit that was lost.
+    Unended {
+        /// The job.
+        job: JobName,
+        /// The attempt.
+        lease: Lease,
+    },
     /// The file of this held run must be in `.running`.
     Expect {
         /// The run.

@@ -60,9 +60,12 @@ pub fn keep(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
             continue;
         }
         plan.changes.push(Change {
-            matter: Matter::Kept(lease),
+            matter: Matter::Kept(lease.clone()),
             run: mine.run.clone(),
-            moves: vec![Move::Expect { run: mine.run.clone(), stem: mine.held.stem.clone() }],
+            moves: vec![
+                Move::Unended { job: mine.held.job.clone(), lease },
+                Move::Expect { run: mine.run.clone(), stem: mine.held.stem.clone() },
+            ],
             entry: Some(Arc::clone(&mine.held)),
             over: None,
         });

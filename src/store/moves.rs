@@ -48,6 +48,10 @@ pub(super) fn perform(
     step: &Move,
 ) -> Result<(), Failure> {
     match step {
+        Move::Unended { job, lease } => {
+            let path = layout.result(job, lease);
+            found(disk.stat(&path)).on("look at", &path)?.map_or(Ok(()), |_| Err(Failure::Gone))
+        }
         Move::Expect { run, stem } => {
             let path = layout.running_file(run, stem);
             found(disk.stat(&path)).on("look at", &path)?.map(|_| ()).ok_or(Failure::Gone)
