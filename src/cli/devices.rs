@@ -50,6 +50,8 @@ pub(super) fn devices(verb: &DevicesVerb, context: &Context) -> Result<Code, Fai
 pub(super) struct Row {
     device: DeviceId,
     alive: bool,
+    /// It has left by itself.
+    left: bool,
     drained: bool,
     tags: Vec<Tag>,
     slots: u32,
@@ -70,6 +72,7 @@ pub(super) fn rows(devices: &[Device], state: &State) -> Vec<Row> {
     let row = |Device { beat, alive }: &Device| Row {
         device: beat.device.clone(),
         alive: *alive,
+        left: !alive && beat.left,
         drained: beat.drained,
         tags: beat.tags.iter().cloned().collect(),
         slots: beat.slots,
@@ -135,8 +138,12 @@ pub(super) fn table(context: &Context, rows: &[Row]) -> Result<(), Failure> {
 
 fn state_cell(row: &Row) -> Cell {
     match (row.alive, row.asked, row.drained) {
-        (false, _, false) => Cell::painted("dead", Paint::Red),
-        (false, _, true) => Cell::painted("dead, drained", Paint::Red),
+        (false, _, drained) => match (row.left, drained) {
+            (true, false) => Cell::painted("left", Paint::Dim),
+            (true, true) => Cell::painted("left, drained", Paint::Dim),
+            (false, false) => Cell::painted("dead", Paint::Red),
+            (false, true) => Cell::painted("dead, drained", Paint::Red),
+        },
         (true, Some(Ask::Drain), false) => Cell::painted("alive, to be drained", Paint::Yellow),
         (true, Some(Ask::Resume), true) => Cell::painted("drained, to be resumed", Paint::Yellow),
         (true, _, true) => Cell::painted("drained", Paint::Yellow),
