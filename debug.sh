@@ -205,8 +205,8 @@ cmd_up() {
             rm -f "$RUN/$id.pid"
             tail -n 20 "$out" >&2
             case $code in
-                4) fail "device $id ended with exit code 4: the folder $COMMON cannot be used" "./debug.sh check" ;;
-                5) fail "device $id ended with exit code 5: a living device has this id" "choose another one: ./debug.sh up ID" ;;
+                4) fail "device $id ended with exit code 4: the folder $COMMON cannot be used" "./debug.sh check" 4 ;;
+                5) fail "device $id ended with exit code 5: a living device has this id" "choose another one: ./debug.sh up ID" 5 ;;
                 *) fail "device $id ended with exit code $code" "read $out" ;;
             esac
         fi

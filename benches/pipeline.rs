@@ -26,6 +26,7 @@
 //! | [`device`] | one running pipeline of either side |
 //! | [`stage`] | a volume, its devices and the bounded wait for results |
 //! | [`rounds`] | one round of each experiment |
+//! | [`inside`] | one call inside the program: a spawn, a commit |
 //! | [`measures`] | which rounds are run, and the rows they make |
 //! | [`report`] | rows, verdicts, the table and the JSON |
 
@@ -44,6 +45,8 @@ mod clock;
 mod device;
 #[path = "pipeline/floor.rs"]
 mod floor;
+#[path = "pipeline/inside.rs"]
+mod inside;
 #[path = "pipeline/measures.rs"]
 mod measures;
 #[path = "pipeline/options.rs"]

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use crate::Outcome;
 use crate::device::{ALONE, Seat, Side};
 use crate::floor;
+use crate::inside;
 use crate::options::Options;
 use crate::probe::Probe;
 use crate::report::Target::{AtLeast, AtMost, RatioAtLeast, RatioAtMost};
@@ -43,12 +44,7 @@ pub(crate) fn run(options: &Options, report: &mut Report) -> Outcome<()> {
     bench.two_devices(report);
     bench.idle(report);
     bench.start(report);
-    if options.wants(&["A7"]) {
-        report.remark("A7 left out: spawn() against std::process::Command comes with the native executor");
-    }
-    if options.wants(&["A8"]) {
-        report.remark("A8 left out: the cost of a commit comes with the store");
-    }
+    bench.inside(report);
     Ok(())
 }
 
@@ -199,6 +195,28 @@ impl Bench<'_> {
             };
             let what = format!("exec → first main(), {jobs} job files");
             report.add(self.compare("A11", &what, "ms", &[AtMost(limit)], &rounds, |&millis| millis));
+        }
+    }
+
+    /// A7 and A8, in this process.
+    fn inside(&self, report: &mut Report) {
+        let (calls, pair) = (self.options.calls(), [Side::Floor, Side::Product]);
+        if self.options.wants(&["A7"]) {
+            let rounds = self.interleave_sides(&pair, "spawns", |side| inside::spawn(self.place, side, calls));
+            if let Some(rounds) = report.keep("A7", self.place.name, rounds) {
+                report.add(self.compare("A7", "one spawn, p50", "µs", &[RatioAtMost(1.15)], &rounds, |&micros| micros));
+            }
+        }
+        if self.options.wants(&["A8"]) {
+            for active in [10, 100, 1_000] {
+                let title = format!("commits with {active} active runs");
+                let rounds =
+                    self.interleave_sides(&pair, &title, |side| inside::commit(self.place, side, active, calls));
+                if let Some(rounds) = report.keep("A8", self.place.name, rounds) {
+                    let what = format!("one commit, {active} active runs, p50");
+                    report.add(self.compare("A8", &what, "µs", &[RatioAtMost(1.3)], &rounds, |&micros| micros));
+                }
+            }
         }
     }
 

@@ -42,8 +42,8 @@ pub(crate) struct Options {
 }
 
 const HELP: &str = "\
-A1  drop -> the process's main(), p50 and p99     A7   spawn against std::process::Command (left out yet)
-A2  drop -> result visible, p50                   A8   cost of a commit (left out yet)
+A1  drop -> the process's main(), p50 and p99     A7   spawn against std::process::Command
+A2  drop -> result visible, p50                   A8   cost of a commit
 A3  1,000 triggers at once                        A9   resident memory, idle and after 10,000 runs
 A4  10,000 triggers at once                       A10  CPU while idle
 A5  cost per trigger as their number grows        A11  start -> first trigger's main()
@@ -82,6 +82,11 @@ impl Options {
     /// Single triggers in a round of A1 and A2.
     pub(crate) fn samples(&self) -> u32 {
         if self.quick { 50 } else { 200 }
+    }
+
+    /// Calls in a round of A7 and A8.
+    pub(crate) fn calls(&self) -> usize {
+        if self.quick { 100 } else { 500 }
     }
 
     /// Starts in a round of A11.

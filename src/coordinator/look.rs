@@ -70,6 +70,9 @@ impl Device {
             return Some(End::Replaced);
         }
         self.liveness.observe(now.boot, beats, self.could_write);
+        // Who has just come hears of commits when it looks itself, at its beats.
+        let others = self.liveness.alive(now.boot).any(|peer| peer.beat.device != self.parts.me.device);
+        self.store.set_watched(others);
         self.refresh(now);
         let state = Arc::clone(self.store.state());
         self.liveness.meet(now.boot, state.runs.values().filter_map(|held| held.holder()));

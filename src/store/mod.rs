@@ -88,6 +88,7 @@ pub struct Store {
     breach: Option<Breach>,
     /// Something to say to people: a state was rebuilt, a damaged one kept.
     notices: Vec<String>,
+    is_watched: bool,
 }
 
 /// A state as it lies on the disk.
@@ -112,6 +113,7 @@ impl Store {
             mine: Vec::new(),
             breach: None,
             notices: Vec::new(),
+            is_watched: true,
         }
     }
 
@@ -238,8 +240,16 @@ impl Store {
         Ok(())
     }
 
+    /// Says whether anybody but this process may watch the volume: without, no commit is announced.
+    pub fn set_watched(&mut self, watched: bool) {
+        self.is_watched = watched;
+    }
+
     /// Wakes whoever watches. The lock file stays the same file for ever, so one watch on it hears of every commit.
     fn tell(&self) {
+        if !self.is_watched {
+            return;
+        }
         if let Err(error) = self.disk.touch(&self.layout.lock()) {
             tracing::debug!(%error, "the others hear of this commit at their next beat");
         }

@@ -46,17 +46,15 @@ pub enum Look {
     Refused(RunId, Refusal),
 }
 
-#[derive(Debug)]
-enum Known {
-    Taken(FileId),
-    Unsettled { id: FileId, since: Duration },
-    Unreadable(String),
-}
-
 /// What one device remembers of the inbox.
 #[derive(Debug, Default)]
 pub struct Inbox {
-    known: BTreeMap<FileKey, Known>,
+    /// What each name held when it was read.
+    taken: BTreeMap<FileKey, FileId>,
+    /// What did not parse, and since when it has stood still.
+    unsettled: BTreeMap<FileKey, (FileId, Duration)>,
+    /// What cannot be read, and why.
+    unreadable: BTreeMap<FileKey, String>,
     /// Triggers whose run id another run has: how often they were given another one.
     salts: BTreeMap<FileKey, u32>,
     ignored: BTreeMap<OsString, Duration>,
@@ -90,14 +88,14 @@ impl Inbox {
             }
         }
         self.ignored.retain(|name, _| disk.stat(&layout.triggers().join(name)).is_ok());
-        let gone: Vec<_> = self.known.keys().filter(|key| !there.contains(*key)).cloned().collect();
+        let known = self.taken.keys().chain(self.unsettled.keys()).chain(self.unreadable.keys());
+        let gone: BTreeSet<_> = known.filter(|key| !there.contains(*key)).cloned().collect();
         for key in gone {
             self.forget(&key);
             news.push((key, Look::Gone));
         }
         for key in there {
-            let is_settled = matches!(self.known.get(&key), Some(Known::Taken(_)));
-            if deep || !is_settled {
+            if deep || !self.taken.contains_key(&key) {
                 let look = self.look(disk, layout, &key, now)?;
                 news.push((key, look));
             }
@@ -111,7 +109,7 @@ impl Inbox {
     /// What the system said, unless it concerns this file alone: then it is [`Look::NotYet`].
     pub fn look(&mut self, disk: &dyn Disk, layout: &Layout, key: &FileKey, now: Moment) -> Result<Look, Error> {
         let path = layout.entry(key);
-        if let Some(Known::Taken(id)) = self.known.get(key)
+        if let Some(id) = self.taken.get(key)
             && disk.stat(&path).is_ok_and(|meta| meta.id == *id)
         {
             return Ok(Look::Same);
@@ -124,7 +122,8 @@ impl Inbox {
             }
             Err(error) => {
                 let why = Error { doing: "read", path, source: error }.to_string();
-                self.known.insert(key.clone(), Known::Unreadable(why));
+                self.doubt(key);
+                self.unreadable.insert(key.clone(), why);
                 return Ok(Look::NotYet);
             }
         };
@@ -135,7 +134,8 @@ impl Inbox {
         match self.parse(bytes, &meta) {
             Ok(trigger) => {
                 let entry = entry(disk, layout, key, run, meta.id, trigger, now)?;
-                self.known.insert(key.clone(), Known::Taken(meta.id));
+                self.doubt(key);
+                self.taken.insert(key.clone(), meta.id);
                 Ok(Look::Entry(Arc::new(entry)))
             }
             Err(refusal) if refusal.unfinished && !self.is_settled(key, meta.id, now.boot) => Ok(Look::NotYet),
@@ -146,18 +146,20 @@ impl Inbox {
     /// Gives a trigger another run id: its own belongs to another run.
     pub fn salt(&mut self, key: &FileKey) {
         *self.salts.entry(key.clone()).or_default() += 1;
-        self.known.remove(key);
+        self.doubt(key);
     }
 
     /// Forgets what was known of a file, so that the next look reads it again.
     pub fn forget(&mut self, key: &FileKey) {
-        self.known.remove(key);
+        self.doubt(key);
         self.salts.remove(key);
     }
 
     /// Reads a file again at the next look, under the same run id.
     pub fn doubt(&mut self, key: &FileKey) {
-        self.known.remove(key);
+        self.taken.remove(key);
+        self.unsettled.remove(key);
+        self.unreadable.remove(key);
     }
 
     /// Files that must be looked at again by this time, and when.
@@ -165,14 +167,12 @@ impl Inbox {
     pub fn unsettled(&self, now: Duration) -> (Vec<FileKey>, Option<Duration>) {
         let mut due = Vec::new();
         let mut next: Option<Duration> = None;
-        for (key, known) in &self.known {
-            if let Known::Unsettled { since, .. } = known {
-                let at = *since + SETTLE;
-                if at <= now {
-                    due.push(key.clone());
-                } else {
-                    next = Some(next.map_or(at, |next| next.min(at)));
-                }
+        for (key, (_, since)) in &self.unsettled {
+            let at = *since + SETTLE;
+            if at <= now {
+                due.push(key.clone());
+            } else {
+                next = Some(next.map_or(at, |next| next.min(at)));
             }
         }
         (due, next)
@@ -186,17 +186,15 @@ impl Inbox {
 
     /// Files that cannot be read, and why.
     pub fn unreadable(&self) -> impl Iterator<Item = (&FileKey, &str)> {
-        self.known.iter().filter_map(|(key, known)| match known {
-            Known::Unreadable(why) => Some((key, why.as_str())),
-            Known::Taken(_) | Known::Unsettled { .. } => None,
-        })
+        self.unreadable.iter().map(|(key, why)| (key, why.as_str()))
     }
 
     fn is_settled(&mut self, key: &FileKey, id: FileId, now: Duration) -> bool {
-        match self.known.get(key) {
-            Some(Known::Unsettled { id: known, since }) if *known == id => now.saturating_sub(*since) >= SETTLE,
+        match self.unsettled.get(key) {
+            Some((known, since)) if *known == id => now.saturating_sub(*since) >= SETTLE,
             Some(_) | None => {
-                self.known.insert(key.clone(), Known::Unsettled { id, since: now });
+                self.doubt(key);
+                self.unsettled.insert(key.clone(), (id, now));
                 false
             }
         }
