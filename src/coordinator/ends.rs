@@ -54,21 +54,8 @@ impl Device {
     /// An attempt that is claimed and not started when the device leaves goes back as it is.
     pub(super) fn hand_back_unstarted(&mut self, lease: &Lease, now: Moment) {
         self.running.insert(lease.clone());
-        let report = Report {
-            status: Status::Cancelled,
-            hand_back: true,
-            exit_code: None,
-            signal: None,
-            error: Some("its device left before it was started".to_owned()),
-            result: None,
-            result_error: None,
-            started_at: None,
-            finished_at: now.wall,
-            duration: std::time::Duration::ZERO,
-            usage: None,
-            log: None,
-            log_truncated: false,
-        };
+        let error = "its device left before it was started".to_owned();
+        let report = Report { hand_back: true, ..Report::unstarted(Status::Cancelled, error, now.wall) };
         self.unstaged.insert(lease.clone(), report);
         self.due.again = Some(now.boot);
     }

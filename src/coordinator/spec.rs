@@ -72,21 +72,7 @@ impl Device {
 
     fn end_unstarted(&mut self, lease: &Lease, error: String, now: Moment) {
         self.running.insert(lease.clone());
-        let report = Report {
-            status: Status::Failed,
-            hand_back: false,
-            exit_code: None,
-            signal: None,
-            error: Some(error),
-            result: None,
-            result_error: None,
-            started_at: None,
-            finished_at: now.wall,
-            duration: std::time::Duration::ZERO,
-            usage: None,
-            log: None,
-            log_truncated: false,
-        };
+        let report = Report::unstarted(Status::Failed, error, now.wall);
         self.unstaged.insert(lease.clone(), report);
         self.due.again = Some(now.boot);
     }

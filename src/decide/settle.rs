@@ -47,6 +47,28 @@ pub struct Report {
     pub log_truncated: bool,
 }
 
+impl Report {
+    /// Of an attempt whose program was never started.
+    #[must_use]
+    pub fn unstarted(status: Status, error: String, at: DateTime<Utc>) -> Self {
+        Self {
+            status,
+            hand_back: false,
+            exit_code: None,
+            signal: None,
+            error: Some(error),
+            result: None,
+            result_error: None,
+            started_at: None,
+            finished_at: at,
+            duration: Duration::ZERO,
+            usage: None,
+            log: None,
+            log_truncated: false,
+        }
+    }
+}
+
 /// What comes after an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
