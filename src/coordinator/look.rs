@@ -248,7 +248,8 @@ impl Device {
     fn reject(&mut self, key: &FileKey, run: &RunId, refusal: &Refusal, now: Moment) {
         let Device { parts, names, .. } = self;
         let path = parts.layout.entry(key);
-        match rejects::reject(&*parts.disk, &parts.layout, names, &path, (run, refusal), &parts.me.device, now) {
+        let file = (path.as_path(), key.name.as_os_str());
+        match rejects::reject(&*parts.disk, &parts.layout, names, file, (run, refusal), &parts.me.device, now) {
             Ok(moved) => {
                 if moved {
                     tracing::warn!(name = %key.name.to_string_lossy().escape_debug(), error = refusal.error, hint = refusal.hint, "rejected");
@@ -356,7 +357,7 @@ impl Device {
             let is_new = !self.orphans.iter().any(|orphan| orphan.run == run);
             if free
                 && is_new
-                && let Some(orphan) = self.orphan(&run, &stem)?
+                && let Some(orphan) = self.orphan(&run, &stem, now)?
             {
                 self.orphans.push(orphan);
             }
@@ -400,17 +401,21 @@ impl Device {
                 .all(|peer| self.liveness.verdict(&peer.beat.device, &peer.beat.session, now.boot) == Verdict::Alive)
     }
 
-    fn orphan(&mut self, run: &RunId, stem: &str) -> Result<Option<Orphan>, volume::Error> {
+    /// `None`: it is gone, or was no trigger any more and has been rejected.
+    fn orphan(&mut self, run: &RunId, stem: &str, now: Moment) -> Result<Option<Orphan>, volume::Error> {
         let file = self.parts.layout.running_file(run, stem);
         let limit = crate::model::config::TRIGGER_LIMIT;
         let Some((bytes, _)) = found(self.parts.disk.read(&file, limit)).on("read", &file)? else { return Ok(None) };
         let trigger = match parse(&bytes) {
             Ok(trigger) => trigger,
             Err(refusal) => {
-                self.problem(
-                    "orphan",
-                    format!("{} is no trigger: {}; hint: {}", file.display(), refusal.error, refusal.hint),
-                );
+                // It was whole when it was taken. Left there it would hold up a lost state's repair for ever.
+                let hint = "it was damaged in .running, by a power cut or by hand; drop it again".to_owned();
+                let (refusal, dropped) = (Refusal { hint, ..refusal }, format!("{stem}.json"));
+                let Device { parts, names, .. } = self;
+                let (disk, me) = (&*parts.disk, &parts.me.device);
+                rejects::reject(disk, &parts.layout, names, (&file, dropped.as_ref()), (run, &refusal), me, now)?;
+                tracing::warn!(%run, error = refusal.error, hint = refusal.hint, "rejected");
                 return Ok(None);
             }
         };
@@ -447,7 +452,8 @@ impl Device {
             extra: std::collections::BTreeMap::new(),
         };
         let is_over = last_result.is_some_and(|accepted| accepted.is_final);
-        Ok(Some(Orphan { run: run.clone(), held: Arc::new(held), last_attempt, is_over, evidence }))
+        let not_before = trigger.not_before;
+        Ok(Some(Orphan { run: run.clone(), held: Arc::new(held), last_attempt, is_over, not_before, evidence }))
     }
 
     /// The largest attempt number in the names of results and logs, and the newest result (a final one before all).

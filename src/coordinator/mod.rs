@@ -219,8 +219,11 @@ impl Device {
         }
         let now = self.by_the_volume(now);
         self.take_exits(now);
-        self.look_around(now, dirty);
-        self.decide_and_act(now);
+        // Whose id another session has leaves everything but its own processes to that one.
+        if self.end != Some(End::Replaced) {
+            self.look_around(now, dirty);
+            self.decide_and_act(now);
+        }
         self.stop_to_leave(now);
         self.hold_logs_to_their_limit(now);
         self.sweep(now);

@@ -11,13 +11,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use super::begin::{BeginError, claim_identity, in_use, open_volume};
-use super::{Device, End, Host, Parts, TRY_AGAIN, Tick};
+use super::begin::{BeginError, Identity, claim_identity, in_use, open_volume};
+use super::{Device, End, Host, LEAVE_GRACE, Parts, TRY_AGAIN, Tick};
 use crate::exec::leftovers::kill_leftovers;
 use crate::exec::native::{NativeError, NativeExecutor};
 use crate::model::config::Config;
 use crate::model::device::{Beat, Me};
 use crate::model::time::Moment;
+use crate::volume::atomic::Temporary;
 use crate::volume::disk::Disk;
 use crate::volume::heartbeat;
 use crate::volume::layout::Layout;
@@ -124,8 +125,10 @@ async fn begin(options: &Options, wake: &Arc<Notify>) -> Result<(Device, Watcher
     let disk: Rc<dyn Disk> = Rc::new(OsDisk::new());
     let Options { layout, me, .. } = options;
     let volume = patiently(|| open_volume(&*disk, layout, &me.session).map_err(BeginError::from)).await?;
-    let identity = patiently_locked(|| claim_identity(&*disk, layout, &me.device, options.force)).await?;
-    if !options.force && is_network(&layout.common) {
+    let mut identity = patiently_locked(|| claim_identity(&*disk, layout, &me.device, options.force)).await?;
+    if options.force {
+        displace(&*disk, options, &mut identity).await?;
+    } else if is_network(&layout.common) {
         stands_still(&*disk, options, identity.before.as_ref()).await?;
     }
     let executor = NativeExecutor::new(Arc::clone(wake))?;
@@ -153,6 +156,58 @@ async fn begin(options: &Options, wake: &Arc<Notify>) -> Result<(Device, Watcher
         displaced,
     };
     Ok((Device::new(parts, clock(), beat, drained), watcher, mailbox))
+}
+
+/// Takes an id over from a device that may live: shows it another life under its id, and waits until it has stopped its attempts
+/// and let go of its lock. One that hangs for a whole lease is dead.
+async fn displace(disk: &dyn Disk, options: &Options, identity: &mut Identity) -> Result<(), RunError> {
+    let Options { layout, me, config, .. } = options;
+    // A lock that does not reach across hosts says nothing: then as long as the other may take to see this life and to stop.
+    let may_live = identity.before.as_ref().is_some_and(|before| !before.left) && is_network(&layout.common);
+    let at_least = if may_live { config.heartbeat * 3 + LEAVE_GRACE } else { Duration::ZERO };
+    let mut names = Temporary::new(me.session.clone());
+    let (mut count, drained) = identity.before.as_ref().map_or((0, false), |before| (before.beat, before.drained));
+    let begun = clock().boot;
+    while identity.guard.is_none() || clock().boot.saturating_sub(begun) < at_least {
+        if clock().boot.saturating_sub(begun) >= at_least.max(config.lease) {
+            tracing::warn!("who had this id does not let go of it: it is taken for dead");
+            break;
+        }
+        count += 1;
+        let beat = announcement(options, count, drained);
+        heartbeat::write(disk, layout, &mut names, &beat).map_err(BeginError::from)?;
+        pause_until(config.heartbeat.min(LOCK_PATIENCE)).await;
+        if identity.guard.is_none() {
+            identity.guard = heartbeat::lock(disk, layout, &me.device).map_err(BeginError::from)?;
+        }
+    }
+    identity.before = identity.before.take().map(|before| Beat { beat: count, ..before });
+    Ok(())
+}
+
+/// The heartbeat of a life that does nothing yet.
+fn announcement(options: &Options, count: u64, drained: bool) -> Beat {
+    let Options { me, host, .. } = options;
+    Beat {
+        schema: 1,
+        device: me.device.clone(),
+        session: me.session.clone(),
+        beat: count,
+        at: clock().wall,
+        revision: 0,
+        host: host.name.clone(),
+        pid: host.pid,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started_at: host.started_at,
+        tags: me.tags.clone(),
+        slots: me.slots,
+        busy: 0,
+        load: 0.0,
+        drained,
+        holds: Vec::new(),
+        left: false,
+        problems: Vec::new(),
+    }
 }
 
 /// Where a lock may not reach across hosts, a beat that moves is a living device.

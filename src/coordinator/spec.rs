@@ -93,7 +93,13 @@ fn argv(mine: &Mine, layout: &Layout) -> Vec<String> {
             interpreter.map(str::to_owned).into_iter().chain([below(file)]).chain(appended).collect()
         }
         Program::Function { file, function } => {
-            ["python3", "-u", "-c", RUNNER, &below(file), function].map(str::to_owned).into()
+            let mut argv: Vec<String> =
+                ["python3", "-u", "-c", RUNNER, &below(file), function].map(str::to_owned).into();
+            // Too large for a variable, they are made again from the trigger and these.
+            if args_json(&mine.args).len().max(kwargs_json(&mine.kwargs).len()) > ENV_LIMIT {
+                argv.extend([args_json(&mine.job.args), kwargs_json(&mine.job.kwargs)]);
+            }
+            argv
         }
     }
 }

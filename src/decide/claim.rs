@@ -133,20 +133,16 @@ fn take(seen: &Observation<'_>, candidate: Candidate<'_>, group: &Group) -> Chan
 
 fn key_move(entry: &Entry) -> Option<Move> {
     let id = entry.trigger.id.clone()?;
-    let replace = match entry.key_seen.as_ref()? {
-        KeySeen::Free => false,
-        KeySeen::Stale => true,
-        KeySeen::Names(_) => return None,
-    };
+    let seen = entry.key_seen.clone().filter(|seen| !matches!(seen, KeySeen::Names(_)))?;
     let (from, stem) = (entry.key.clone(), entry.stem());
-    Some(Move::Key { id, from, stem, run: entry.run.clone(), job: job_name(entry), replace })
+    Some(Move::Key { id, from, stem, run: entry.run.clone(), job: job_name(entry), seen })
 }
 
 /// The run that has the entry's idempotency key, if it is another.
 fn other_run_of_key(entry: &Entry) -> Option<&RunId> {
     match entry.key_seen.as_ref()? {
         KeySeen::Names(first) if *first != entry.run => Some(first),
-        KeySeen::Names(_) | KeySeen::Free | KeySeen::Stale => None,
+        KeySeen::Names(_) | KeySeen::Free | KeySeen::Stale(_) => None,
     }
 }
 

@@ -15,7 +15,7 @@ use super::queue::Queue;
 use super::recover::{self, Mine, Orphan};
 use super::settle::{self, Ended};
 use crate::model::device::Me;
-use crate::model::entry::{Entry, FileId, FileKey};
+use crate::model::entry::{Entry, FileId, FileKey, KeySeen};
 use crate::model::ids::{JobName, RunId};
 use crate::model::lease::Lease;
 use crate::model::result::{Outcome, Status};
@@ -86,8 +86,8 @@ pub enum Move {
         run: RunId,
         /// Its job.
         job: JobName,
-        /// An older file is there and no longer counts.
-        replace: bool,
+        /// What was seen of it: nobody has it, or who has it no longer counts.
+        seen: KeySeen,
     },
     /// Moves what waits into `.running`: the claim. Only one device can.
     Take {

@@ -79,7 +79,7 @@ impl Queue {
                 None
             }
         });
-        if entry.attempt == 1
+        if !entry.was_started
             && let Some(at) = entry.trigger.expires
         {
             self.expiring.insert((at, entry.key.clone()));

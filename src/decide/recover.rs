@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
+
 use super::claim::open_run;
 use super::lost::{Evidence, orphan_outcome, vanished_outcome};
 use super::plan::{Change, Matter, Move, Observation, Plan};
@@ -48,6 +50,8 @@ pub struct Orphan {
     pub last_attempt: u32,
     /// Whether one of its results is final.
     pub is_over: bool,
+    /// Its own time, if it has one.
+    pub not_before: Option<DateTime<Utc>>,
     /// What its last attempt left behind.
     pub evidence: Evidence,
 }
@@ -128,7 +132,9 @@ pub fn free(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
 fn free_one(state: &State, seen: &Observation<'_>, plan: &Plan, orphan: &Orphan) -> Change {
     let (run, stem) = (orphan.run.clone(), orphan.held.stem.clone());
     let retire = Move::Retire { run: run.clone(), stem: stem.clone() };
-    let wait = |attempt| Move::Wait { run: run.clone(), stem: stem.clone(), not_before: run.time(), attempt };
+    // Taken and never started, it may still have its time before it.
+    let not_before = orphan.not_before.map_or(run.time(), |own| own.max(run.time()));
+    let wait = |attempt| Move::Wait { run: run.clone(), stem: stem.clone(), not_before, attempt };
     let expect = Move::Expect { run: run.clone(), stem: stem.clone() };
     let matter = Matter::Freed(run.clone());
     if orphan.is_over {

@@ -83,8 +83,8 @@ def print_exception(kind, error, trace):
     sys.__excepthook__(kind, error.with_traceback(trace), trace)
 
 
-def argument(name, key, kind):
-    """One of the two arguments: from its variable, or from the trigger where it was too large for one."""
+def argument(name, key, kind, default):
+    """One of the two arguments: from its variable, or where it was too large for one from the trigger and the job's own."""
     source, value = name, os.environ.get(name)
     try:
         if value is not None:
@@ -96,6 +96,8 @@ def argument(name, key, kind):
             if not isinstance(value, dict):
                 fail("%s: expected a JSON object, found %s" % (source, type(value).__name__))
             value = value.get(key)
+            default = json.loads(default)
+            value = {**default, **(value or {})} if kind is dict else default if value is None else value
     except (OSError, ValueError, RecursionError) as error:
         fail("%s: cannot read %s: %s" % (source, key, error))
     if value is None:
@@ -147,11 +149,12 @@ def encode(value):
 
 
 def main():
-    if len(sys.argv) != 3:
-        fail("expected a file and a function, found %d arguments" % (len(sys.argv) - 1))
-    path, name = os.path.abspath(sys.argv[1]), sys.argv[2]
-    args = argument("AIOS_ARGS", "args", list)
-    kwargs = argument("AIOS_KWARGS", "kwargs", dict)
+    if len(sys.argv) not in (3, 5):
+        fail("expected a file, a function and perhaps its job's args and kwargs, found %d arguments" % (len(sys.argv) - 1))
+    path, name, own_args, own_kwargs = (sys.argv[1:] + ["[]", "{}"])[:4]
+    path = os.path.abspath(path)
+    args = argument("AIOS_ARGS", "args", list, own_args)
+    kwargs = argument("AIOS_KWARGS", "kwargs", dict, own_kwargs)
     first = [os.path.dirname(path), os.path.abspath(os.environ.get("AIOS_PROGRAMS") or os.getcwd())]
     sys.path[:] = list(dict.fromkeys(first + sys.path))
     sys.argv[:] = [path]

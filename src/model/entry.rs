@@ -47,8 +47,8 @@ pub struct FileId {
 pub enum KeySeen {
     /// Nobody has used it.
     Free,
-    /// A file names a run of this key that cannot be found: it no longer counts.
-    Stale,
+    /// A file names this run, which cannot be found, or no run at all: it no longer counts.
+    Stale(Option<RunId>),
     /// This run has it: the trigger is a duplicate, unless it is that run itself.
     Names(RunId),
 }

@@ -4,14 +4,14 @@ use std::io;
 use std::path::Path;
 
 use crate::decide::plan::Move;
-use crate::model::entry::{FileId, FileKey, Waiting, split_dropped};
+use crate::model::entry::{FileId, FileKey, KeySeen, Waiting, split_dropped};
 use crate::model::ids::{JobName, RunId, Session};
 use crate::model::lease::Lease;
 use crate::volume::atomic::{Temporary, in_folder, write_new, write_over};
 use crate::volume::disk::{Disk, Kind};
 use crate::volume::layout::Layout;
 use crate::volume::results::{self, staged_path};
-use crate::volume::{self, Context, found, is_absent};
+use crate::volume::{self, Context, found, is_absent, keys};
 
 /// Why a change did not happen.
 #[derive(Debug, thiserror::Error)]
@@ -56,8 +56,8 @@ pub(super) fn perform(
             let path = layout.running_file(run, stem);
             found(disk.stat(&path)).on("look at", &path)?.map(|_| ()).ok_or(Failure::Gone)
         }
-        Move::Key { id, from, stem, run, job, replace } => {
-            let made = make_key(disk, layout, names, id, run, job, *replace);
+        Move::Key { id, from, stem, run, job, seen } => {
+            let made = make_key(disk, layout, names, id, run, job, seen);
             if made.is_err() {
                 relocate(disk, &layout.running_file(run, stem), &layout.entry(from))?;
             }
@@ -198,11 +198,15 @@ fn make_key(
     id: &str,
     run: &RunId,
     job: &JobName,
-    replace: bool,
+    seen: &KeySeen,
 ) -> Result<(), Failure> {
     let path = layout.key(id);
     let bytes = serde_json::json!({"run_id": run, "job": job, "id": id}).to_string();
-    if replace {
+    if let KeySeen::Stale(before) = seen {
+        // Another trigger of this key may have taken it over since it was seen.
+        if keys::holder(disk, layout, id)? != *before {
+            return Err(Failure::KeyTaken);
+        }
         return Ok(write_over(disk, names, &path, bytes.as_bytes())?);
     }
     if write_new(disk, names, &path, bytes.as_bytes())? { Ok(()) } else { Err(Failure::KeyTaken) }

@@ -27,10 +27,20 @@ struct Key {
 pub fn seen(disk: &dyn Disk, layout: &Layout, id: &str, own: &RunId, now: DateTime<Utc>) -> Result<KeySeen, Error> {
     let path = layout.key(id);
     let Some((bytes, meta)) = found(disk.read(&path, 4_096)).on("read", &path)? else { return Ok(KeySeen::Free) };
-    let Ok(key) = serde_json::from_slice::<Key>(&bytes) else { return Ok(KeySeen::Stale) };
+    let Ok(key) = serde_json::from_slice::<Key>(&bytes) else { return Ok(KeySeen::Stale(None)) };
     let is_young = (now - meta.changed).to_std().map_or(true, |age| age < YOUNG);
     let counts = key.run_id == *own || is_young || counts(disk, layout, &key, now)?;
-    Ok(if counts { KeySeen::Names(key.run_id) } else { KeySeen::Stale })
+    Ok(if counts { KeySeen::Names(key.run_id) } else { KeySeen::Stale(Some(key.run_id)) })
+}
+
+/// The run that a key's file names. `None`: there is no such file, or it names none.
+///
+/// # Errors
+/// What the system said.
+pub fn holder(disk: &dyn Disk, layout: &Layout, id: &str) -> Result<Option<RunId>, Error> {
+    let path = layout.key(id);
+    let read = found(disk.read(&path, 4_096)).on("read", &path)?;
+    Ok(read.and_then(|(bytes, _)| serde_json::from_slice::<Key>(&bytes).ok()).map(|key| key.run_id))
 }
 
 /// A key counts while its run can be found: held, waiting, or ended within the last day.
@@ -56,13 +66,13 @@ fn counts(disk: &dyn Disk, layout: &Layout, key: &Key, now: DateTime<Utc>) -> Re
     Ok(false)
 }
 
-/// Removes keys whose run ended more than a day ago, or cannot be found. How many went.
+/// Removes keys whose run ended more than a day ago, or cannot be found. How many went; none while another holds the lock.
 ///
 /// # Errors
 /// What the system said.
 pub fn sweep(disk: &dyn Disk, layout: &Layout, now: DateTime<Utc>) -> Result<usize, Error> {
     let folder = layout.keys();
-    let mut swept = 0;
+    let mut old = Vec::new();
     for name in found(disk.list(&folder)).on("list", &folder)?.unwrap_or_default() {
         let path = folder.join(name);
         let Some((bytes, meta)) = found(disk.read(&path, 4_096)).on("read", &path)? else { continue };
@@ -74,7 +84,16 @@ pub fn sweep(disk: &dyn Disk, layout: &Layout, now: DateTime<Utc>) -> Result<usi
         if key.map_or(Ok(false), |key| counts(disk, layout, &key, now))? {
             continue;
         }
-        swept += usize::from(found(disk.remove(&path)).on("remove", &path)?.is_some());
+        old.push((path, meta.id));
+    }
+    let lock = layout.lock();
+    let mut swept = 0;
+    // Under the lock nobody takes an old key over.
+    if let Some(_guard) = disk.lock(&lock).on("lock", &lock)? {
+        for (path, id) in old {
+            let is_same = found(disk.stat(&path)).on("look at", &path)?.is_some_and(|meta| meta.id == id);
+            swept += usize::from(is_same && found(disk.remove(&path)).on("remove", &path)?.is_some());
+        }
     }
     Ok(swept)
 }

@@ -1,5 +1,6 @@
 //! What cannot be taken: kept byte for byte, with a file beside it that says why.
 
+use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
 
@@ -26,7 +27,7 @@ struct Note<'a> {
     column: Option<usize>,
 }
 
-/// Moves what lies at `path` to `rejected/` and says why. `false`: somebody else had it.
+/// Moves what lies at `path`, and was dropped under that name, to `rejected/` and says why. `false`: somebody else had it.
 ///
 /// The note comes first: a crash in between leaves a note that the next try completes, never a file without a word.
 ///
@@ -36,12 +37,11 @@ pub fn reject(
     disk: &dyn Disk,
     layout: &Layout,
     names: &mut Temporary,
-    path: &Path,
+    (path, dropped): (&Path, &OsStr),
     (id, refusal): (&RunId, &Refusal),
     device: &DeviceId,
     now: Moment,
 ) -> Result<bool, Error> {
-    let dropped = path.file_name().unwrap_or_default();
     let (stem, _) = split_dropped(dropped);
     let folder = layout.rejected(&now.wall.format("%Y-%m-%d").to_string());
     let note = Note {

@@ -128,6 +128,43 @@ fn a_second_device_of_one_id_is_refused_and_force_takes_over() {
 }
 
 #[test]
+fn force_ends_the_attempts_of_the_other_life_and_runs_them_again() {
+    let mut volume = Volume::new();
+    volume.script("slow.sh", "test \"$AIOS_ATTEMPT\" -ge 2 || sleep 300");
+    volume.job("slow", "file = \"slow.sh\"\n");
+    volume.start("a", &[]);
+    volume.drop_trigger("s.json", "{\"job\": \"slow\"}");
+    volume.wait("it runs", |volume| volume.ledger().len() == 1);
+    let old = volume.devices.remove("a").unwrap();
+    let child = volume.spawn("a", &["--force"]);
+    volume.devices.insert("a".into(), child);
+    volume.devices.insert("old".into(), old);
+    assert_eq!(volume.ended("old"), Some(5));
+    volume.check("slow", 1);
+    let ends: Vec<(Value, Value)> =
+        volume.results("slow").iter().map(|result| (result["status"].clone(), result["attempt"].clone())).collect();
+    assert_eq!(ends, [("lost".into(), 1.into()), ("succeeded".into(), 2.into())]);
+}
+
+#[test]
+fn a_damaged_file_in_running_is_put_aside_and_holds_nothing_up() {
+    let mut volume = Volume::new();
+    volume.job("t", "command = [\"true\"]\n");
+    volume.start("a", &[]);
+    volume.drop_trigger("t.json", "{\"job\": \"t\"}");
+    volume.check("t", 1);
+    volume.kill("a");
+    std::fs::remove_file(volume.common("state.json")).unwrap();
+    std::fs::write(volume.common("Triggers/.running/20261121T034156123Z-k3f9q2.torn.json"), "{\"job\": ").unwrap();
+    volume.drop_trigger("u.json", "{\"job\": \"t\"}");
+    volume.start("a", &[]);
+    volume.check("t", 2);
+    let rejected: Vec<PathBuf> = files(&volume.common("TriggersProcessed/rejected"));
+    let note = rejected.iter().find(|path| path.to_string_lossy().ends_with(".error.json")).unwrap();
+    assert_eq!(read(note).unwrap()["name"], "torn.json");
+}
+
+#[test]
 fn a_device_that_is_asked_to_leave_hands_its_run_back() {
     let mut volume = Volume::new();
     volume.script("slow.sh", "test \"$AIOS_ATTEMPT\" -ge 2 || sleep 300");

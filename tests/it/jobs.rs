@@ -124,6 +124,23 @@ fn python_functions_are_called_awaited_and_explained() {
 }
 
 #[test]
+fn arguments_too_large_for_a_variable_reach_a_function_with_the_jobs_own() {
+    let mut volume = Volume::new();
+    std::fs::write(
+        volume.path("Programs/large.py"),
+        "import os\ndef large(first, *, text, own):\n    return [first, len(text), own, 'AIOS_KWARGS' in os.environ]\n",
+    )
+    .unwrap();
+    volume.job(
+        "large",
+        "file = \"large.py\"\nfunction = \"large\"\nargs = [7]\nkwargs = { own = \"mine\", text = \"short\" }\n",
+    );
+    volume.start("a", &[]);
+    let result = run(&volume, "large", &format!(", \"kwargs\": {{\"text\": \"{}\"}}", "x".repeat(100_000)));
+    assert_eq!(result["result"], json!([7, 100_000, "mine", false]), "{}", result["error"]);
+}
+
+#[test]
 fn failures_are_tried_again_only_as_often_and_for_what_the_job_says() {
     let mut volume = Volume::new();
     volume.script("third.sh", "test \"$AIOS_ATTEMPT\" -ge 3 || exit 75");

@@ -85,6 +85,46 @@ fn an_idempotency_key_makes_one_run_of_many_triggers() {
 }
 
 #[test]
+fn a_key_that_no_longer_counts_is_taken_over_by_one_trigger_only() {
+    let mut volume = Volume::new();
+    volume.script("note.sh", "");
+    volume.job("note", "file = \"note.sh\"\n");
+    volume.start("a", &[]);
+    volume.drop_trigger("first.json", "{\"job\": \"note\", \"id\": \"k\"}");
+    volume.wait("the first is over", |volume| volume.finals("note") == 1);
+    let key = std::fs::read_dir(volume.common("Triggers/.ids")).unwrap().next().unwrap().unwrap().path();
+    volume.kill("a");
+    std::fs::write(&key, "no JSON").unwrap();
+    for number in 0..5 {
+        volume.drop_trigger(&format!("k{number}.json"), "{\"job\": \"note\", \"id\": \"k\"}");
+    }
+    volume.start("a", &["--slots", "8"]);
+    volume.wait("all are put away", |volume| files(&volume.common("TriggersProcessed")).len() == 6);
+    volume.wait("it is over", |volume| volume.finals("note") == 2);
+    assert_eq!(volume.ledger().len(), 2);
+}
+
+#[test]
+fn what_was_taken_and_never_started_still_waits_for_its_time_and_may_expire() {
+    let mut volume = Volume::new();
+    volume.script("note.sh", "");
+    volume.job("note", "file = \"note.sh\"\n");
+    volume.job("gone", "file = \"note.sh\"\n");
+    volume.start("a", &[]);
+    // As a crash between the rename and the commit leaves them.
+    let at = |seconds: i64| (chrono::Utc::now() + chrono::TimeDelta::seconds(seconds)).to_rfc3339();
+    let running = |name: &str| volume.common("Triggers/.running").join(name);
+    let later = format!("{{\"job\": \"note\", \"time\": \"{}\"}}", at(3_600));
+    std::fs::write(running("20261121T034156123Z-k3f9q2.later.json"), later).unwrap();
+    let late = format!("{{\"job\": \"gone\", \"expires\": \"{}\"}}", at(-3_600));
+    std::fs::write(running("20261121T034156123Z-k3f9q3.late.json"), late).unwrap();
+    assert_eq!(volume.outcome("gone")["status"], "expired");
+    let waits = |volume: &Volume| std::fs::read_dir(volume.common("Triggers/.waiting")).unwrap().count();
+    volume.wait("the other waits", |volume| waits(volume) == 1);
+    assert_eq!((volume.ledger().len(), volume.finals("note")), (0, 0));
+}
+
+#[test]
 fn a_name_means_its_own_newest_run_and_not_that_of_a_duplicate_of_another() {
     let mut volume = Volume::new();
     volume.job("t", "command = [\"true\"]\n");
