@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
+use super::out::printable;
 use crate::coordinator::BeginError;
 use crate::store::Refused;
 use crate::volume;
@@ -81,9 +82,9 @@ impl Failure {
                 let number = self.code.number();
                 serde_json::json!({"error": self.error, "hint": self.hint, "exit_code": number}).to_string()
             } else if self.hint.is_empty() {
-                format!("error: {}", self.error)
+                format!("error: {}", printable(&self.error))
             } else {
-                format!("error: {}\nhint: {}", self.error, self.hint)
+                format!("error: {}\nhint: {}", printable(&self.error), printable(&self.hint))
             };
             text.push('\n');
             // Nobody can be told that nobody can be told.

@@ -68,7 +68,7 @@ pub(super) fn patiently<T>(context: &Context, mut act: impl FnMut(Moment) -> Res
 
 /// All devices that have a heartbeat, in the order of their ids.
 pub(super) fn devices(context: &Context) -> Result<Vec<Device>, Failure> {
-    let beats = heartbeat::read_all(&*context.disk, &context.layout)?;
+    let beats = heartbeat::read_all(&*context.disk, &context.layout)?.beats;
     let network = is_network(&context.layout.common);
     let look = |beat: Beat| is_alive(context, &beat, network).map(|alive| Device { beat, alive });
     beats.into_iter().map(look).collect()

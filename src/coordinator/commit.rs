@@ -41,7 +41,7 @@ impl Device {
             self.inbox.salt(key);
             self.look_at(key, now);
         }
-        let mut more = !committed.plan.clashes.is_empty() || !committed.plan.fenced.is_empty();
+        let mut more = committed.plan.more || !committed.plan.clashes.is_empty() || !committed.plan.fenced.is_empty();
         let changes: Vec<(Change, Option<Failure>)> =
             committed.plan.changes.into_iter().zip(committed.failed).collect();
         if changes.iter().all(|(_, failure)| failure.is_none()) {
@@ -82,6 +82,7 @@ impl Device {
         match (change.matter, failure) {
             (Matter::Settled(lease), None) => self.settled(&lease),
             (Matter::Settled(lease), Some(Failure::Taken)) => self.supersede(&lease),
+            (Matter::Settled(lease), Some(Failure::Gone)) if self.was_published(&lease) => return true,
             (Matter::Settled(lease), Some(Failure::Gone)) => {
                 if self.store.state().names(&lease, &self.parts.me.device, &self.parts.me.session) {
                     self.judge_again(&lease, true, now);
@@ -116,6 +117,15 @@ impl Device {
             (Matter::Settled(_) | Matter::Kept(_) | Matter::Listed(_), _) => {}
         }
         false
+    }
+
+    /// Whether an earlier try of the same commit has moved everything, and only the state does not say so yet.
+    fn was_published(&mut self, lease: &Lease) -> bool {
+        let Some(ended) = self.ended.get_mut(lease) else { return false };
+        let path = self.parts.layout.result(&ended.held.job, lease);
+        let there = results::read(&*self.parts.disk, &path).ok().flatten();
+        ended.published = there.is_some_and(|there| there == ended.outcome);
+        ended.published
     }
 
     fn forget(&mut self, entry: &Entry) {

@@ -172,7 +172,8 @@ impl Device {
 
     /// The device is to end for this reason: its runs are stopped at once.
     pub(super) fn leave_for(&mut self, end: End, now: Moment) {
-        if self.end.is_some() {
+        // Whose id is another's has nothing left to finish, whatever it was about to end for.
+        if self.end.as_ref().is_some_and(|known| *known == End::Replaced || end != End::Replaced) {
             return;
         }
         let (cause, stop_at, gone_by) = match &end {
@@ -191,6 +192,9 @@ impl Device {
                 (StopCause::Drained, std::time::Duration::MAX, std::time::Duration::MAX)
             }
         };
+        let before = self.leaving.filter(|_| end != End::Replaced);
+        let (stop_at, gone_by) =
+            before.map_or((stop_at, gone_by), |before| (before.stop_at.min(stop_at), before.gone_by.min(gone_by)));
         self.end = Some(end);
         self.leaving = Some(Leaving { stop_at, gone_by, cause, asked: false });
     }

@@ -1,6 +1,7 @@
 //! Keeping house: what crashes leave behind, swept by whoever comes first.
 
 use super::{Device, SWEEP};
+use crate::model::ids::RunId;
 use crate::model::time::Moment;
 use crate::volume::atomic::temporary_session;
 use crate::volume::{keys, results};
@@ -22,7 +23,8 @@ impl Device {
         }
         let mut swept = 0;
         let layout = &self.parts.layout;
-        let mut folders = vec![layout.common.clone(), layout.devices(), layout.keys()];
+        let mut folders = vec![layout.common.clone(), layout.devices(), layout.keys(), layout.triggers()];
+        folders.push(layout.rejected(&now.wall.format("%Y-%m-%d").to_string()));
         folders.extend(
             results::days(&*self.parts.disk, layout)
                 .into_iter()
@@ -34,7 +36,12 @@ impl Device {
             for name in self.parts.disk.list(&folder).unwrap_or_default() {
                 let Some(text) = name.to_str() else { continue };
                 let session = temporary_session(text).or_else(|| staged_session(text));
-                if session.is_none_or(|session| self.lives(session, now)) {
+                let is_over = match (session, output_of(text)) {
+                    (Some(session), _) => !self.lives(session, now),
+                    (None, Some(run)) => !self.store.state().runs.contains_key(&run),
+                    (None, None) => false,
+                };
+                if !is_over {
                     continue;
                 }
                 let path = folder.join(&name);
@@ -52,6 +59,13 @@ impl Device {
         session == self.parts.me.session.as_str()
             || self.liveness.alive(now.boot).any(|peer| peer.beat.session.as_str() == session)
     }
+}
+
+/// The run in `.<job>.<run>.<attempt>.out`, what its program wrote for its result, and in the runner's names behind it.
+fn output_of(name: &str) -> Option<RunId> {
+    let (front, _) = name.strip_prefix('.')?.split_once(".out")?;
+    let (front, _attempt) = front.rsplit_once('.')?;
+    RunId::parse(front.rsplit_once('.')?.1)
 }
 
 /// The session in `.<job>.<run>.<attempt>.<session>.staged`.

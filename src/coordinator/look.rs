@@ -1,5 +1,7 @@
 //! Looking around: heartbeats, job files, the inbox, and what dead devices left behind.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{Device, End, TRY_AGAIN};
@@ -10,8 +12,8 @@ use crate::decide::plan::Plan;
 use crate::decide::queue::job_name;
 use crate::decide::recover::Orphan;
 use crate::model::device::Beat;
-use crate::model::entry::{Entry, FileKey, Source, parse_running};
-use crate::model::ids::{JobName, RunId};
+use crate::model::entry::{Entry, FileId, FileKey, Source, parse_running};
+use crate::model::ids::{DeviceId, JobName, RunId};
 use crate::model::job::{OnLost, Overlap, merge_args, merge_kwargs};
 use crate::model::lease::Lease;
 use crate::model::message::suggest;
@@ -19,6 +21,7 @@ use crate::model::result::Cause;
 use crate::model::state::{Ask, Held};
 use crate::model::time::Moment;
 use crate::model::trigger::{Refusal, Target, parse};
+use crate::volume::heartbeat::Beats;
 use crate::volume::inbox::Look;
 use crate::volume::layout::Layout;
 use crate::volume::watch::Dirty;
@@ -43,6 +46,7 @@ impl Device {
 
     /// What people asked of this device as such.
     fn take_requests(&mut self) {
+        let before = self.drained;
         for request in &self.store.state().requests {
             if request.device == self.parts.me.device {
                 match request.ask {
@@ -52,31 +56,40 @@ impl Device {
                 }
             }
         }
+        if before != self.drained {
+            tracing::info!(drained = self.drained, "asked by a person");
+            self.due.beat = std::time::Duration::ZERO;
+        }
     }
 
     /// Says that this device lives, and hears who else does.
     pub(super) fn exchange_beats(&mut self, now: Moment) -> Option<End> {
         self.due.beat = now.boot + self.parts.config.heartbeat;
         self.take_identity();
-        let beats = match heartbeat::read_all(&*self.parts.disk, &self.parts.layout) {
-            Ok(beats) => beats,
-            Err(error) => {
-                self.could_write = false;
-                self.problem("heartbeat", format!("{error}; hint: {}", error.hint()));
-                return None;
+        match heartbeat::read_all(&*self.parts.disk, &self.parts.layout) {
+            Ok(Beats { beats, unreadable }) => {
+                if self.is_displaced(&beats) {
+                    return Some(End::Replaced);
+                }
+                self.solved("heartbeats");
+                if let Some((_, error)) = unreadable.first() {
+                    let error = format!("{error}; hint: {}; until then that device counts as alive", error.hint());
+                    self.problem("heartbeats", error);
+                }
+                let unreadable: Vec<DeviceId> = unreadable.into_iter().map(|(device, _)| device).collect();
+                self.liveness.observe(now.boot, beats, &unreadable, self.could_write);
             }
-        };
-        if self.is_displaced(&beats) {
-            return Some(End::Replaced);
+            Err(error) => {
+                self.problem("heartbeats", format!("{error}; hint: {}", error.hint()));
+                self.liveness.watch_anew(now.boot);
+            }
         }
-        self.liveness.observe(now.boot, beats, self.could_write);
         // Who has just come hears of commits when it looks itself, at its beats.
         let others = self.liveness.alive(now.boot).any(|peer| peer.beat.device != self.parts.me.device);
         self.store.set_watched(others);
         self.refresh(now);
         let state = Arc::clone(self.store.state());
         self.liveness.meet(now.boot, state.runs.values().filter_map(|held| held.holder()));
-        let was_drained = self.drained;
         self.beat += 1;
         let beat = self.beat(now, false);
         let Device { parts, names, .. } = self;
@@ -84,6 +97,7 @@ impl Device {
         self.could_write = written.is_ok();
         match written {
             Ok(()) => {
+                self.told_drained = beat.drained;
                 let path = self.parts.layout.heartbeat(&self.parts.me.device);
                 self.anchor = self.parts.disk.stat(&path).ok().map(|meta| Moment { wall: meta.changed, ..now });
                 self.solved("heartbeat");
@@ -95,9 +109,6 @@ impl Device {
         }
         if !self.could_write {
             self.liveness.watch_anew(now.boot);
-        }
-        if was_drained != self.drained {
-            tracing::info!(drained = self.drained, "asked by a person");
         }
         None
     }
@@ -216,6 +227,8 @@ impl Device {
             }
             Err(error) => self.problem("inbox", format!("{error}; hint: {}", error.hint())),
         }
+        // Said again by whoever meets it again.
+        self.solved("taken");
         if let Err(error) = self.look_for_orphans(now) {
             self.problem("inbox", format!("{error}; hint: {}", error.hint()));
         }
@@ -240,18 +253,24 @@ impl Device {
             Look::Same => {}
             Look::Refused(run, refusal) => {
                 self.queue.remove(&key);
-                self.reject(&key, &run, &refusal, now);
+                self.reject(&key, None, &run, &refusal, now);
             }
         }
     }
 
-    fn reject(&mut self, key: &FileKey, run: &RunId, refusal: &Refusal, now: Moment) {
+    /// `read`: what was read when it was judged; another content has to be judged anew.
+    fn reject(&mut self, key: &FileKey, read: Option<FileId>, run: &RunId, refusal: &Refusal, now: Moment) {
         let Device { parts, names, .. } = self;
         let path = parts.layout.entry(key);
+        if read.is_some_and(|read| parts.disk.stat(&path).is_ok_and(|meta| meta.id != read)) {
+            self.inbox.doubt(key);
+            return self.look_at(key, now);
+        }
         let file = (path.as_path(), key.name.as_os_str());
         match rejects::reject(&*parts.disk, &parts.layout, names, file, (run, refusal), &parts.me.device, now) {
             Ok(moved) => {
                 if moved {
+                    self.rejected += 1;
                     tracing::warn!(name = %key.name.to_string_lossy().escape_debug(), error = refusal.error, hint = refusal.hint, "rejected");
                 }
                 self.inbox.forget(key);
@@ -287,7 +306,7 @@ impl Device {
                 unfinished: false,
             };
             self.queue.remove(&entry.key);
-            self.reject(&entry.key, &entry.run, &refusal, now);
+            self.reject(&entry.key, Some(entry.id), &entry.run, &refusal, now);
         }
     }
 
@@ -313,7 +332,8 @@ impl Device {
         let mut accepted = results::read(disk, &layout.result(job, lease))?.as_ref().map(Accepted::from);
         if accepted.is_none() {
             // Another attempt may have ended the run, where a commit was overwritten.
-            accepted = self.traces(&lease.run, job)?.1.filter(|accepted| accepted.is_final);
+            let gap = self.store.state().attempt_gap();
+            accepted = results::final_of(disk, layout, job, &lease.run, gap)?.as_ref().map(Accepted::from);
         }
         let log = layout.log(job, lease);
         let has_log = found(disk.stat(&log)).on("look at", &log)?.is_some();
@@ -344,6 +364,7 @@ impl Device {
         let names = found(self.parts.disk.list(&folder)).on("list", &folder)?.unwrap_or_default();
         let state = Arc::clone(self.store.state());
         let mut there = std::collections::BTreeSet::new();
+        let mut days = Days::new();
         for (run, stem) in names.iter().filter_map(|name| parse_running(name)) {
             let is_held = state.runs.get(&run).is_some_and(|held| held.device.is_some());
             if is_held || self.mine.contains_key(&run) {
@@ -357,7 +378,7 @@ impl Device {
             let is_new = !self.orphans.iter().any(|orphan| orphan.run == run);
             if free
                 && is_new
-                && let Some(orphan) = self.orphan(&run, &stem, now)?
+                && let Some(orphan) = self.orphan(&run, &stem, now, &mut days)?
             {
                 self.orphans.push(orphan);
             }
@@ -385,7 +406,8 @@ impl Device {
         for (run, job) in gone {
             let since = *self.vanished_since.entry(run.clone()).or_insert(now.boot);
             if now.boot.saturating_sub(since) >= self.parts.config.lease {
-                let is_over = self.traces(&run, &job)?.1.is_some_and(|accepted| accepted.is_final);
+                let (disk, layout) = (&*self.parts.disk, &self.parts.layout);
+                let is_over = results::final_of(disk, layout, &job, &run, state.attempt_gap())?.is_some();
                 self.vanished.insert(run, is_over);
             }
         }
@@ -402,7 +424,13 @@ impl Device {
     }
 
     /// `None`: it is gone, or was no trigger any more and has been rejected.
-    fn orphan(&mut self, run: &RunId, stem: &str, now: Moment) -> Result<Option<Orphan>, volume::Error> {
+    fn orphan(
+        &mut self,
+        run: &RunId,
+        stem: &str,
+        now: Moment,
+        days: &mut Days,
+    ) -> Result<Option<Orphan>, volume::Error> {
         let file = self.parts.layout.running_file(run, stem);
         let limit = crate::model::config::TRIGGER_LIMIT;
         let Some((bytes, _)) = found(self.parts.disk.read(&file, limit)).on("read", &file)? else { return Ok(None) };
@@ -429,7 +457,7 @@ impl Device {
             ),
             Target::Command(_) => (crate::model::job::command_job_name(stem), None),
         };
-        let (last_attempt, last_result) = self.traces(run, &job)?;
+        let (last_attempt, last_result) = self.traces(run, &job, days)?;
         let lease = Lease { run: run.clone(), attempt: last_attempt };
         let evidence = self.evidence(&lease, &job, stem)?;
         let carried = last_result.as_ref().map_or((0, 0), Accepted::counts_after);
@@ -449,7 +477,7 @@ impl Device {
             listed: definition.as_ref().is_some_and(|job| job.overlap != Overlap::Allow),
             retried: carried.0,
             losses: carried.1,
-            extra: std::collections::BTreeMap::new(),
+            extra: BTreeMap::new(),
         };
         let is_over = last_result.is_some_and(|accepted| accepted.is_final);
         let not_before = trigger.not_before;
@@ -457,12 +485,16 @@ impl Device {
     }
 
     /// The largest attempt number in the names of results and logs, and the newest result (a final one before all).
-    fn traces(&self, run: &RunId, job: &JobName) -> Result<(u32, Option<Accepted>), volume::Error> {
+    fn traces(&self, run: &RunId, job: &JobName, days: &mut Days) -> Result<(u32, Option<Accepted>), volume::Error> {
         let (disk, layout) = (&*self.parts.disk, &self.parts.layout);
         let mut last = 0;
         let mut newest: Option<(u32, Accepted)> = None;
         for (folder, ending) in [(layout.results(), "json"), (layout.logs(), "log")] {
-            for named in results::names_in(disk, &folder.join(run.date()), ending)? {
+            let folder = folder.join(run.date());
+            if !days.contains_key(&folder) {
+                days.insert(folder.clone(), results::names_in(disk, &folder, ending)?);
+            }
+            for named in &days[&folder] {
                 if named.run != *run || named.job != *job {
                     continue;
                 }
@@ -485,6 +517,9 @@ impl Device {
         Ok((last, newest.map(|(_, accepted)| accepted)))
     }
 }
+
+/// Days' folders of results and logs that were listed, for as long as one look takes.
+type Days = BTreeMap<PathBuf, Vec<results::Named>>;
 
 /// The machine's load over the last minute.
 fn load() -> f64 {

@@ -120,6 +120,10 @@ pub struct Device {
     /// When the last heartbeat was written: by boot time, and by the volume's time.
     anchor: Option<Moment>,
     drained: bool,
+    /// As the newest heartbeat says it: what was asked is done once it would survive a crash.
+    told_drained: bool,
+    /// How many triggers it has rejected.
+    rejected: u64,
     leaving: Option<Leaving>,
     /// Why it leaves, if not because it was asked to.
     end: Option<End>,
@@ -199,6 +203,8 @@ impl Device {
             could_write: true,
             anchor: None,
             drained,
+            told_drained: drained,
+            rejected: 0,
             leaving: None,
             end: None,
             due: Due::default(),
@@ -262,10 +268,10 @@ impl Device {
         }
     }
 
-    /// The newest revision it has seen or made.
+    /// A number that is another one whenever something on the volume may have to survive a power cut.
     #[must_use]
-    pub fn revision(&self) -> u64 {
-        self.store.state().revision
+    pub fn happened(&self) -> u64 {
+        self.store.state().revision.wrapping_add(self.rejected)
     }
 
     /// The attempts that run here, for whoever looks.
@@ -335,7 +341,7 @@ impl Device {
             now,
             me: &self.parts.me,
             taking: self.leaving.is_none() && !self.drained && self.could_write,
-            drained: self.drained,
+            drained: self.told_drained,
             catalog: self.programs.catalog(),
             queue: &self.queue,
             devices: &self.liveness,

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use chrono::Utc;
@@ -100,9 +100,10 @@ pub async fn run(options: Options) -> Result<End, RunError> {
             Tick::Wake(at) => at,
         };
         if watcher.renew(now) {
+            first = true;
             continue;
         }
-        syncer.sync(device.revision(), now.boot);
+        syncer.sync(device.happened(), now.boot);
         let wake_at = syncer.due().map_or(wake_at, |due| wake_at.min(due));
         let pause = wake_at.saturating_sub(clock().boot);
         tokio::select! {
@@ -176,9 +177,12 @@ async fn displace(disk: &dyn Disk, options: &Options, identity: &mut Identity) -
         count += 1;
         let beat = announcement(options, count, drained);
         heartbeat::write(disk, layout, &mut names, &beat).map_err(BeginError::from)?;
-        pause_until(config.heartbeat.min(LOCK_PATIENCE)).await;
-        if identity.guard.is_none() {
-            identity.guard = heartbeat::lock(disk, layout, &me.device).map_err(BeginError::from)?;
+        // Sooner than whoever would start the other again.
+        for _ in 0..10 {
+            pause_until(LOCK_PATIENCE / 50).await;
+            if identity.guard.is_none() {
+                identity.guard = heartbeat::lock(disk, layout, &me.device).map_err(BeginError::from)?;
+            }
         }
     }
     identity.before = identity.before.take().map(|before| Beat { beat: count, ..before });
@@ -306,7 +310,8 @@ impl Watcher {
 struct Syncer {
     enabled: bool,
     common: Arc<Path>,
-    synced: u64,
+    /// What had happened on the volume when it was synced last.
+    synced: Arc<AtomicU64>,
     dirty_since: Option<Duration>,
     busy: Arc<AtomicBool>,
 }
@@ -316,25 +321,28 @@ impl Syncer {
         Self {
             enabled: options.sync,
             common: Arc::from(options.layout.common.as_path()),
-            synced: 0,
+            synced: Arc::default(),
             dirty_since: None,
             busy: Arc::default(),
         }
     }
 
-    fn sync(&mut self, revision: u64, now: Duration) {
-        if !self.enabled || revision == self.synced {
+    fn sync(&mut self, happened: u64, now: Duration) {
+        if !self.enabled || happened == self.synced.load(Ordering::Acquire) {
             return;
         }
         let since = *self.dirty_since.get_or_insert(now);
         if now.saturating_sub(since) < SYNC || self.busy.swap(true, Ordering::AcqRel) {
             return;
         }
-        (self.synced, self.dirty_since) = (revision, None);
-        let (common, busy) = (Arc::clone(&self.common), Arc::clone(&self.busy));
+        self.dirty_since = None;
+        let (common, busy, synced) = (Arc::clone(&self.common), Arc::clone(&self.busy), Arc::clone(&self.synced));
         tokio::task::spawn_blocking(move || {
-            if let Err(error) = sync(&common) {
-                tracing::warn!(%error, "the volume is not synced: a power cut may take the last seconds");
+            match sync(&common) {
+                Ok(()) => synced.store(happened, Ordering::Release),
+                Err(error) => {
+                    tracing::warn!(%error, "the volume is not synced: a power cut may take the last seconds");
+                }
             }
             busy.store(false, Ordering::Release);
         });

@@ -15,15 +15,20 @@ use crate::model::state::{Held, SCHEMA, State};
 use crate::model::time::rfc3339;
 use crate::model::trigger::Target;
 
-/// How many runs one commit claims at most: a lock hold stays short.
-const CLAIMS: usize = 64;
+/// How many triggers one commit takes at most, to run or to end them: a lock hold stays short.
+const TAKEN: usize = 64;
 
 /// Ends what waited in vain: past its `expires`, or its job is gone.
 pub fn expire(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
     if !seen.taking || is_rebuilding(state, plan) {
         return;
     }
-    for (entry, priority) in seen.queue.expired(seen.now.wall).take(CLAIMS) {
+    let before = plan.changes.len();
+    for (entry, priority) in seen.queue.expired(seen.now.wall) {
+        if plan.changes.len() - before >= TAKEN {
+            plan.more = true;
+            return;
+        }
         if is_open(state, plan, &entry.run) {
             continue;
         }
@@ -35,7 +40,11 @@ pub fn expire(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
         let error = format!("its first attempt had not started by {until}");
         plan.changes.push(end(seen, entry, priority, Status::Expired, 0, Some(error)));
     }
-    for entry in seen.queue.unknown(seen.now.boot).take(CLAIMS) {
+    for entry in seen.queue.unknown(seen.now.boot) {
+        if plan.changes.len() - before >= TAKEN {
+            plan.more = true;
+            return;
+        }
         let held_elsewhere = state.runs.get(&entry.run).is_some_and(|held| held.device.is_some());
         if entry.key.source != Source::Waiting || seen.catalog.is_empty() || held_elsewhere {
             continue;
@@ -54,8 +63,10 @@ pub fn claim(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
     let mut free = i64::from(seen.me.slots) - i64::from(busy(state, seen, plan));
     let mut ordered = seen.queue.in_order();
     let mut claimed: BTreeSet<RunId> = BTreeSet::new();
+    let before = plan.changes.len();
     while let Some((group, candidate)) = ordered.take_next() {
-        if claimed.len() >= CLAIMS {
+        if plan.changes.len() - before >= TAKEN {
+            plan.more = true;
             break;
         }
         let Candidate { entry, job, priority } = candidate;

@@ -53,15 +53,17 @@ impl Liveness {
     }
 
     /// Takes in the heartbeats that lie in the folder now. `could_write`: whether the observer's own beats reach the volume;
-    /// when they do not, perhaps nobody's do, and nobody is dead.
-    pub fn observe(&mut self, now: Duration, beats: Vec<Beat>, could_write: bool) {
+    /// when they do not, perhaps nobody's do, and nobody is dead. Nor is one whose heartbeat is there and `unreadable`.
+    pub fn observe(&mut self, now: Duration, beats: Vec<Beat>, unreadable: &[DeviceId], could_write: bool) {
         let gap = self.last_look.is_some_and(|last| now.saturating_sub(last) > self.lease / 2);
         self.last_look = Some(now);
         if gap || !could_write {
             self.watch_anew(now);
         }
         for peer in self.peers.values_mut() {
-            if !beats.iter().any(|beat| beat.device == peer.beat.device) {
+            if unreadable.contains(&peer.beat.device) {
+                (peer.moved_at, peer.missing_since) = (now, None);
+            } else if !beats.iter().any(|beat| beat.device == peer.beat.device) {
                 peer.missing_since.get_or_insert(now);
             }
         }
@@ -206,42 +208,52 @@ mod tests {
     fn a_beat_that_stands_still_for_a_lease_is_death() {
         let mut seen = Liveness::new(LEASE, at(100));
         for now in (100..=114).step_by(2) {
-            seen.observe(at(now), vec![beat(1, 7)], true);
+            seen.observe(at(now), vec![beat(1, 7)], &[], true);
         }
         assert_eq!(verdict(&seen, 1, 114), Verdict::Alive);
-        seen.observe(at(115), vec![beat(1, 7)], true);
+        seen.observe(at(115), vec![beat(1, 7)], &[], true);
         assert_eq!(verdict(&seen, 1, 115), Verdict::Dead);
-        seen.observe(at(116), vec![beat(1, 8)], true);
+        seen.observe(at(116), vec![beat(1, 8)], &[], true);
         assert_eq!(verdict(&seen, 1, 116), Verdict::Alive);
     }
 
     #[test]
     fn an_observer_that_slept_or_could_not_write_waits_a_whole_lease_again() {
         let mut seen = Liveness::new(LEASE, at(0));
-        seen.observe(at(0), vec![beat(1, 7)], true);
-        seen.observe(at(1_000), vec![beat(1, 7)], true);
+        seen.observe(at(0), vec![beat(1, 7)], &[], true);
+        seen.observe(at(1_000), vec![beat(1, 7)], &[], true);
         assert_eq!(verdict(&seen, 1, 1_000), Verdict::Alive);
         for now in (1_002..1_030).step_by(2) {
-            seen.observe(at(now), vec![beat(1, 7)], false);
+            seen.observe(at(now), vec![beat(1, 7)], &[], false);
         }
         assert_eq!(verdict(&seen, 1, 1_030), Verdict::Alive);
         for now in (1_030..=1_044).step_by(2) {
-            seen.observe(at(now), vec![beat(1, 7)], true);
+            seen.observe(at(now), vec![beat(1, 7)], &[], true);
         }
         assert_eq!(verdict(&seen, 1, 1_044), Verdict::Dead);
     }
 
     #[test]
+    fn who_cannot_be_read_is_not_dead() {
+        let mut seen = Liveness::new(LEASE, at(0));
+        seen.observe(at(0), vec![beat(1, 7)], &[], true);
+        for now in (2..=60).step_by(2) {
+            seen.observe(at(now), vec![], &[DeviceId::new("d").unwrap()], true);
+        }
+        assert_eq!(verdict(&seen, 1, 60), Verdict::Alive);
+    }
+
+    #[test]
     fn a_new_session_replaces_the_old_one_and_a_missing_file_is_death_after_a_lease() {
         let mut seen = Liveness::new(LEASE, at(0));
-        seen.observe(at(0), vec![beat(1, 7)], true);
-        seen.observe(at(2), vec![beat(2, 1)], true);
+        seen.observe(at(0), vec![beat(1, 7)], &[], true);
+        seen.observe(at(2), vec![beat(2, 1)], &[], true);
         assert_eq!((verdict(&seen, 1, 2), verdict(&seen, 2, 2)), (Verdict::Replaced, Verdict::Alive));
         for now in (4..=18).step_by(2) {
-            seen.observe(at(now), vec![], true);
+            seen.observe(at(now), vec![], &[], true);
         }
         assert_eq!(verdict(&seen, 2, 18), Verdict::Alive);
-        seen.observe(at(19), vec![], true);
+        seen.observe(at(19), vec![], &[], true);
         assert_eq!(verdict(&seen, 2, 19), Verdict::Dead);
     }
 
@@ -249,17 +261,17 @@ mod tests {
     fn a_life_that_was_never_seen_gets_a_whole_lease_to_show_itself() {
         let mut seen = Liveness::new(LEASE, at(0));
         for now in (0..=100).step_by(2) {
-            seen.observe(at(now), vec![], true);
+            seen.observe(at(now), vec![], &[], true);
         }
         let (device, session) = (DeviceId::new("d").unwrap(), Session::from_random(1));
         assert_eq!(verdict(&seen, 1, 100), Verdict::Alive);
         for now in (102..=116).step_by(2) {
             seen.meet(at(now), [(&device, &session)].into_iter());
-            seen.observe(at(now), vec![], true);
+            seen.observe(at(now), vec![], &[], true);
             assert_eq!(verdict(&seen, 1, now), Verdict::Alive);
         }
         assert_eq!(verdict(&seen, 1, 117), Verdict::Dead);
-        seen.observe(at(118), vec![beat(1, 1)], true);
+        seen.observe(at(118), vec![beat(1, 1)], &[], true);
         assert_eq!(verdict(&seen, 1, 118), Verdict::Alive);
     }
 
@@ -267,16 +279,16 @@ mod tests {
     fn a_device_that_comes_back_in_a_new_life_is_not_judged_by_its_dead_one() {
         let mut seen = Liveness::new(LEASE, at(0));
         for now in (0..=100).step_by(2) {
-            seen.observe(at(now), vec![beat(1, 7)], true);
+            seen.observe(at(now), vec![beat(1, 7)], &[], true);
         }
         let (device, session) = (DeviceId::new("d").unwrap(), Session::from_random(2));
         for now in (102..=116).step_by(2) {
             seen.meet(at(now), [(&device, &session)].into_iter());
-            seen.observe(at(now), vec![beat(1, 7)], true);
+            seen.observe(at(now), vec![beat(1, 7)], &[], true);
             assert_eq!((verdict(&seen, 1, now), verdict(&seen, 2, now)), (Verdict::Dead, Verdict::Alive));
         }
         assert_eq!(verdict(&seen, 2, 117), Verdict::Dead);
-        seen.observe(at(118), vec![beat(2, 1)], true);
+        seen.observe(at(118), vec![beat(2, 1)], &[], true);
         assert_eq!(verdict(&seen, 2, 118), Verdict::Alive);
     }
 
@@ -285,13 +297,13 @@ mod tests {
         let run = RunId::new(chrono::DateTime::UNIX_EPOCH, 1);
         let me = DeviceId::new("me").unwrap();
         let mut seen = Liveness::new(LEASE, at(0));
-        seen.observe(at(0), vec![beat(1, 1)], true);
+        seen.observe(at(0), vec![beat(1, 1)], &[], true);
         assert!(!seen.is_free(&run, &me, at(1), at(1)));
-        seen.observe(at(2), vec![beat(1, 2)], true);
+        seen.observe(at(2), vec![beat(1, 2)], &[], true);
         assert!(!seen.is_free(&run, &me, at(1), at(2)));
-        seen.observe(at(4), vec![beat(1, 3)], true);
+        seen.observe(at(4), vec![beat(1, 3)], &[], true);
         assert!(seen.is_free(&run, &me, at(1), at(4)));
-        seen.observe(at(6), vec![Beat { holds: vec![(run.clone(), 1)], ..beat(1, 4) }], true);
+        seen.observe(at(6), vec![Beat { holds: vec![(run.clone(), 1)], ..beat(1, 4) }], &[], true);
         assert!(!seen.is_free(&run, &me, at(1), at(6)));
     }
 }

@@ -93,9 +93,15 @@ fn lose_one(
     match evidence.accepted {
         // The dead device had its result accepted and died before the commit: the commit is completed.
         Some(accepted) => {
-            is_final = accepted.is_final;
             (retried, losses) = accepted.counts_after();
-            remembered = (accepted.is_final && !held.command).then(|| (held.job.clone(), accepted.status));
+            if !accepted.is_final && state.cancel_asked(&run) {
+                let outcome = cancelled_outcome(seen, &lease, held, evidence);
+                (is_final, remembered) = (true, over(held, &outcome));
+                moves.push(Move::Record(Box::new(outcome)));
+            } else {
+                is_final = accepted.is_final;
+                remembered = (accepted.is_final && !held.command).then(|| (held.job.clone(), accepted.status));
+            }
         }
         None => {
             let cancelled = state.cancel_asked(&run);
@@ -116,6 +122,15 @@ fn lose_one(
         waiting(held, attempt, retried, losses)
     };
     Change { matter: Matter::Lost(lease, held.job.clone()), run, moves, entry, over: remembered }
+}
+
+/// The result of a run that was asked to end between two attempts.
+fn cancelled_outcome(seen: &Observation<'_>, lease: &Lease, held: &Held, evidence: &Evidence) -> Outcome {
+    let unstarted = Lease { attempt: 0, ..lease.clone() };
+    let evidence = Evidence { log: None, ..evidence.clone() };
+    let error = "cancelled while it waited".to_owned();
+    let found = outcome(seen, &unstarted, held, &seen.me.device, &evidence, Status::Cancelled, true, 0, error);
+    Outcome { executor: None, claimed_at: None, ..found }
 }
 
 fn lost_outcome(

@@ -191,6 +191,8 @@ pub struct Plan {
     pub answered: BTreeSet<String>,
     /// A rebuilt state has been worked through by every living device.
     pub rebuilt: bool,
+    /// More is to be done than one commit should do.
+    pub more: bool,
     /// Attempts of this device that ended after their lease had gone to another.
     pub fenced: Vec<Lease>,
     /// Triggers whose run id another run has: they need another one.

@@ -96,6 +96,8 @@ pub struct Ended {
     pub cancel_asked: bool,
     /// It was judged knowing that the run's file has vanished from `.running`.
     pub gone: bool,
+    /// Its files are where they belong; only the commit that says so failed.
+    pub published: bool,
     /// How the program ended, should it have to be judged again.
     pub report: Report,
 }
@@ -146,7 +148,7 @@ pub fn judge(mine: &Mine, report: &Report, me: &Me, cancel_asked: bool, gone: bo
         retried: mine.held.retried,
         losses: 0,
     };
-    Ended { outcome, next, held: Arc::clone(&mine.held), cancel_asked, gone, report: report.clone() }
+    Ended { outcome, next, held: Arc::clone(&mine.held), cancel_asked, gone, published: false, report: report.clone() }
 }
 
 /// What needs no backoff may start at once: its time is the run's own, which has passed on every device's clock.
@@ -224,6 +226,14 @@ pub fn settle(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
 /// Only where the run's file is still in `.running`: it names the run even where the state was lost or the lock lied.
 fn accept(lease: &Lease, ended: &Ended) -> Change {
     let (run, stem) = (lease.run.clone(), ended.held.stem.clone());
+    if ended.published {
+        let entry = match ended.next {
+            Next::Over => None,
+            Next::Again { retried, .. } => waiting(&ended.held, lease.attempt + 1, retried, 0),
+        };
+        let over = over(&ended.held, &ended.outcome);
+        return Change { matter: Matter::Settled(lease.clone()), run, moves: Vec::new(), entry, over };
+    }
     let mut moves = Vec::with_capacity(3);
     if !ended.gone {
         moves.push(Move::Expect { run: run.clone(), stem: stem.clone() });

@@ -24,6 +24,8 @@ pub type Extra = BTreeMap<String, Value>;
 
 /// How many lost states are allowed for: a volume that loses more is beyond repair.
 const REBUILDS_COUNTED: u32 = 64;
+/// The largest [`State::attempt_gap`].
+pub const LARGEST_GAP: u32 = 2 + REBUILDS_COUNTED;
 
 /// One whole revision of the shared state.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -332,7 +332,7 @@ impl Store {
     /// The largest revision of which anything is known: seen here, told by a heartbeat, or noted in the lock's file when a state
     /// was made; and how many were made.
     fn seen_revision(&self) -> Result<(u64, u32), Refused> {
-        let beats = heartbeat::read_all(&*self.disk, &self.layout)?;
+        let beats = heartbeat::read_all(&*self.disk, &self.layout)?.beats;
         let lock = self.layout.lock();
         let noted = found(self.disk.read_head(&lock, NOTED)).on("read", &lock)?.unwrap_or_default();
         let noted: Vec<u64> = String::from_utf8_lossy(&noted).lines().filter_map(|line| line.parse().ok()).collect();
@@ -375,7 +375,7 @@ impl Store {
         let lost = self.mine.iter().find(|&&revision| {
             let named = state.last_commits.iter().any(|(r, by)| *r == revision && *by == self.me.session);
             let is_covered = if is_rebuilt { revision > oldest } else { revision >= oldest };
-            is_covered && !named
+            is_covered && revision <= state.revision && !named
         });
         if let Some(&lost) = lost {
             self.breach = Some(Breach { lost, seen: state.revision });

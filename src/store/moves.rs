@@ -64,9 +64,17 @@ pub(super) fn perform(
             made
         }
         Move::Take { from, expect, run, stem, job, fresh } => {
+            // An id that a name carries may well be used already; one that was made here can only clash by chance.
+            if *fresh && split_dropped(&from.name).1.is_some() && is_used(disk, layout, job, run, from, stem)? {
+                return Err(Failure::Taken);
+            }
             take(disk, layout, from, *expect, &layout.running_file(run, stem))?;
             if *fresh {
-                return must_be_unused(disk, layout, job, run, from, stem);
+                if is_used(disk, layout, job, run, from, stem)? {
+                    relocate(disk, &layout.running_file(run, stem), &layout.entry(from))?;
+                    return Err(Failure::Taken);
+                }
+                return Ok(());
             }
             match Waiting::parse(&from.name) {
                 Some(waiting) if is_over(disk, layout, job, run, 0..waiting.attempt)? => {
@@ -115,14 +123,14 @@ fn take(disk: &dyn Disk, layout: &Layout, from: &FileKey, expect: FileId, to: &P
 }
 
 /// An id that a name carries, or a hash that met its like, may have had its run already: then the trigger gets another id.
-fn must_be_unused(
+fn is_used(
     disk: &dyn Disk,
     layout: &Layout,
     job: &JobName,
     run: &RunId,
     from: &FileKey,
     stem: &str,
-) -> Result<(), Failure> {
+) -> Result<bool, Failure> {
     let lease = |attempt| Lease { run: run.clone(), attempt };
     let mut traces = vec![layout.log(job, &lease(1)), layout.result(job, &lease(0))];
     if split_dropped(&from.name).1.is_some() {
@@ -130,11 +138,10 @@ fn must_be_unused(
     }
     for path in &traces {
         if found(disk.stat(path)).on("look at", path)?.is_some() {
-            relocate(disk, &layout.running_file(run, stem), &layout.entry(from))?;
-            return Err(Failure::Taken);
+            return Ok(true);
         }
     }
-    Ok(())
+    Ok(false)
 }
 
 /// Whether one of these attempts ended the run: where a lock lies, a commit may not have seen it.

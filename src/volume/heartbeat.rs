@@ -30,21 +30,32 @@ pub fn read(disk: &dyn Disk, layout: &Layout, device: &DeviceId) -> Result<Optio
     Ok(serde_json::from_slice(&bytes).ok().filter(|beat: &Beat| beat.device == *device))
 }
 
-/// Reads all heartbeats. One that cannot be read as one is left out: its device writes it anew within a beat.
+/// What lies in `Devices/`.
+#[derive(Debug, Default)]
+pub struct Beats {
+    /// The heartbeats, by device. One that is damaged is left out: its device writes it anew within a beat.
+    pub beats: Vec<Beat>,
+    /// Devices whose heartbeat is there and cannot be read, and what the system said.
+    pub unreadable: Vec<(DeviceId, Error)>,
+}
+
+/// Reads all heartbeats.
 ///
 /// # Errors
-/// What the system said.
-pub fn read_all(disk: &dyn Disk, layout: &Layout) -> Result<Vec<Beat>, Error> {
+/// What the system said of the folder.
+pub fn read_all(disk: &dyn Disk, layout: &Layout) -> Result<Beats, Error> {
     let folder = layout.devices();
-    let mut beats = Vec::new();
+    let mut all = Beats::default();
     for name in found(disk.list(&folder)).on("list", &folder)?.unwrap_or_default() {
         let device = name.to_str().and_then(|name| name.strip_suffix(".json")).and_then(|id| DeviceId::new(id).ok());
-        if let Some(device) = device {
-            beats.extend(read(disk, layout, &device)?);
+        let Some(device) = device else { continue };
+        match read(disk, layout, &device) {
+            Ok(beat) => all.beats.extend(beat),
+            Err(error) => all.unreadable.push((device, error)),
         }
     }
-    beats.sort_by(|a, b| a.device.cmp(&b.device));
-    Ok(beats)
+    all.beats.sort_by(|a, b| a.device.cmp(&b.device));
+    Ok(all)
 }
 
 /// Tries to take a device's lock. `None`: another process holds it.

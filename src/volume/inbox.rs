@@ -120,12 +120,7 @@ impl Inbox {
                 self.forget(key);
                 return Ok(Look::Gone);
             }
-            Err(error) => {
-                let why = Error { doing: "read", path, source: error }.to_string();
-                self.doubt(key);
-                self.unreadable.insert(key.clone(), why);
-                return Ok(Look::NotYet);
-            }
+            Err(error) => return Ok(self.not_now(key, &Error { doing: "read", path, source: error })),
         };
         let run = self.run_id(key, &bytes, &meta);
         if let Some(refusal) = wrong_kind(&meta) {
@@ -133,7 +128,10 @@ impl Inbox {
         }
         match self.parse(bytes, &meta) {
             Ok(trigger) => {
-                let entry = entry(disk, layout, key, run, meta.id, trigger, now)?;
+                let entry = match entry(disk, layout, key, run, meta.id, trigger, now) {
+                    Ok(entry) => entry,
+                    Err(error) => return Ok(self.not_now(key, &error)),
+                };
                 self.doubt(key);
                 self.taken.insert(key.clone(), meta.id);
                 Ok(Look::Entry(Arc::new(entry)))
@@ -141,6 +139,13 @@ impl Inbox {
             Err(refusal) if refusal.unfinished && !self.is_settled(key, meta.id, now.boot) => Ok(Look::NotYet),
             Err(refusal) => Ok(Look::Refused(run, refusal)),
         }
+    }
+
+    /// Something that is needed for this file cannot be read: the next scan tries again, and the other files wait for nothing.
+    fn not_now(&mut self, key: &FileKey, error: &Error) -> Look {
+        self.doubt(key);
+        self.unreadable.insert(key.clone(), error.to_string());
+        Look::NotYet
     }
 
     /// Gives a trigger another run id: its own belongs to another run.

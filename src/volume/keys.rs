@@ -9,6 +9,7 @@ use super::{Context, Error, found, results};
 use crate::model::config::KEY_KEPT;
 use crate::model::entry::{KeySeen, Waiting, parse_running};
 use crate::model::ids::{JobName, RunId};
+use crate::model::state::LARGEST_GAP;
 
 /// So young a key counts in any case: a network file system may not show yet where its run is.
 const YOUNG: std::time::Duration = std::time::Duration::from_secs(600);
@@ -52,18 +53,8 @@ fn counts(disk: &dyn Disk, layout: &Layout, key: &Key, now: DateTime<Utc>) -> Re
     if names(layout.running())?.iter().any(is_held) || names(layout.waiting())?.iter().any(waits) {
         return Ok(true);
     }
-    let of_run = results::of_day(disk, layout, &key.run_id.date())?;
-    for named in
-        of_run.iter().rev().filter(|named| named.run == key.run_id && named.job == key.job && !named.superseded)
-    {
-        let lease = crate::model::lease::Lease { run: named.run.clone(), attempt: named.attempt };
-        if let Some(outcome) = results::read(disk, &layout.result(&named.job, &lease))?
-            && outcome.is_final
-        {
-            return Ok((now - outcome.finished_at).to_std().map_or(true, |age| age < KEY_KEPT));
-        }
-    }
-    Ok(false)
+    let ended = results::final_of(disk, layout, &key.job, &key.run_id, LARGEST_GAP)?;
+    Ok(ended.is_some_and(|outcome| (now - outcome.finished_at).to_std().map_or(true, |age| age < KEY_KEPT)))
 }
 
 /// Removes keys whose run ended more than a day ago, or cannot be found. How many went; none while another holds the lock.

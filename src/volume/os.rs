@@ -66,6 +66,22 @@ impl Drop for Unlock {
     }
 }
 
+/// Where the system cannot rename without replacing. A hard link does not replace either, but a crash between link and removal
+/// leaves both names: good for a temporary file, which is swept. A file of a person's must never lie in two places: it is
+/// renamed, and that nothing lies at its new name is known by the lock and by the run id in the name.
+fn rename_new_in_steps(from: &Path, to: &Path) -> io::Result<()> {
+    let is_temporary = from.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+    if is_temporary {
+        fs::hard_link(from, to)?;
+        return fs::remove_file(from);
+    }
+    match fs::symlink_metadata(to) {
+        Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => fs::rename(from, to),
+        Err(error) => Err(error),
+    }
+}
+
 impl Disk for OsDisk {
     fn list(&self, folder: &Path) -> io::Result<Vec<OsString>> {
         let fd = rustix::fs::open(folder, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
@@ -131,10 +147,9 @@ impl Disk for OsDisk {
 
     fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
         match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-            // NFS and some FUSE file systems do not know the flag; a hard link does not replace either.
+            // NFS and some FUSE file systems do not know the flag.
             Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS | rustix::io::Errno::NOTSUP) => {
-                fs::hard_link(from, to)?;
-                fs::remove_file(from)
+                rename_new_in_steps(from, to)
             }
             other => Ok(other?),
         }

@@ -184,6 +184,31 @@ pub fn of_day(disk: &dyn Disk, layout: &Layout, date: &str) -> Result<Vec<Named>
     names_in(disk, &layout.results().join(date), "json")
 }
 
+/// The result that ended a run, if one did. Attempts are looked for by name, one after another, until `gap` of them in a row are
+/// missing: a day's folder may hold too many to be listed for one run.
+///
+/// # Errors
+/// What the system said.
+pub fn final_of(
+    disk: &dyn Disk,
+    layout: &Layout,
+    job: &JobName,
+    run: &RunId,
+    gap: u32,
+) -> Result<Option<Outcome>, Error> {
+    let mut missing = 0;
+    for attempt in 0.. {
+        match read(disk, &layout.result(job, &Lease { run: run.clone(), attempt }))? {
+            Some(outcome) if outcome.is_final => return Ok(Some(outcome)),
+            Some(_) => missing = 0,
+            // A run that was not ended while it waited has no attempt 0.
+            None if missing > gap => break,
+            None => missing += 1,
+        }
+    }
+    Ok(None)
+}
+
 /// All results or logs in one day's folder, in the order of their runs.
 ///
 /// # Errors
