@@ -99,7 +99,16 @@ impl Device {
             Ok(()) => {
                 self.told_drained = beat.drained;
                 let path = self.parts.layout.heartbeat(&self.parts.me.device);
-                self.anchor = self.parts.disk.stat(&path).ok().map(|meta| Moment { wall: meta.changed, ..now });
+                let first = self.anchor.is_none();
+                // Read behind the write: a device that stood still in between is late then, and never early.
+                let disk = &self.parts.disk;
+                self.anchor = disk.stat(&path).ok().map(|meta| Moment { wall: meta.changed, boot: disk.boot() });
+                if first {
+                    // What was placed by this machine's own clock may have its time still before it.
+                    let now = self.by_the_volume(now);
+                    let Device { parts, queue, programs, .. } = self;
+                    queue.place_anew(programs.catalog(), &parts.me, now);
+                }
                 self.solved("heartbeat");
             }
             Err(error) => {

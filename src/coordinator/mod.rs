@@ -242,9 +242,10 @@ impl Device {
     /// The moment with the volume's time instead of this machine's: the one clock that all devices share, and one that
     /// no step of a clock moves, because boot time carries it from beat to beat.
     fn by_the_volume(&self, now: Moment) -> Moment {
-        let anchor = self.anchor.filter(|anchor| now.boot >= anchor.boot);
-        let wall =
-            anchor.and_then(|anchor| Some(anchor.wall + chrono::TimeDelta::from_std(now.boot - anchor.boot).ok()?));
+        let since = |from: Duration, to: Duration| chrono::TimeDelta::from_std(to.saturating_sub(from)).ok();
+        let wall = self
+            .anchor
+            .and_then(|anchor| Some(anchor.wall + since(anchor.boot, now.boot)? - since(now.boot, anchor.boot)?));
         Moment { wall: wall.unwrap_or(now.wall), ..now }
     }
 

@@ -22,7 +22,7 @@ use crate::volume::atomic::Temporary;
 use crate::volume::disk::Disk;
 use crate::volume::heartbeat;
 use crate::volume::layout::Layout;
-use crate::volume::os::{OsDisk, inode_of, is_network, sync};
+use crate::volume::os::{OsDisk, boot, inode_of, is_network, sync};
 use crate::volume::watch::{Mailbox, Watch};
 
 /// How often what was written is synced to the disk, if anything was: a power cut takes at most this and what a sync takes.
@@ -65,9 +65,7 @@ pub enum RunError {
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "this is where wall time enters")]
 pub fn clock() -> Moment {
-    let boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    let nanos = u32::try_from(boot.tv_nsec).unwrap_or(0);
-    Moment { boot: Duration::new(u64::try_from(boot.tv_sec).unwrap_or(0), nanos), wall: Utc::now() }
+    Moment { boot: boot(), wall: Utc::now() }
 }
 
 /// Runs a device until it is asked to leave.

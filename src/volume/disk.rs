@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
@@ -90,6 +91,9 @@ pub trait Disk {
     /// # Errors
     /// As the system says.
     fn touch(&self, path: &Path) -> io::Result<()>;
+
+    /// The machine's boot time now: what was just written is not younger.
+    fn boot(&self) -> Duration;
 
     /// Removes a file.
     ///

@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use fs2::FileExt;
@@ -64,6 +65,13 @@ impl Drop for Unlock {
             tracing::error!(%error, "cannot unlock; the lock ends with this process");
         }
     }
+}
+
+/// Boot time: it runs through suspend, and no step of a clock moves it.
+#[must_use]
+pub fn boot() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
 /// Where the system cannot rename without replacing. A hard link does not replace either, but a crash between link and removal
@@ -163,6 +171,10 @@ impl Disk for OsDisk {
         let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
         let times = Timestamps { last_access: now, last_modification: now };
         Ok(rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW)?)
+    }
+
+    fn boot(&self) -> Duration {
+        boot()
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {

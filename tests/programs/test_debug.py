@@ -92,7 +92,7 @@ class Debug(Case):
 
     def test_up_says_why_a_device_ended(self):
         code, out = self.debug("up", "taken")
-        self.assertEqual(code, 1)
+        self.assertEqual(code, 5)
         self.assertIn("a living device has this id", out)
         self.assertEqual(self.pids(), {})
 

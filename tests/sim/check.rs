@@ -221,6 +221,7 @@ impl Checker {
         if self.jobs.get(&job).is_some_and(|rules| rules.once) && spawns > 1 && self.honest_lock {
             self.broken(9, format!("{job} may start once and was started {spawns} times ({run})"));
         }
+        self.in_time(spec, attempt == 1, world);
         // No effect before its commit: the state must name this attempt, or have been hurt since.
         if self.honest_lock && !self.state_was_hurt {
             let files = world.files.borrow();
@@ -232,6 +233,25 @@ impl Checker {
             if !named && !committed {
                 self.broken(1, format!("attempt {attempt} of {run} was started before any commit named it"));
             }
+        }
+    }
+
+    /// Nothing starts before its `time`, or for the first time after its `expires`; on the volume's clock, whatever a machine's
+    /// own says.
+    fn in_time(&mut self, spec: &Spec, is_first: bool, world: &World) {
+        let path = Path::new(spec.env.get("AIOS_TRIGGER").map_or("", String::as_str));
+        let trigger = world.files.borrow().get(path).and_then(|file| serde_json::from_slice::<Value>(&file.bytes).ok());
+        let Some(trigger) = trigger else { return };
+        let of = |key: &str| chrono::DateTime::parse_from_rfc3339(trigger[key].as_str()?).ok();
+        let (now, run) = (world.wall(), &spec.lease.run);
+        // As exactly as a device can tell the volume's time: by how long a write takes.
+        if let Some(time) = of("time").filter(|time| now + chrono::TimeDelta::milliseconds(1) < *time) {
+            self.violations.push(format!("{run} was started at {now}, before its time {time}"));
+        }
+        // Who stands still between the claim and the start, or finds the disk full, starts late.
+        let expired = of("expires").filter(|at| is_first && now > *at + chrono::TimeDelta::seconds(1));
+        if let Some(at) = expired.filter(|_| world.punctual.get()) {
+            self.violations.push(format!("{run} was started at {now} for the first time, after it expired at {at}"));
         }
     }
 

@@ -276,6 +276,10 @@ impl Disk for SimDisk {
         self.step(|| Ok(()))
     }
 
+    fn boot(&self) -> Duration {
+        self.world.now.get()
+    }
+
     fn remove(&self, path: &Path) -> io::Result<()> {
         self.step(|| {
             self.world.check.borrow_mut().removed(path);

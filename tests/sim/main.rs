@@ -65,6 +65,7 @@ fn simulate(seed: u64) -> Story {
         lying_lock,
     };
     tracing::info!(hurts_state, ?faults, "the mixture");
+    world.punctual.set(faults.pause == 0 && faults.full == 0);
     world.calm.set(faults.pause == 0 && faults.stale == 0 && faults.full == 0 && !lying_lock && !hurts_state);
     let mut user = User::new(seed, Rc::clone(&world), Rc::clone(&scheduler), hurts_state);
     scheduler.run_until(world.now.get() + Duration::from_secs(1));

@@ -65,6 +65,8 @@ pub(crate) struct World {
     pub(crate) living: RefCell<BTreeMap<usize, String>>,
     /// Nobody stands still, sees old files or finds the disk full: then nobody who lives may be taken for dead.
     pub(crate) calm: Cell<bool>,
+    /// Nothing in this world makes a device start late what it has claimed.
+    pub(crate) punctual: Cell<bool>,
     pub(crate) chance: RefCell<Rng>,
     pub(crate) check: RefCell<Checker>,
     pub(crate) scheduler: RefCell<Weak<Scheduler>>,
@@ -83,6 +85,7 @@ impl World {
             full_until: Cell::default(),
             living: RefCell::default(),
             calm: Cell::new(false),
+            punctual: Cell::new(false),
             chance: RefCell::new(Rng::new(seed, "faults")),
             check: RefCell::new(check),
             scheduler: RefCell::default(),
