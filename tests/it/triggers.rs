@@ -156,6 +156,7 @@ fn with_one_slot_the_higher_priority_is_first_and_then_the_older() {
             &format!("{{\"job\": \"order\", \"args\": [\"{name}\"], \"priority\": {priority}}}"),
         );
         waits_because(&volume, &format!("{name}.json"), "every slot");
+        volume.next_instant();
     }
     std::fs::write(volume.path("Programs/go"), "").unwrap();
     volume.wait("all ran", |volume| volume.finals("order") == 4);

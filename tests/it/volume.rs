@@ -110,6 +110,21 @@ impl Volume {
         std::fs::write(self.common("Triggers").join(name), text).unwrap();
     }
 
+    /// Waits until the volume's time, which may be coarse, shows another millisecond than now.
+    pub(crate) fn next_instant(&self) {
+        use std::os::unix::fs::MetadataExt as _;
+        let path = self.path("instant");
+        let now = || {
+            std::fs::write(&path, "").unwrap();
+            let meta = std::fs::metadata(&path).unwrap();
+            (meta.ctime(), meta.ctime_nsec() / 1_000_000)
+        };
+        let before = now();
+        while now() == before {
+            pause();
+        }
+    }
+
     /// What a verb answers with `--json`, and its exit code.
     pub(crate) fn ask(&self, verb: &[&str]) -> (Option<i32>, Value) {
         let output = self.command(verb).arg("--json").output().unwrap();
