@@ -23,6 +23,9 @@ use super::world::{Process, World};
 pub(crate) const LEASE: Duration = Duration::from_secs(6);
 const BEAT: Duration = Duration::from_secs(2);
 
+/// A world in which there is more to do gets nowhere: its devices turn without rest.
+const MOST_TICKS: u64 = 100_000;
+
 pub(crate) fn layout() -> Layout {
     Layout { common: "/c".into(), programs: "/p".into() }
 }
@@ -88,7 +91,7 @@ impl Scheduler {
     /// Lets everything happen until a moment.
     pub(crate) fn run_until(&self, end: Duration) {
         while let Some((at, machine)) = self.next() {
-            if at > end {
+            if at > end || self.ticks.get() > MOST_TICKS {
                 break;
             }
             self.world.now.set(self.world.now.get().max(at));
