@@ -24,7 +24,7 @@ pub(crate) const LEASE: Duration = Duration::from_secs(6);
 const BEAT: Duration = Duration::from_secs(2);
 
 /// A world in which there is more to do gets nowhere: its devices turn without rest.
-const MOST_TICKS: u64 = 100_000;
+const MOST_TICKS: u64 = 20_000;
 
 pub(crate) fn layout() -> Layout {
     Layout { common: "/c".into(), programs: "/p".into() }
