@@ -1,6 +1,6 @@
 //! The loop of one device, and the only owner of change: observe, decide, commit, perform.
 //!
-//! [`Device::tick`] is one turn. It waits for nothing and reads no clock, so that the simulator turns thousands of them in
+//! [`Device::tick`] is one turn. It waits for nothing and takes its time as an argument, so that the simulator turns thousands of them in
 //! a second; [`run`] is the shell that gives it time, events and signals. Nothing to do is remembered from one turn to the
 //! next but what the world itself shows: a crash at any line heals at the next turn, of this device or another.
 
