@@ -8,12 +8,14 @@ import re
 import sys
 import tarfile
 import time
+import traceback
 
 from common_folder import common, programs, whole_number
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 ARCHIVE = re.compile(r"(?P<name>.+)\.(?P<run>\d{8}T\d{9}Z-[a-z0-9]{6})\.(?P<attempt>\d+)\.tar\.gz\Z")
 STALE_PART = 24 * 3600
+TRY_AGAIN = 75
 
 
 def name_of(source):
@@ -105,9 +107,13 @@ def backup(source=None, name=None, keep=7):
     try:
         files = archive(folder, part, str(backups))
         os.rename(str(part), str(target))
-    except BaseException:
+    except BaseException as error:
         if part.exists():
             part.unlink()
+        if isinstance(error, OSError):
+            # A file that changed or went while it was read: the job file has this exit code tried again.
+            traceback.print_exc()
+            sys.exit(TRY_AGAIN)
         raise
     removed = []
     for old in archives(backups, name)[:-keep]:

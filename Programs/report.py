@@ -54,7 +54,7 @@ def summarise(runs):
         job["durations"] += [one["duration_ms"] for one in attempts if isinstance(one.get("duration_ms"), (int, float))]
     for job in jobs.values():
         durations = job.pop("durations")
-        job["mean_ms"] = round(sum(durations) / len(durations), 1) if durations else None
+        job["mean_ms"] = round(sum(durations) / len(durations), 3) if durations else None
         job["longest_ms"] = max(durations) if durations else None
     return [jobs[name] for name in sorted(jobs)]
 

@@ -75,7 +75,11 @@ impl Context {
     /// # Errors
     /// Exit code 4.
     pub fn make_volume(&self) -> Result<(), Failure> {
+        let is_new = self.disk.stat(&self.layout.volume_id()).is_err_and(|error| crate::volume::is_absent(&error));
         open_volume(&*self.disk, &self.layout, &self.session)?;
+        if is_new {
+            self.out.note(&format!("{} was no volume yet: its folders were made", self.layout.common.display()));
+        }
         Ok(())
     }
 

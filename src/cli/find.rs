@@ -1,6 +1,6 @@
 //! Runs by name: an id, an unambiguous prefix or suffix of one, or the name of the file that was dropped.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::sync::Arc;
 
@@ -150,10 +150,7 @@ fn resolve(context: &Context, name: &str) -> Result<Option<RunId>, Failure> {
     }
     if let Some(id) = RunId::parse(name) {
         let first = first_of_duplicate(context, &id)?;
-        if let Some(first) = &first {
-            context.out.note(&format!("the trigger {id} is a duplicate of the run {first}"));
-        }
-        return Ok(Some(first.unwrap_or(id)));
+        return Ok(Some(first.map_or(id.clone(), |first| told_as_duplicate(context, &id, &first))));
     }
     if name.ends_with(".json") {
         return by_trigger(context, name);
@@ -165,7 +162,19 @@ fn resolve(context: &Context, name: &str) -> Result<Option<RunId>, Failure> {
         let named = results::of_day(&*context.disk, &context.layout, &day)?;
         ids.extend(named.into_iter().map(|named| named.run).filter(|id| matches(id)));
     }
-    one_of(name, ids)
+    let mut firsts = BTreeMap::new();
+    for day in results::days_in(&*context.disk, &context.layout.processed())? {
+        let of_day = processed::of_day(&*context.disk, &context.layout, &day)?;
+        firsts.extend(of_day.into_iter().filter(|it| matches(&it.run)).filter_map(|it| Some((it.run, it.first?))));
+    }
+    ids.extend(firsts.keys().cloned());
+    let Some(id) = one_of(name, ids)? else { return Ok(None) };
+    Ok(Some(firsts.get(&id).map_or(id.clone(), |first| told_as_duplicate(context, &id, first))))
+}
+
+fn told_as_duplicate(context: &Context, id: &RunId, first: &RunId) -> RunId {
+    context.out.note(&format!("the trigger {id} is a duplicate of the run {first}"));
+    first.clone()
 }
 
 /// The only candidate, or the failure that names them.

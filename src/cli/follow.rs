@@ -12,7 +12,7 @@ use super::failure::{Code, Failure};
 use super::find::{self, Run};
 use super::view;
 use super::{Context, times};
-use crate::model::ids::{DeviceId, RunId};
+use crate::model::ids::RunId;
 use crate::model::lease::Lease;
 use crate::model::result::{Outcome, Status};
 use crate::volume::os::read_from;
@@ -48,14 +48,15 @@ pub(super) struct Follower<'a> {
     attempt: u32,
     tail: Tail,
     nowhere_since: Option<Duration>,
-    said_why: bool,
+    /// What it was last said to wait for.
+    said: String,
 }
 
 impl<'a> Follower<'a> {
     /// Follows `run` from `attempt` on.
     pub(super) fn new(context: &'a Context, run: Run, log: LogTo, attempt: u32) -> Self {
         let tail = Tail::new(context, &run, attempt);
-        Self { context, run, log, attempt, tail, nowhere_since: None, said_why: false }
+        Self { context, run, log, attempt, tail, nowhere_since: None, said: String::new() }
     }
 
     /// Waits for the end of the run, at most until `timeout` is over.
@@ -187,20 +188,20 @@ impl<'a> Follower<'a> {
         Ok(())
     }
 
-    /// Whoever waits is told once why nothing happens.
+    /// Whoever waits is told why nothing happens, again whenever that is something else.
     fn say_why(&mut self, run: &Run) -> Result<(), Failure> {
-        let (Some(entry), false) = (&run.entry, self.said_why || self.log == LogTo::Nobody) else {
-            return Ok(());
-        };
-        self.said_why = true;
-        if self.context.out.json || self.context.out.quiet {
+        let Some(entry) = &run.entry else { return Ok(()) };
+        if self.log == LogTo::Nobody || self.context.out.json || self.context.out.quiet {
             return Ok(());
         }
         let state = view::state(self.context)?.unwrap_or_default();
         let devices = view::seen(&view::devices(self.context)?, &state);
         let programs = view::programs(self.context)?;
         let why = crate::decide::explain::why(entry, programs.catalog(), &state, &devices, self.context.now());
-        self.context.out.note(&format!("waiting: {why}"));
+        if why != self.said {
+            self.context.out.note(&format!("waiting: {why}"));
+            self.said = why;
+        }
         Ok(())
     }
 }
@@ -312,8 +313,10 @@ pub(super) fn summary(outcome: &Outcome) -> String {
         (_, Some(code), _) => text += &format!(" (exit code {code})"),
         (_, None, Some(signal)) => text += &format!(" (signal {signal})"),
     }
-    let device: &DeviceId = &outcome.device;
-    text += &format!(" on {device}");
+    // Who ended it while it waited did not run it.
+    if outcome.attempt > 0 {
+        text += &format!(" on {}", outcome.device);
+    }
     if let Some(ms) = outcome.duration_ms {
         text += &format!(" in {}", times::took(ms));
     }

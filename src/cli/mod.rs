@@ -131,7 +131,7 @@ pub fn main() -> ExitCode {
 /// Reads the command line. What only `run` takes is refused before another verb instead of being ignored; what the environment
 /// says for `run` is no mistake there.
 fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
-    let mut whole = Cli::command();
+    let mut whole = without_empty_variables(Cli::command());
     let matches = whole.try_get_matches_from_mut(words)?;
     if let Some(verb) = matches.subcommand_name() {
         let of_run = run::RunArgs::augment_args(clap::Command::new("run"));
@@ -144,6 +144,13 @@ fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> 
         }
     }
     Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut whole))
+}
+
+/// A variable that is empty says nothing: the default holds.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let is_empty = |arg: &clap::Arg| arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+    let reset = |arg: clap::Arg| if is_empty(&arg) { arg.env(clap::builder::Resettable::Reset) } else { arg };
+    command.mut_args(reset).mut_subcommands(without_empty_variables)
 }
 
 fn dispatch(cli: Cli, context: &mut Context) -> Result<Code, Failure> {

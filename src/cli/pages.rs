@@ -30,7 +30,9 @@ pub(super) fn completions(args: &CompletionsArgs, context: &Context) -> Result<C
 
 pub(super) fn man(args: &ManArgs, context: &Context) -> Result<Code, Failure> {
     let mut page = Vec::new();
-    let rendered = clap_mangen::Man::new(page_of(&args.verb)?).render(&mut page);
+    let rendered = clap_mangen::Man::new(page_of(&args.verb)?)
+        .source(concat!("orchestrator ", env!("CARGO_PKG_VERSION")))
+        .render(&mut page);
     rendered.map_err(|error| Failure::new(Code::Failed, format!("cannot write the manual: {error}"), ""))?;
     context.out.bytes(&page)?;
     Ok(Code::Done)

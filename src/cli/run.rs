@@ -16,7 +16,7 @@ use crate::coordinator::{End, Host};
 use crate::model::config::Config;
 use crate::model::device::Me;
 use crate::model::ids::{DeviceId, Tag};
-use crate::model::time::{DURATION_RULE, SIZE_RULE, parse_duration, parse_size};
+use crate::model::time::{DURATION_RULE, SIZE_RULE, parse_duration, parse_size, show_duration};
 
 /// How many lines of its own log wait for the disk; more are dropped. The room for them is taken at the start.
 const LOG_LINES: usize = 4_096;
@@ -35,7 +35,7 @@ pub(super) struct RunArgs {
     #[arg(long, env = "DEVICE_TAGS", value_name = "TAGS", value_delimiter = ',')]
     tags: Vec<String>,
     /// How much it runs at once [default: twice the CPUs, at least 4].
-    #[arg(long, env = "DEVICE_SLOTS", value_name = "N", value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    #[arg(long, env = "DEVICE_SLOTS", value_name = "N", value_parser = slots)]
     slots: Option<u32>,
     /// How often it says that it lives.
     #[arg(long, default_value = "2s", value_parser = duration, value_name = "D")]
@@ -77,6 +77,10 @@ enum Durability {
 
 fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text).ok_or_else(|| format!("expected {DURATION_RULE}"))
+}
+
+fn slots(text: &str) -> Result<u32, String> {
+    text.parse().ok().filter(|slots| *slots <= 100_000).ok_or_else(|| "expected a number from 0 to 100000".to_owned())
 }
 
 fn size(text: &str) -> Result<u64, String> {
@@ -136,7 +140,11 @@ fn options(args: &RunArgs, context: &Context) -> Result<Options, Failure> {
     }
     if lease < args.heartbeat * 3 {
         return Err(usage(
-            format!("a lease of {lease:?} is shorter than three heartbeats of {:?}", args.heartbeat),
+            format!(
+                "a lease of {} is shorter than three heartbeats of {}",
+                show_duration(lease),
+                show_duration(args.heartbeat)
+            ),
             "a device that is a little late would count as dead; give a longer --lease or a shorter --heartbeat",
         ));
     }

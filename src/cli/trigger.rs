@@ -42,10 +42,10 @@ pub(super) struct TriggerArgs {
     #[arg(long = "tag", value_name = "T")]
     tags: Vec<String>,
     /// Not before this time; or this long from now.
-    #[arg(long, value_name = "TIME", value_parser = when)]
+    #[arg(long, value_name = "TIME", value_parser = when, allow_hyphen_values = true)]
     at: Option<When>,
     /// End it as expired if its first attempt has not started by then.
-    #[arg(long, value_name = "TIME", value_parser = when)]
+    #[arg(long, value_name = "TIME", value_parser = when, allow_hyphen_values = true)]
     expires: Option<When>,
     /// Idempotency key: a run that has it already is the one that counts.
     #[arg(long, value_name = "ID")]

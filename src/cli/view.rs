@@ -22,8 +22,6 @@ use crate::volume::os::is_network;
 use crate::volume::programs::Programs;
 use crate::volume::{Context as _, found, heartbeat};
 
-/// How old a heartbeat may be on a network file system before its device counts as dead: the lease that devices have there.
-const NETWORK_LEASE: Duration = Duration::from_secs(60);
 /// How long a change waits for the lock.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 /// How long it waits between two tries.
@@ -74,17 +72,20 @@ pub(super) fn devices(context: &Context) -> Result<Vec<Device>, Failure> {
     beats.into_iter().map(look).collect()
 }
 
-/// A living device holds its lock; where locks may not reach from machine to machine, its heartbeat is young.
+/// A living device beats; and it holds its lock, where locks reach from machine to machine.
 fn is_alive(context: &Context, beat: &Beat, network: bool) -> Result<bool, Failure> {
     if beat.left {
         return Ok(false);
     }
+    let path = context.layout.heartbeat(&beat.device);
+    let meta = found(context.disk.stat(&path)).on("look at", &path)?;
+    let age = meta.and_then(|meta| (context.now().wall - meta.changed).to_std().ok());
+    // One from the future is young: the server's clock is not this machine's.
+    if meta.is_none() || age.is_some_and(|age| age >= Duration::from_millis(beat.lease_ms)) {
+        return Ok(false);
+    }
     if network {
-        let path = context.layout.heartbeat(&beat.device);
-        let meta = found(context.disk.stat(&path)).on("look at", &path)?;
-        let age = meta.and_then(|meta| (context.now().wall - meta.changed).to_std().ok());
-        // One from the future is young: the server's clock is not this machine's.
-        return Ok(meta.is_some() && age.is_none_or(|age| age < NETWORK_LEASE));
+        return Ok(true);
     }
     let path = context.layout.device_lock(&beat.device);
     if found(context.disk.stat(&path)).on("look at", &path)?.is_none() {

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use super::{Device, End, TRY_AGAIN};
 use crate::decide::catalog::Known;
-use crate::decide::liveness::Verdict;
 use crate::decide::lost::{Accepted, Evidence};
 use crate::decide::plan::Plan;
 use crate::decide::queue::job_name;
@@ -65,6 +64,13 @@ impl Device {
     /// Says that this device lives, and hears who else does.
     pub(super) fn exchange_beats(&mut self, now: Moment) -> Option<End> {
         self.due.beat = now.boot + self.parts.config.heartbeat;
+        if let Err(problem) = self.find_volume() {
+            self.problem("volume", problem);
+            self.could_write = false;
+            self.liveness.watch_anew(now.boot);
+            return None;
+        }
+        self.solved("volume");
         self.take_identity();
         match heartbeat::read_all(&*self.parts.disk, &self.parts.layout) {
             Ok(Beats { beats, unreadable }) => {
@@ -88,8 +94,6 @@ impl Device {
         let others = self.liveness.alive(now.boot).any(|peer| peer.beat.device != self.parts.me.device);
         self.store.set_watched(others);
         self.refresh(now);
-        let state = Arc::clone(self.store.state());
-        self.liveness.meet(now.boot, state.runs.values().filter_map(|held| held.holder()));
         self.beat += 1;
         let beat = self.beat(now, false);
         let Device { parts, names, .. } = self;
@@ -120,6 +124,23 @@ impl Device {
             self.liveness.watch_anew(now.boot);
         }
         None
+    }
+
+    /// Whether the folder still is the volume that this device began on: an empty folder where it was mounted is none.
+    fn find_volume(&self) -> Result<(), String> {
+        let path = self.parts.layout.volume_id();
+        let read = found(self.parts.disk.read(&path, 1_024)).on("read", &path);
+        let read = read.map_err(|error| format!("{error}; hint: {}", error.hint()))?;
+        let found = read.map(|(bytes, _)| String::from_utf8_lossy(&bytes).trim().to_owned());
+        if found.as_deref() == Some(self.parts.volume.as_str()) {
+            return Ok(());
+        }
+        let shown = self.parts.layout.common.display();
+        let found = found.map_or_else(|| "no .volume".to_owned(), |id| format!("the volume {id}"));
+        let expected = &self.parts.volume;
+        Err(format!(
+            "{shown} holds {found}, expected the volume {expected}; hint: was it unmounted, moved or replaced?"
+        ))
     }
 
     /// Who took an id over by force has its lock as soon as the other lets go.
@@ -163,6 +184,7 @@ impl Device {
             drained: self.drained,
             holds: self.mine.values().map(|mine| (mine.run.clone(), mine.held.attempt)).collect(),
             left,
+            lease_ms: u64::try_from(self.parts.config.lease.as_millis()).unwrap_or(u64::MAX),
             problems: self.problems.values().cloned().collect(),
         }
     }
@@ -217,6 +239,9 @@ impl Device {
     }
 
     fn scan(&mut self, now: Moment) {
+        if self.problems.contains_key("volume") {
+            return;
+        }
         // Made again if somebody removed them.
         let layout = &self.parts.layout;
         for folder in [layout.triggers(), layout.running(), layout.waiting()] {
@@ -382,7 +407,7 @@ impl Device {
             there.insert(run.clone());
             let since = *self.orphans_since.entry(run.clone()).or_insert(now.boot);
             let alone = self.liveness.alive(now.boot).all(|peer| peer.beat.device == self.parts.me.device);
-            let watched = self.watched_everybody(now);
+            let watched = self.liveness.is_known(&self.parts.me.device);
             let free = watched && (alone || self.liveness.is_free(&run, &self.parts.me.device, since, now.boot));
             let is_new = !self.orphans.iter().any(|orphan| orphan.run == run);
             if free
@@ -421,15 +446,6 @@ impl Device {
             }
         }
         Ok(())
-    }
-
-    /// Whether every device that left a heartbeat has been judged.
-    fn watched_everybody(&self, now: Moment) -> bool {
-        self.liveness.is_known(&self.parts.me.device)
-            && self
-                .liveness
-                .alive(now.boot)
-                .all(|peer| self.liveness.verdict(&peer.beat.device, &peer.beat.session, now.boot) == Verdict::Alive)
     }
 
     /// `None`: it is gone, or was no trigger any more and has been rejected.

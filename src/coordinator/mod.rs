@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -122,6 +123,8 @@ pub struct Device {
     drained: bool,
     /// As the newest heartbeat says it: what was asked is done once it would survive a crash.
     told_drained: bool,
+    /// Whose holders are known.
+    met_revision: Option<u64>,
     /// How many triggers it has rejected.
     rejected: u64,
     leaving: Option<Leaving>,
@@ -204,6 +207,7 @@ impl Device {
             anchor: None,
             drained,
             told_drained: drained,
+            met_revision: None,
             rejected: 0,
             leaving: None,
             end: None,
@@ -309,6 +313,7 @@ impl Device {
     /// Decides until nothing more follows. A few rounds at most: what is left comes with the next tick.
     fn decide_and_act(&mut self, now: Moment) {
         for _ in 0..4 {
+            self.meet_holders(now);
             self.heed_cancels(now);
             let plan = plan(self.store.state(), &self.observation(now));
             let looked = self.look_at_evidence(&plan);
@@ -335,6 +340,18 @@ impl Device {
             }
         }
         self.due.again = Some(now.boot);
+    }
+
+    /// Notes since when it is known what others hold.
+    fn meet_holders(&mut self, now: Moment) {
+        let state = Arc::clone(self.store.state());
+        if self.met_revision == Some(state.revision) {
+            return;
+        }
+        self.met_revision = Some(state.revision);
+        let me = &self.parts.me.device;
+        let of_others = state.runs.iter().filter(|(_, held)| held.device.as_ref().is_some_and(|device| device != me));
+        self.liveness.meet(now.boot, of_others.map(|(run, held)| Lease { run: run.clone(), attempt: held.attempt }));
     }
 
     fn observation(&self, now: Moment) -> Observation<'_> {

@@ -208,6 +208,7 @@ fn announcement(options: &Options, count: u64, drained: bool) -> Beat {
         drained,
         holds: Vec::new(),
         left: false,
+        lease_ms: u64::try_from(options.config.lease.as_millis()).unwrap_or(u64::MAX),
         problems: Vec::new(),
     }
 }

@@ -243,7 +243,8 @@ fn unstarted(
         created_at: entry.run.time(),
         claimed_at: None,
         started_at: None,
-        finished_at: seen.now.wall,
+        // File times are finer than what a device knows of them.
+        finished_at: seen.now.wall.max(entry.run.time().min(seen.now.wall + TimeDelta::seconds(1))),
         duration_ms: None,
         usage: None,
         log: None,

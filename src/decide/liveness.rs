@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::model::device::Beat;
 use crate::model::ids::{DeviceId, RunId, Session};
+use crate::model::lease::Lease;
 
 /// What an observer holds of one life of one device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,15 +42,15 @@ pub struct Liveness {
     watching_since: Duration,
     last_look: Option<Duration>,
     peers: BTreeMap<DeviceId, Peer>,
-    /// Lives that hold something and of which no heartbeat was seen, and since when they are waited for.
-    strangers: BTreeMap<(DeviceId, Session), Duration>,
+    /// What others hold, and since when that is known.
+    met: BTreeMap<Lease, Duration>,
 }
 
 impl Liveness {
     /// An observer that starts to watch now.
     #[must_use]
     pub fn new(lease: Duration, now: Duration) -> Self {
-        Self { lease, watching_since: now, last_look: None, peers: BTreeMap::new(), strangers: BTreeMap::new() }
+        Self { lease, watching_since: now, last_look: None, peers: BTreeMap::new(), met: BTreeMap::new() }
     }
 
     /// Takes in the heartbeats that lie in the folder now. `could_write`: whether the observer's own beats reach the volume;
@@ -82,23 +83,20 @@ impl Liveness {
         }
     }
 
-    /// Takes in who holds something. A life that shows no heartbeat yet may have begun since the last look: it gets a whole
-    /// lease to show one, whatever is known of the device's life before.
-    pub fn meet<'a>(&mut self, now: Duration, holders: impl Iterator<Item = (&'a DeviceId, &'a Session)>) {
-        let unseen: BTreeSet<(DeviceId, Session)> = holders
-            .filter(|(device, session)| self.peers.get(*device).is_none_or(|peer| peer.beat.session != **session))
-            .map(|(device, session)| (device.clone(), session.clone()))
-            .collect();
-        self.strangers.retain(|life, _| unseen.contains(life));
-        for life in unseen {
-            self.strangers.entry(life).or_insert(now);
+    /// Takes in what is held. A claim is a sign of life like a beat, and often an earlier one: who has just started, or woken up,
+    /// claims before its first beat is read.
+    pub fn meet(&mut self, now: Duration, held: impl Iterator<Item = Lease>) {
+        let held: BTreeSet<Lease> = held.collect();
+        self.met.retain(|lease, _| held.contains(lease));
+        for lease in held {
+            self.met.entry(lease).or_insert(now);
         }
     }
 
     /// Starts all waits again: the observer itself was away.
     pub fn watch_anew(&mut self, now: Duration) {
         self.watching_since = now;
-        self.strangers.values_mut().for_each(|since| *since = now);
+        self.met.values_mut().for_each(|since| *since = now);
         for peer in self.peers.values_mut() {
             peer.moved_at = now;
             peer.moved_before = None;
@@ -106,17 +104,17 @@ impl Liveness {
         }
     }
 
-    /// Whether this life of this device is over, as far as this observer can tell at `now`.
+    /// Whether the life that holds this lease is over, as far as this observer can tell at `now`: nothing of it was heard for a
+    /// whole lease, neither a beat nor the claim itself.
     #[must_use]
-    pub fn verdict(&self, device: &DeviceId, session: &Session, now: Duration) -> Verdict {
-        match self.peers.get(device) {
-            Some(peer) if peer.beat.session == *session && self.is_dead(peer, now) => Verdict::Dead,
-            Some(peer) if peer.beat.session == *session => Verdict::Alive,
-            Some(peer) if !self.is_dead(peer, now) => Verdict::Replaced,
-            Some(_) | None => match self.strangers.get(&(device.clone(), session.clone())) {
-                Some(since) if now.saturating_sub(*since) >= self.lease => Verdict::Dead,
-                Some(_) | None => Verdict::Alive,
-            },
+    pub fn verdict(&self, lease: &Lease, device: &DeviceId, session: &Session, now: Duration) -> Verdict {
+        let peer = self.peers.get(device);
+        let is_silent = peer.is_none_or(|peer| self.is_dead(peer, now));
+        let was_met = self.met.get(lease).is_some_and(|since| now.saturating_sub(*since) >= self.lease);
+        match peer {
+            Some(peer) if !is_silent && peer.beat.session != *session => Verdict::Replaced,
+            Some(_) | None if is_silent && was_met => Verdict::Dead,
+            Some(_) | None => Verdict::Alive,
         }
     }
 
@@ -157,7 +155,7 @@ impl Liveness {
     #[must_use]
     pub fn next_verdict(&self, now: Duration) -> Option<Duration> {
         let moved = self.peers.values().map(|peer| peer.moved_at);
-        moved.chain(self.strangers.values().copied()).map(|since| since + self.lease).filter(|&at| at > now).min()
+        moved.chain(self.met.values().copied()).map(|since| since + self.lease).filter(|&at| at > now).min()
     }
 
     fn is_dead(&self, peer: &Peer, now: Duration) -> bool {
@@ -196,12 +194,22 @@ mod tests {
             drained: false,
             holds: vec![],
             left: false,
+            lease_ms: u64::try_from(LEASE.as_millis()).unwrap_or(u64::MAX),
             problems: vec![],
         }
     }
 
+    fn lease() -> Lease {
+        Lease { run: RunId::new(chrono::DateTime::UNIX_EPOCH, 1), attempt: 1 }
+    }
+
+    /// Of who has held the lease since long ago.
     fn verdict(liveness: &Liveness, session: u64, now: u64) -> Verdict {
-        liveness.verdict(&DeviceId::new("d").unwrap(), &Session::from_random(session), at(now))
+        let mut liveness = liveness.clone();
+        if liveness.met.is_empty() {
+            liveness.meet(at(0), [lease()].into_iter());
+        }
+        liveness.verdict(&lease(), &DeviceId::new("d").unwrap(), &Session::from_random(session), at(now))
     }
 
     #[test]
@@ -258,38 +266,22 @@ mod tests {
     }
 
     #[test]
-    fn a_life_that_was_never_seen_gets_a_whole_lease_to_show_itself() {
-        let mut seen = Liveness::new(LEASE, at(0));
-        for now in (0..=100).step_by(2) {
-            seen.observe(at(now), vec![], &[], true);
+    fn a_claim_is_a_sign_of_life_whatever_the_heartbeat_says() {
+        // Never seen, seen long ago in another life, seen long ago in the same life.
+        for known in [None, Some(beat(7, 1)), Some(beat(1, 1))] {
+            let mut seen = Liveness::new(LEASE, at(0));
+            for now in (0..=100).step_by(2) {
+                seen.observe(at(now), known.clone().into_iter().collect(), &[], true);
+            }
+            for now in (100..=114).step_by(2) {
+                seen.meet(at(now), [lease()].into_iter());
+                seen.observe(at(now), known.clone().into_iter().collect(), &[], true);
+                assert_eq!(verdict(&seen, 1, now), Verdict::Alive);
+            }
+            assert_eq!(verdict(&seen, 1, 115), Verdict::Dead);
+            seen.observe(at(116), vec![beat(1, 2)], &[], true);
+            assert_eq!(verdict(&seen, 1, 116), Verdict::Alive);
         }
-        let (device, session) = (DeviceId::new("d").unwrap(), Session::from_random(1));
-        assert_eq!(verdict(&seen, 1, 100), Verdict::Alive);
-        for now in (102..=116).step_by(2) {
-            seen.meet(at(now), [(&device, &session)].into_iter());
-            seen.observe(at(now), vec![], &[], true);
-            assert_eq!(verdict(&seen, 1, now), Verdict::Alive);
-        }
-        assert_eq!(verdict(&seen, 1, 117), Verdict::Dead);
-        seen.observe(at(118), vec![beat(1, 1)], &[], true);
-        assert_eq!(verdict(&seen, 1, 118), Verdict::Alive);
-    }
-
-    #[test]
-    fn a_device_that_comes_back_in_a_new_life_is_not_judged_by_its_dead_one() {
-        let mut seen = Liveness::new(LEASE, at(0));
-        for now in (0..=100).step_by(2) {
-            seen.observe(at(now), vec![beat(1, 7)], &[], true);
-        }
-        let (device, session) = (DeviceId::new("d").unwrap(), Session::from_random(2));
-        for now in (102..=116).step_by(2) {
-            seen.meet(at(now), [(&device, &session)].into_iter());
-            seen.observe(at(now), vec![beat(1, 7)], &[], true);
-            assert_eq!((verdict(&seen, 1, now), verdict(&seen, 2, now)), (Verdict::Dead, Verdict::Alive));
-        }
-        assert_eq!(verdict(&seen, 2, 117), Verdict::Dead);
-        seen.observe(at(118), vec![beat(2, 1)], &[], true);
-        assert_eq!(verdict(&seen, 2, 118), Verdict::Alive);
     }
 
     #[test]

@@ -60,18 +60,17 @@ impl From<&Outcome> for Accepted {
 pub fn lose(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
     for (run, held) in &state.runs {
         let Some((device, session)) = held.holder() else { continue };
+        let lease = Lease { run: run.clone(), attempt: held.attempt };
         let dead = if *device == seen.me.device {
             // Whoever has the device's lock knows that its earlier life is over. And what it does not know of was its
             // own once, in a commit that a lock that lies let another one overwrite.
-            let lease = Lease { run: run.clone(), attempt: held.attempt };
             *session != seen.me.session || !(seen.mine.contains_key(run) || seen.fenced.contains_key(&lease))
         } else {
-            seen.devices.verdict(device, session, seen.now.boot) == Verdict::Dead
+            seen.devices.verdict(&lease, device, session, seen.now.boot) == Verdict::Dead
         };
         if !dead {
             continue;
         }
-        let lease = Lease { run: run.clone(), attempt: held.attempt };
         match seen.evidence.get(&lease) {
             Some(evidence) => plan.changes.push(lose_one(state, seen, lease, held, device, evidence)),
             None => plan.look.push((lease, held.job.clone(), held.stem.clone())),

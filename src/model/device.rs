@@ -21,6 +21,10 @@ pub struct Me {
     pub slots: u32,
 }
 
+fn default_lease_ms() -> u64 {
+    15_000
+}
+
 /// A heartbeat: `Devices/<id>.json`, written by that device alone.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Beat {
@@ -61,6 +65,9 @@ pub struct Beat {
     /// It has left, by its own will.
     #[serde(default)]
     pub left: bool,
+    /// After how long without a beat it counts as dead, as it is configured itself, milliseconds.
+    #[serde(default = "default_lease_ms")]
+    pub lease_ms: u64,
     /// What hinders it, in sentences for people.
     #[serde(default)]
     pub problems: Vec<String>,

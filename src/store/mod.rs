@@ -301,7 +301,12 @@ impl Store {
                 self.adopt(state, head);
                 return Ok(false);
             }
-            Loaded::Missing => self.seen_revision()?.0 == 0 && !self.has_history(),
+            Loaded::Missing => {
+                // An empty folder where the volume was mounted is no volume that lost its state.
+                let path = self.layout.volume_id();
+                self.disk.stat(&path).on("look at", &path)?;
+                self.seen_revision()?.0 == 0 && !self.has_history()
+            }
             Loaded::Damaged(why) => {
                 self.keep_damaged(now, &why)?;
                 false

@@ -52,7 +52,7 @@ impl Error {
             }
             io::ErrorKind::NotFound => "check --common and --programs, and that the volume is mounted",
             io::ErrorKind::StaleNetworkFileHandle => "the file server was replaced: mount the volume again",
-            _ => "see what the system said; `orchestrator status` shows whether the volume works",
+            _ => "look at the rights of this path and at how its folder is mounted",
         }
     }
 

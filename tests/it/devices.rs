@@ -85,6 +85,45 @@ fn a_device_that_stood_still_past_its_lease_is_fenced() {
 }
 
 #[test]
+fn a_device_that_wakes_up_works_at_once_and_is_not_taken_for_dead() {
+    let mut volume = Volume::new();
+    volume.script("note.sh", "sleep 0.3");
+    volume.job("note", "file = \"note.sh\"\n");
+    volume.start("a", &[]);
+    volume.start("b", &[]);
+    volume.signal("a", rustix::process::Signal::STOP);
+    volume.wait("a counts as dead", |volume| {
+        let (_, devices) = volume.ask(&["devices", "list"]);
+        devices.as_array().unwrap().iter().any(|device| device["device"] == "a" && device["alive"] == false)
+    });
+    volume.drop_trigger("n.json", "{\"job\": \"note\", \"tags\": [\"a\"]}");
+    volume.signal("a", rustix::process::Signal::CONT);
+    volume.check("note", 1);
+    let results = volume.results("note");
+    assert_eq!((results.len(), &results[0]["status"]), (1, &"succeeded".into()), "{results:?}");
+}
+
+#[test]
+fn an_empty_folder_in_the_place_of_the_volume_is_left_alone() {
+    let mut volume = Volume::new();
+    volume.script("slow.sh", "while [ ! -e \"$AIOS_PROGRAMS/go\" ]; do sleep 0.02; done");
+    volume.job("slow", "file = \"slow.sh\"\n");
+    volume.start("a", &[]);
+    volume.drop_trigger("s.json", "{\"job\": \"slow\"}");
+    volume.wait("it runs", |volume| volume.ledger().len() == 1);
+    std::fs::rename(volume.path("Common"), volume.path("Away")).unwrap();
+    std::fs::create_dir(volume.path("Common")).unwrap();
+    volume.wait("it says so", |volume| volume.tell().contains("holds no .volume"));
+    assert_eq!(files(&volume.path("Common")), Vec::<PathBuf>::new());
+    assert_eq!(std::fs::read_dir(volume.path("Common")).unwrap().count(), 0);
+    std::fs::remove_dir(volume.path("Common")).unwrap();
+    std::fs::rename(volume.path("Away"), volume.path("Common")).unwrap();
+    std::fs::write(volume.path("Programs/go"), "").unwrap();
+    volume.check("slow", 1);
+    assert_eq!(volume.ledger().len(), 1);
+}
+
+#[test]
 fn a_device_that_comes_back_ends_what_it_left_running_and_goes_on_at_once() {
     let mut volume = Volume::new();
     volume.script("long.sh", "test \"$AIOS_ATTEMPT\" -ge 2 || setsid sleep 300");
@@ -330,7 +369,8 @@ fn what_disappears_is_made_again_and_seen_again() {
     let mut volume = Volume::new();
     volume.job("t", "command = [\"true\"]\n");
     volume.start("a", &[]);
-    std::fs::remove_dir_all(volume.common("Triggers")).unwrap();
+    // In one step: a device makes it again as soon as it misses it.
+    std::fs::rename(volume.common("Triggers"), volume.path("Gone")).unwrap();
     volume.wait("the folder is there again", |volume| volume.common("Triggers/.running").is_dir());
     volume.drop_trigger("t.json", "{\"job\": \"t\"}");
     volume.check("t", 1);

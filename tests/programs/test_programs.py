@@ -27,7 +27,7 @@ TODAY = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
 class Jobs(Case):
     @unittest.skipIf(tomllib is None, "reads TOML with Python 3.11")
     def test_every_job_names_what_exists(self):
-        known = {"command", "file", "function", "args", "kwargs", "env", "pass_env", "tags", "priority", "overlap", "retries",
+        known = {"command", "file", "function", "args", "kwargs", "env", "pass_env", "tags", "priority", "overlap", "retries", "retry_on",
                  "backoff", "timeout", "stop_grace", "on_lost", "enabled", "type"}
         found = sorted(PROGRAMS.glob("*.toml"))
         self.assertEqual(len(found), 8)

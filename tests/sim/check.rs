@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 use aios::exec::Spec;
 use serde_json::Value;
@@ -27,8 +28,12 @@ pub(crate) struct Checker {
     pub(crate) violations: Vec<String>,
     /// A person damaged or removed the state: the next one begins a new chain.
     pub(crate) state_was_hurt: bool,
+    /// Now or earlier.
+    state_was_ever_hurt: bool,
     newest: Option<(u64, Vec<(u64, String)>)>,
     holders: BTreeMap<(String, u64), (String, String)>,
+    /// When each attempt was first committed.
+    claimed: BTreeMap<(String, u64), Duration>,
     spawned: BTreeMap<(String, u64), usize>,
     spawns: BTreeMap<String, u64>,
     results: BTreeMap<PathBuf, Rc<Vec<u8>>>,
@@ -89,7 +94,7 @@ impl Checker {
             self.chained(revision, &chain, world);
             self.shared(&state);
         }
-        self.fenced(&state);
+        self.fenced(&state, world.now.get());
         self.newest = Some((revision, chain));
         self.state_was_hurt = false;
     }
@@ -116,11 +121,12 @@ impl Checker {
     }
 
     /// Invariants 1 and 2, from the state's side: an attempt number belongs to one holder for ever.
-    fn fenced(&mut self, state: &Value) {
+    fn fenced(&mut self, state: &Value, now: Duration) {
         for (run, held) in state["runs"].as_object().into_iter().flatten() {
             let (Some(device), Some(session)) = (held["device"].as_str(), held["session"].as_str()) else { continue };
             let attempt = held["attempt"].as_u64().unwrap_or(0);
             let holder = (device.to_owned(), session.to_owned());
+            self.claimed.entry((run.clone(), attempt)).or_insert(now);
             let known = self.holders.entry((run.clone(), attempt)).or_insert_with(|| holder.clone()).clone();
             if known != holder && self.honest_lock {
                 self.broken(2, format!("attempt {attempt} of {run} belongs to {known:?} and to {holder:?}"));
@@ -186,7 +192,10 @@ impl Checker {
         }
         let holder = self.holders.get(&(run.clone(), attempt)).map(|(_, session)| session.clone());
         let lives = holder.is_some_and(|session| world.living.borrow().values().any(|living| *living == session));
-        if result["status"] == "lost" && world.calm.get() && lives {
+        let claimed = self.claimed.get(&(run.clone(), attempt)).copied();
+        let is_fresh = claimed.is_some_and(|at| world.now.get() - at < super::scheduler::LEASE);
+        let is_clear = self.honest_lock && !self.state_was_ever_hurt && lives;
+        if result["status"] == "lost" && is_clear && (world.calm.get() || is_fresh) {
             self.violations
                 .push(format!("false death: attempt {attempt} of {run} was called lost and its device lives"));
         }
@@ -257,7 +266,7 @@ impl Checker {
 
     /// A person removed or damaged the state.
     pub(crate) fn state_hurt(&mut self) {
-        self.state_was_hurt = true;
+        (self.state_was_hurt, self.state_was_ever_hurt) = (true, true);
     }
 
     /// Invariants 3, 4 and 5 over everything, once all is quiet.
