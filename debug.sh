@@ -464,6 +464,8 @@ cmd_clean() {
         [ "$alive" = 0 ] || fail "devices still live on $COMMON" "stop them where they run; see ./debug.sh status"
     fi
     [ "$all" = 0 ] || names+=(Backups Triggers Devices state.json .state.lock .volume)
+    # Kept when a damaged state was made anew.
+    for name in "$COMMON"/state.json.corrupt-*; do names+=("${name##*/}"); done
     for name in "${names[@]}"; do
         if [ -e "$COMMON/$name" ] || [ -L "$COMMON/$name" ]; then found+=("$name"); fi
     done

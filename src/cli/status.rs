@@ -249,7 +249,10 @@ fn show(context: &Context, screen: &Screen) -> Result<(), Failure> {
     if !screen.failed.is_empty() {
         let rows: Vec<[Cell; 7]> = screen.failed.iter().take(SHOWN).map(|row| failed_cells(row, now)).collect();
         out.table(["RUN", "JOB", "STATUS", "ATTEMPT", "DEVICE", "FINISHED", "WHY"], &rows)?;
-        more(screen.failed.len(), ": `orchestrator runs list --since 1d`")?;
+        more(
+            screen.failed.len(),
+            ": `orchestrator runs list --since 1d --status failed --limit 1000`, and so for each status",
+        )?;
     }
     if screen.rejections > 0 {
         heading("Rejected in the last day", screen.rejections)?;

@@ -342,6 +342,11 @@ impl Device {
         self.due.again = Some(now.boot);
     }
 
+    /// Without its working folder no program starts: what waits is left to others.
+    fn has_programs(&self) -> bool {
+        !self.problems.contains_key("programs")
+    }
+
     /// Notes since when it is known what others hold.
     fn meet_holders(&mut self, now: Moment) {
         let state = Arc::clone(self.store.state());
@@ -358,7 +363,7 @@ impl Device {
         Observation {
             now,
             me: &self.parts.me,
-            taking: self.leaving.is_none() && !self.drained && self.could_write,
+            taking: self.leaving.is_none() && !self.drained && self.could_write && self.has_programs(),
             drained: self.told_drained,
             catalog: self.programs.catalog(),
             queue: &self.queue,

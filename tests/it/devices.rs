@@ -376,9 +376,12 @@ fn what_disappears_is_made_again_and_seen_again() {
     volume.check("t", 1);
     std::fs::rename(volume.path("Programs"), volume.path("Away")).unwrap();
     volume.wait("it says that Programs is gone", |volume| volume.tell().contains("cannot list"));
+    volume.drop_trigger("v.json", "{\"job\": \"t\"}");
+    volume.drop_trigger("w.json", "{\"command\": [\"true\"]}");
     std::fs::rename(volume.path("Away"), volume.path("Programs")).unwrap();
-    volume.drop_trigger("u.json", "{\"job\": \"t\"}");
     volume.check("t", 2);
+    assert!(volume.results("t").iter().all(|result| result["status"] == "succeeded"));
+    assert_eq!(volume.outcome("w")["status"], "succeeded");
 }
 
 #[test]
