@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 mod check;
+mod contract;
 mod disk;
 mod executor;
 mod rng;

@@ -1,0 +1,236 @@
+//! The contract of the disk and of the store on it, held by the real disk and by the simulated one alike: what the simulator
+//! proves is worth as much as its disk is true.
+
+use std::cell::Cell;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aios::decide::plan::{Change, Matter, Plan};
+use aios::model::device::Me;
+use aios::model::ids::{DeviceId, JobName, RunId, Session};
+use aios::model::result::Cause;
+use aios::model::state::Held;
+use aios::model::time::Moment;
+use aios::store::{Refused, Store};
+use aios::volume::disk::{Disk, Kind};
+use aios::volume::layout::Layout;
+use aios::volume::os::OsDisk;
+
+use super::check::Checker;
+use super::disk::SimDisk;
+use super::world::World;
+
+/// Two handles, as of two processes, on one empty folder.
+type Pair = (Rc<dyn Disk>, Rc<dyn Disk>);
+
+/// Holds both kinds of disk to the same promise.
+fn both(promise: impl Fn(&Path, &Pair)) {
+    let home = tempfile::tempdir().unwrap();
+    promise(home.path(), &(Rc::new(OsDisk::new()), Rc::new(OsDisk::new())));
+    let world = Rc::new(World::new(1, Checker::default()));
+    let root = PathBuf::from("/contract");
+    world.make_folders(&root);
+    let alive = Rc::new(Cell::new(false));
+    let disk = |life| -> Rc<dyn Disk> { Rc::new(SimDisk::new(&world, life, 0, &alive)) };
+    promise(&root, &(disk(16), disk(32)));
+}
+
+fn kind<T>(result: io::Result<T>) -> Option<io::ErrorKind> {
+    result.err().map(|error| error.kind())
+}
+
+#[test]
+fn a_file_is_made_once_and_read_whole() {
+    both(|root, (a, b)| {
+        let path = root.join("one");
+        assert_eq!(kind(a.read(&path, 10)), Some(io::ErrorKind::NotFound));
+        assert_eq!(kind(a.stat(&path)), Some(io::ErrorKind::NotFound));
+        assert_eq!(kind(a.create(&root.join("no").join("folder"), b"")), Some(io::ErrorKind::NotFound));
+        a.create(&path, b"hello").unwrap();
+        assert_eq!(kind(b.create(&path, b"other")), Some(io::ErrorKind::AlreadyExists));
+        let (bytes, meta) = b.read(&path, 10).unwrap();
+        assert_eq!((bytes.as_slice(), meta.kind, meta.id.size), (&b"hello"[..], Kind::File, 5));
+        assert_eq!(b.stat(&path).unwrap().id, meta.id);
+        assert_eq!(b.read_head(&path, 2).unwrap(), b"he");
+        let (none, meta) = b.read(&path, 4).unwrap();
+        assert_eq!((none.len(), meta.id.size), (0, 5), "what is too large is not read, and says how large it is");
+    });
+}
+
+#[test]
+fn a_rename_replaces_nothing_unless_it_is_asked_to() {
+    both(|root, (a, b)| {
+        let [from, to, third] = ["from", "to", "third"].map(|name| root.join(name));
+        a.create(&from, b"1").unwrap();
+        a.create(&to, b"2").unwrap();
+        assert_eq!(kind(b.rename_new(&from, &to)), Some(io::ErrorKind::AlreadyExists));
+        assert_eq!((b.read(&from, 9).unwrap().0, b.read(&to, 9).unwrap().0), (b"1".to_vec(), b"2".to_vec()));
+        let before = b.stat(&from).unwrap();
+        b.rename_new(&from, &third).unwrap();
+        let after = a.stat(&third).unwrap();
+        assert_eq!(after.id, before.id, "it is the same file under another name");
+        assert!(after.changed >= before.changed);
+        assert_eq!(kind(a.rename_new(&from, &root.join("fourth"))), Some(io::ErrorKind::NotFound));
+        assert_eq!(kind(a.rename_new(&third, &root.join("no").join("folder"))), Some(io::ErrorKind::NotFound));
+        a.replace(&third, &to).unwrap();
+        assert_eq!((b.read(&to, 9).unwrap().0, kind(b.stat(&third))), (b"1".to_vec(), Some(io::ErrorKind::NotFound)));
+    });
+}
+
+#[test]
+fn folders_are_listed_made_and_told_from_files() {
+    both(|root, (a, b)| {
+        assert_eq!(kind(a.list(&root.join("none"))), Some(io::ErrorKind::NotFound));
+        let deep = root.join("x").join("y");
+        a.make_folders(&deep).unwrap();
+        a.make_folders(&deep).unwrap();
+        a.create(&deep.join("f"), b"").unwrap();
+        assert_eq!(b.list(&root.join("x")).unwrap(), ["y"]);
+        assert_eq!(b.list(&deep).unwrap(), ["f"]);
+        assert_eq!(b.stat(&deep).unwrap().kind, Kind::Folder);
+        b.remove(&deep.join("f")).unwrap();
+        assert_eq!(kind(a.remove(&deep.join("f"))), Some(io::ErrorKind::NotFound));
+        assert_eq!(a.list(&deep).unwrap(), Vec::<std::ffi::OsString>::new());
+    });
+}
+
+#[test]
+fn a_lock_has_one_holder_and_ends_with_its_guard() {
+    both(|root, (a, b)| {
+        let path = root.join(".state.lock");
+        let guard = a.lock(&path).unwrap();
+        assert!(guard.is_some());
+        assert!(b.lock(&path).unwrap().is_none());
+        drop(guard);
+        assert!(b.lock(&path).unwrap().is_some());
+        a.append(&path, b"12\n").unwrap();
+        a.append(&path, b"345\n").unwrap();
+        assert_eq!(b.read_head(&path, 99).unwrap(), b"12\n345\n");
+        let before = a.boot();
+        a.touch(&path).unwrap();
+        assert!(a.boot() >= before);
+    });
+}
+
+fn layout(root: &Path) -> Layout {
+    Layout { common: root.to_owned(), programs: root.join("Programs") }
+}
+
+fn store(root: &Path, disk: &Rc<dyn Disk>, name: &str, session: u64) -> Store {
+    let me = Me {
+        device: DeviceId::new(name).unwrap(),
+        session: Session::from_random(session),
+        tags: std::collections::BTreeSet::new(),
+        slots: 1,
+    };
+    Store::new(Rc::clone(disk), layout(root), me)
+}
+
+fn now() -> Moment {
+    Moment { boot: Duration::ZERO, wall: chrono::DateTime::UNIX_EPOCH }
+}
+
+/// A plan that lists one run.
+fn list(hash: u64) -> Plan {
+    let run = RunId::new(chrono::DateTime::UNIX_EPOCH, hash);
+    let held = Held {
+        job: JobName::new("j").unwrap(),
+        stem: "j".to_owned(),
+        cause: Cause::Trigger,
+        trigger: None,
+        attempt: 1,
+        device: None,
+        session: None,
+        priority: 0,
+        slots: 1,
+        claimed_at: run.time(),
+        command: false,
+        fail_if_lost: false,
+        listed: true,
+        retried: 0,
+        losses: 0,
+        extra: std::collections::BTreeMap::new(),
+    };
+    let matter = Matter::Listed(run.clone());
+    let change = Change { matter, run, moves: Vec::new(), entry: Some(Arc::new(held)), over: None };
+    Plan { changes: vec![change], ..Plan::default() }
+}
+
+#[test]
+fn every_commit_builds_on_the_newest_and_carries_the_chain() {
+    both(|root, (a, b)| {
+        a.create(&layout(root).volume_id(), b"v\n").unwrap();
+        let (mut one, mut two) = (store(root, a, "a", 1), store(root, b, "b", 2));
+        one.transact(now(), &mut |_| list(1)).unwrap();
+        two.transact(now(), &mut |state| {
+            assert_eq!((state.revision, state.runs.len()), (1, 1), "the rules see what another has committed");
+            list(2)
+        })
+        .unwrap();
+        assert!(one.refresh().unwrap());
+        let chain: Vec<(u64, String)> =
+            one.state().last_commits.iter().map(|(revision, by)| (*revision, by.to_string())).collect();
+        assert_eq!(chain, [(2, format!("{:016x}", 2)), (1, format!("{:016x}", 1))]);
+        assert_eq!(one.state().runs.len(), 2);
+        // A plan without a change makes no revision.
+        one.transact(now(), &mut |_| Plan::default()).unwrap();
+        assert_eq!(one.state().revision, 2);
+    });
+}
+
+#[test]
+fn who_finds_the_lock_taken_commits_nothing() {
+    both(|root, (a, b)| {
+        a.create(&layout(root).volume_id(), b"v\n").unwrap();
+        let mut store = store(root, a, "a", 1);
+        let guard = b.lock(&layout(root).lock()).unwrap();
+        assert!(matches!(store.transact(now(), &mut |_| list(1)), Err(Refused::Busy)));
+        drop(guard);
+        store.transact(now(), &mut |_| list(1)).unwrap();
+    });
+}
+
+#[test]
+fn a_commit_of_another_under_the_lock_is_seen_before_anything_moves() {
+    both(|root, (a, b)| {
+        a.create(&layout(root).volume_id(), b"v\n").unwrap();
+        let mut store = store(root, a, "a", 1);
+        store.transact(now(), &mut |_| list(1)).unwrap();
+        let raced = store.transact(now(), &mut |state| {
+            // As another would that holds the lock as well.
+            let (aside, mut other) = (root.join(".aside"), (*state).clone());
+            other.revision += 1;
+            b.create(&aside, &serde_json::to_vec(&other).unwrap()).unwrap();
+            b.replace(&aside, &layout(root).state()).unwrap();
+            list(2)
+        });
+        assert!(matches!(raced, Err(Refused::Raced)), "{raced:?}");
+        assert_eq!(store.state().runs.len(), 1);
+    });
+}
+
+#[test]
+fn a_lost_state_goes_on_above_every_revision_and_a_lost_volume_is_left_alone() {
+    both(|root, (a, _)| {
+        a.create(&layout(root).volume_id(), b"v\n").unwrap();
+        let mut first = store(root, a, "a", 1);
+        first.transact(now(), &mut |_| list(1)).unwrap();
+        a.remove(&layout(root).state()).unwrap();
+        let mut second = store(root, a, "b", 2);
+        second.ensure(now()).unwrap();
+        let rebuilt = second.state().revision;
+        assert!(rebuilt > 10_000, "{rebuilt}");
+        assert_eq!((second.state().rebuilt, second.state().rebuilds), (Some(rebuilt), 1));
+        a.remove(&layout(root).state()).unwrap();
+        let mut third = store(root, a, "c", 3);
+        third.ensure(now()).unwrap();
+        assert!(third.state().revision > rebuilt && third.state().rebuilds == 2);
+        a.remove(&layout(root).state()).unwrap();
+        a.remove(&layout(root).volume_id()).unwrap();
+        assert!(matches!(third.ensure(now()), Err(Refused::Volume(_))));
+        assert_eq!(kind(a.stat(&layout(root).state())), Some(io::ErrorKind::NotFound));
+    });
+}
