@@ -71,7 +71,7 @@ lacks() {
             elif ! at_least "$(rust_found)" "$(rust_wanted)"; then
                 printf 'cargo %s, expected %s or newer|rustup update stable\n' "$(rust_found)" "$(rust_wanted)"
             fi ;;
-        cc) have cc || printf 'no C linker (cc) in PATH|install gcc and the C library headers; Debian: apt-get install gcc libc6-dev\n' ;;
+        cc) have cc || printf 'no C compiler (cc) in PATH|install gcc and the C library headers; Debian: apt-get install gcc libc6-dev\n' ;;
         python3)
             if ! have python3; then
                 printf 'no python3 in PATH|install Python 3.8 or newer; Debian: apt-get install python3\n'
@@ -414,7 +414,7 @@ check_folders() {
 cmd_check() {
     no_more "$@"
     check_tool cargo rust "$(rust_found) (expected $(rust_wanted) or newer)"
-    check_tool cc linker "$(command -v cc || true)"
+    check_tool cc compiler "$(command -v cc || true)"
     check_tool python3 python3 "$(python3 --version 2>&1 || true) (expected 3.8 or newer)"
     if [ -x "$BIN" ]; then good binary "$BIN"; else note binary "not built yet" "./debug.sh build"; fi
     check_limit max_user_instances 128
@@ -463,7 +463,7 @@ cmd_clean() {
         fi
         [ "$alive" = 0 ] || fail "devices still live on $COMMON" "stop them where they run; see ./debug.sh status"
     fi
-    [ "$all" = 0 ] || names+=(Backups Triggers Devices state.json .state.lock .volume)
+    [ "$all" = 0 ] || names+=(Backups Triggers Devices state.json .state.lock .volume .kept)
     # Kept when a damaged state was made anew.
     for name in "$COMMON"/state.json.corrupt-*; do names+=("${name##*/}"); done
     for name in "${names[@]}"; do

@@ -27,6 +27,7 @@
 //! | [`stage`] | a volume, its devices and the bounded wait for results |
 //! | [`rounds`] | one round of each experiment |
 //! | [`inside`] | one call inside the program: a spawn, a commit |
+//! | [`many`] | many processes at once: restarted, asleep |
 //! | [`measures`] | which rounds are run, and the rows they make |
 //! | [`report`] | rows, verdicts, the table and the JSON |
 
@@ -47,6 +48,8 @@ mod device;
 mod floor;
 #[path = "pipeline/inside.rs"]
 mod inside;
+#[path = "pipeline/many.rs"]
+mod many;
 #[path = "pipeline/measures.rs"]
 mod measures;
 #[path = "pipeline/options.rs"]

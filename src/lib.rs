@@ -14,6 +14,7 @@
 //! | 2 | [`volume`] | the shared folder: the only room that touches files |
 //! | 3 | [`store`] | the shared state: one lock hold, one commit |
 //! | 3 | [`exec`] | what runs attempts: the only room that touches processes |
+//! | 3 | [`notify`] | what tells webhooks: the only room that speaks to others |
 //! | 4 | [`coordinator`] | the loop, and the only owner of change |
 //! | 6 | [`cli`] | one file a verb |
 //!
@@ -43,6 +44,7 @@ pub mod volume;
 
 // Floor 3.
 pub mod exec;
+pub mod notify;
 pub mod store;
 
 // Floor 4.

@@ -131,6 +131,8 @@ fn held(number: usize) -> (RunId, Arc<Held>) {
         session: Some(Session::from_random(2)),
         priority: 0,
         slots: 1,
+        pool: None,
+        only_on: None,
         claimed_at: run.time(),
         command: false,
         fail_if_lost: false,
@@ -153,8 +155,13 @@ fn store_commits(layout: Layout, count: usize) -> Outcome<Vec<f64>> {
     let mut micros = Vec::with_capacity(count);
     for number in 0..count {
         let entry = number.is_multiple_of(2).then(|| Arc::clone(&entry));
-        let change =
-            Change { matter: Matter::Listed(run.clone()), run: run.clone(), moves: Vec::new(), entry, over: None };
+        let change = Change {
+            matter: Matter::Listed(run.clone()),
+            run: run.clone(),
+            moves: Vec::new(),
+            entry,
+            notes: Vec::new(),
+        };
         let now = Moment { boot: Duration::ZERO, wall: chrono::DateTime::UNIX_EPOCH };
         let from = clock::now();
         store.transact(now, &mut |_| Plan { changes: vec![change.clone()], ..Plan::default() })?;

@@ -7,6 +7,7 @@ use crate::Outcome;
 use crate::device::{ALONE, Seat, Side};
 use crate::floor;
 use crate::inside;
+use crate::many::{self, Sleepers};
 use crate::options::Options;
 use crate::probe::Probe;
 use crate::report::Target::{AtLeast, AtMost, RatioAtLeast, RatioAtMost};
@@ -45,6 +46,8 @@ pub(crate) fn run(options: &Options, report: &mut Report) -> Outcome<()> {
     bench.idle(report);
     bench.start(report);
     bench.inside(report);
+    bench.restart(report);
+    bench.sleepers(report);
     Ok(())
 }
 
@@ -217,6 +220,41 @@ impl Bench<'_> {
                     report.add(self.compare("A8", &what, "µs", &[RatioAtMost(1.3)], &rounds, |&micros| micros));
                 }
             }
+        }
+    }
+
+    /// B1.
+    fn restart(&self, report: &mut Report) {
+        if !self.options.wants(&["B1"]) {
+            return;
+        }
+        let pair = [Side::Floor, Side::Product];
+        let rounds = self.interleave_sides(&pair, "restarts", |side| many::restart(self.setting(), side));
+        if let Some(rounds) = report.keep("B1", self.place.name, rounds) {
+            let what = "restart --all of 100 daemons → main()";
+            report.add(self.compare("B1", what, "ms", &[AtMost(100.0)], &rounds, |&millis| millis));
+        }
+    }
+
+    /// B2.
+    fn sleepers(&self, report: &mut Report) {
+        if !self.options.wants(&["B2"]) {
+            return;
+        }
+        let pair = [Side::Floor, Side::Product];
+        let rounds = self.interleave_sides(&pair, "runs that sleep", |side| many::sleepers(self.setting(), side));
+        let Some(rounds) = report.keep("B2", self.place.name, rounds) else {
+            return;
+        };
+        let started = |round: &Sleepers| round.started;
+        report.add(self.compare("B2", "1,000 runs that sleep → main()", "ms", &[RatioAtMost(1.5)], &rounds, started));
+        let own = |what: &str, unit, limit, figure: fn(&Sleepers) -> f64| {
+            let product = Spread::of(rounds.get(&Side::Product)?.iter().map(figure).collect())?;
+            Some(Row::new("B2", what, unit, self.place, None, product, &[AtMost(limit)]))
+        };
+        if !self.options.self_check {
+            report.add(own("resident with 1,000 runs", "MiB", 24.0, |round| round.mib));
+            report.add(own("CPU with 1,000 runs asleep", "%", 0.2, |round| round.cpu));
         }
     }
 

@@ -6,7 +6,8 @@ use clap::Parser;
 use clap::builder::PossibleValuesParser;
 
 /// Every measure, in the order in which they are shown.
-pub(crate) const MEASURES: [&str; 11] = ["A1", "A2", "A3", "A4", "A5", "A6", "A7", "A8", "A9", "A10", "A11"];
+pub(crate) const MEASURES: [&str; 13] =
+    ["A1", "A2", "A3", "A4", "A5", "A6", "A7", "A8", "A9", "A10", "A11", "B1", "B2"];
 
 /// Measures the way from a dropped trigger to its result, against a minimal pipeline.
 #[derive(Debug, Parser)]
@@ -47,7 +48,8 @@ A2  drop -> result visible, p50                   A8   cost of a commit
 A3  1,000 triggers at once                        A9   resident memory, idle and after 10,000 runs
 A4  10,000 triggers at once                       A10  CPU while idle
 A5  cost per trigger as their number grows        A11  start -> first trigger's main()
-A6  two devices against one with as many slots
+A6  two devices against one with as many slots    B1   restart --all of 100 daemons
+                                                  B2   1,000 runs that sleep
 
 Exit codes: 0 every gated target met, 1 one missed, 2 something died, hung or gave a wrong result.";
 

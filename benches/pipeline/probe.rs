@@ -8,14 +8,20 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::OwnedFd;
 use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
 use tempfile::TempDir;
 
 use crate::Outcome;
 
 const SOURCE: &str = include_str!("probe_program.rs");
+
+/// How long probes that are waited for may take.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The compiled probe, gone when dropped.
 #[derive(Debug)]
@@ -71,6 +77,30 @@ impl Answers {
         rustix::fs::mkfifoat(CWD, &path, Mode::RUSR | Mode::WUSR)?;
         let fifo = rustix::fs::open(&path, OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
         Ok(Self { path, fifo })
+    }
+
+    /// Waits for so many answers; gives the moment of the last.
+    pub(crate) fn wait_for(&self, count: usize) -> Outcome<u64> {
+        let deadline = Instant::now() + PATIENCE;
+        let (mut there, mut last) = (0, 0);
+        while there < count {
+            let mut moments = [0; 512 * size_of::<u64>()];
+            let wanted = moments.len().min((count - there) * size_of::<u64>());
+            match rustix::io::read(&self.fifo, &mut moments[..wanted]) {
+                Ok(read) => {
+                    let answers = moments[..read].as_chunks().0;
+                    there += answers.len();
+                    last = answers.iter().map(|answer| u64::from_ne_bytes(*answer)).fold(last, u64::max);
+                }
+                Err(Errno::AGAIN | Errno::INTR) if Instant::now() < deadline => {
+                    let timeout = Timespec::try_from(Duration::from_millis(200))?;
+                    let _ = rustix::event::poll(&mut [PollFd::new(&self.fifo, PollFlags::IN)], Some(&timeout));
+                }
+                Err(Errno::AGAIN | Errno::INTR) => return Err(format!("{there} of {count} probes answered").into()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(last)
     }
 
     /// The path to hand to the probe.

@@ -1,4 +1,4 @@
-//! The probed program: says when its `main` was entered. Compiled by `rustc` alone, see `probe.rs`.
+//! The probed program: says when its `main` was entered; given another FIFO, it stays until that is opened for writing. Compiled by `rustc` alone, see `probe.rs`.
 
 use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -15,4 +15,7 @@ fn main() {
         .open(fifo)
         .expect("the harness's FIFO");
     fifo.write_all(&nanos.to_ne_bytes()).expect("room in the FIFO");
+    if let Some(gate) = std::env::args_os().nth(2) {
+        std::fs::File::open(gate).expect("the harness's gate");
+    }
 }

@@ -29,6 +29,8 @@ pub(crate) enum Job {
     Nop,
     /// The probe.
     Probe,
+    /// The probe that stays; its file is written where it is used.
+    Stay,
 }
 
 impl Job {
@@ -36,6 +38,7 @@ impl Job {
         match self {
             Self::Nop => "nop",
             Self::Probe => "probe",
+            Self::Stay => "stay",
         }
     }
 }
@@ -68,17 +71,18 @@ impl Volume {
 
     fn write_jobs(&self, probe: &Path, jobs: usize) -> Outcome<()> {
         let probe = [probe, self.answers.path()].map(|path| path.display().to_string());
-        self.write_job("nop", &["/bin/true".to_owned()])?;
-        self.write_job("probe", &probe)?;
+        self.write_job("nop", "trigger", &["/bin/true".to_owned()])?;
+        self.write_job("probe", "trigger", &probe)?;
         for number in 2..jobs {
-            self.write_job(&format!("other-{number}"), &["/bin/true".to_owned()])?;
+            self.write_job(&format!("other-{number}"), "trigger", &["/bin/true".to_owned()])?;
         }
         Ok(())
     }
 
-    fn write_job(&self, name: &str, command: &[String]) -> Outcome<()> {
+    /// Writes a job file of this type.
+    pub(crate) fn write_job(&self, name: &str, kind: &str, command: &[String]) -> Outcome<()> {
         let mut file = toml_edit::DocumentMut::new();
-        file.insert("type", toml_edit::value("trigger"));
+        file.insert("type", toml_edit::value(kind));
         file.insert("command", toml_edit::value(command.iter().collect::<toml_edit::Array>()));
         std::fs::write(self.programs().join(format!("{name}.toml")), file.to_string())?;
         Ok(())

@@ -1,9 +1,10 @@
 //! `orchestrator runs cancel` and `retry`: what people change about a run, wherever it is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Serialize;
 use serde_json::json;
 
 use super::find::{Place, Run, find, read};
@@ -15,11 +16,12 @@ use crate::decide::plan::{Observation, Plan};
 use crate::decide::queue::Queue;
 use crate::model::config::TRIGGER_LIMIT;
 use crate::model::entry::{Entry, Source, Waiting};
-use crate::model::ids::{DeviceId, RunId};
+use crate::model::ids::{DeviceId, JobName, RunId};
 use crate::model::message::quoted;
+use crate::model::result::{Outcome, pairs};
 use crate::model::state::{Ask, Request};
 use crate::model::time::rfc3339;
-use crate::model::trigger::parse;
+use crate::model::trigger::{Json, parse};
 use crate::store;
 use crate::volume::atomic::in_folder;
 use crate::volume::{Context as _, is_absent, processed};
@@ -100,6 +102,7 @@ pub(super) fn request(context: &Context, ask: Ask, run: Option<&RunId>, device: 
         id: context.new_run_id().to_string(),
         ask,
         run: run.cloned(),
+        attempt: None,
         device: device.clone(),
         at: context.now().wall,
         extra: BTreeMap::new(),
@@ -115,6 +118,13 @@ fn end_waiting(context: &Context, entry: &Arc<Entry>) -> Result<Done, Failure> {
         let seen = Observation {
             now,
             me: &me,
+            volume: "",
+            quiet: false,
+            upkeep: false,
+            fresh: &BTreeSet::new(),
+            spent: &BTreeSet::new(),
+            marks: &BTreeMap::new(),
+            remembered: None,
             taking: false,
             drained: false,
             catalog: programs.catalog(),
@@ -127,6 +137,8 @@ fn end_waiting(context: &Context, entry: &Arc<Entry>) -> Result<Done, Failure> {
             orphans: &[],
             vanished: &BTreeMap::new(),
             accounted: None,
+            may_tell: false,
+            told: &BTreeMap::new(),
         };
         store.transact(now, &mut |state| {
             let is_held = state.runs.get(&entry.run).is_some_and(|held| held.device.is_some());
@@ -189,7 +201,7 @@ fn make_due(context: &Context, entry: &Entry) -> Result<Done, Failure> {
     let now = context.now().wall;
     let due = match entry.key.source {
         Source::Inbox => entry.trigger.not_before,
-        Source::Waiting => entry.not_before,
+        Source::Waiting | Source::Due => entry.not_before,
     };
     if due.is_none_or(|due| due <= now) {
         context.out.note(&format!("it is due already; `orchestrator runs show {}` says what it waits for", entry.run));
@@ -207,8 +219,30 @@ fn make_due(context: &Context, entry: &Entry) -> Result<Done, Failure> {
     Ok(Done::Yes)
 }
 
+/// Triggers what ran by itself once more, with what it was given.
+fn trigger_again(context: &mut Context, run: &Run, before: &Outcome) -> Result<Code, Failure> {
+    #[derive(Serialize)]
+    struct Again<'a> {
+        job: &'a JobName,
+        args: &'a [Json],
+        #[serde(with = "pairs")]
+        kwargs: &'a [(String, Json)],
+    }
+    let Outcome { job, args, kwargs, .. } = before;
+    let bytes = serde_json::to_vec(&Again { job, args, kwargs })
+        .map_err(|error| Failure::new(Code::Failed, format!("cannot write JSON: {error}"), ""))?;
+    let (fresh, name) = drop_new(context, job.as_str(), &bytes)?;
+    context.out.note(&format!("{} ({}) is tried again as a new run", run.id, before.status.as_str()));
+    tell_run(context, &fresh, &name)?;
+    Ok(Code::Done)
+}
+
 /// Drops the trigger of a run that is over once more.
 fn drop_again(context: &mut Context, run: &Run) -> Result<Code, Failure> {
+    let last = run.results.last().map(|named| read(context, named)).transpose()?.flatten();
+    if let Some(before) = last.filter(|outcome| !outcome.cause.is_dropped()) {
+        return trigger_again(context, run, &before);
+    }
     let of_day = processed::of_day(&*context.disk, &context.layout, &run.id.date())?;
     let Some(kept) = of_day.into_iter().find(|it| it.run == run.id && it.first.is_none()) else {
         let folder = context.layout.processed().join(run.id.date());

@@ -103,6 +103,17 @@ impl Context {
         })
     }
 
+    /// The volume's random id.
+    ///
+    /// # Errors
+    /// Exit code 4.
+    pub fn volume_id(&self) -> Result<String, Failure> {
+        let path = self.layout.volume_id();
+        let read = crate::volume::found(self.disk.read(&path, 1_024));
+        let read = crate::volume::Context::on(read, "read", &path)?;
+        Ok(read.map(|(bytes, _)| String::from_utf8_lossy(&bytes).trim().to_owned()).unwrap_or_default())
+    }
+
     /// The name this machine goes by where no device is named: `DEVICE_ID`, else the host's name.
     #[must_use]
     pub fn default_device(&self) -> DeviceId {

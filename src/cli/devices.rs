@@ -96,7 +96,7 @@ fn asked(state: &State, device: &DeviceId) -> Option<Ask> {
 fn concerns_device(ask: Ask) -> bool {
     match ask {
         Ask::Drain | Ask::Resume => true,
-        Ask::Cancel => false,
+        Ask::Cancel | Ask::Restart => false,
     }
 }
 
@@ -171,7 +171,7 @@ fn ask(context: &Context, name: &str, ask: Ask) -> Result<Code, Failure> {
     let Device { beat, alive } = known(context, name)?;
     let wants_drained = match ask {
         Ask::Drain => true,
-        Ask::Resume | Ask::Cancel => false,
+        Ask::Resume | Ask::Cancel | Ask::Restart => false,
     };
     let mut store = view::store(context);
     view::patiently(context, |now| {

@@ -274,7 +274,7 @@ fn entry(context: &Context, id: &RunId) -> Result<Option<Arc<Entry>>, Failure> {
     for key in view::waiting_files(context)? {
         let carried = match key.source {
             Source::Inbox => split_dropped(&key.name).1,
-            Source::Waiting => Waiting::parse(&key.name).map(|waiting| waiting.run),
+            Source::Waiting | Source::Due => Waiting::parse(&key.name).map(|waiting| waiting.run),
         };
         let may_be = match carried {
             Some(carried) => carried == *id,

@@ -3,7 +3,7 @@
 //! It polls exact paths, quickly at first, then slower: nothing has to be told that somebody waits. What exact paths do not
 //! show (a rejected trigger, a duplicate, a file that somebody removed) is looked for now and then.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::json;
@@ -12,9 +12,11 @@ use super::failure::{Code, Failure};
 use super::find::{self, Run};
 use super::view;
 use super::{Context, times};
+use crate::model::entry::FileId;
 use crate::model::ids::RunId;
 use crate::model::lease::Lease;
 use crate::model::result::{Outcome, Status};
+use crate::volume::logs::earlier_part;
 use crate::volume::os::read_from;
 use crate::volume::{Context as _, found, processed, results};
 
@@ -211,9 +213,13 @@ pub(super) fn log_path(context: &Context, run: &Run, attempt: u32) -> PathBuf {
     context.layout.log(&run.job, &Lease { run: run.id.clone(), attempt })
 }
 
-/// One log, told as far as `offset`.
+/// One log, told as far as `offset`; where it was rotated, its earlier part first.
 pub(super) struct Tail {
     path: PathBuf,
+    earlier: PathBuf,
+    /// The earlier part that was told last.
+    told: Option<FileId>,
+    begun: bool,
     attempt: u32,
     offset: u64,
     /// The beginning of a line that is not told yet, where lines are told.
@@ -225,7 +231,17 @@ pub(super) struct Tail {
 impl Tail {
     /// The log of `attempt`, from its beginning.
     pub(super) fn new(context: &Context, run: &Run, attempt: u32) -> Self {
-        Self { path: log_path(context, run, attempt), attempt, offset: 0, rest: Vec::new(), open_line: false }
+        let path = log_path(context, run, attempt);
+        Self {
+            earlier: earlier_part(&path),
+            path,
+            told: None,
+            begun: false,
+            attempt,
+            offset: 0,
+            rest: Vec::new(),
+            open_line: false,
+        }
     }
 
     /// Tells what is new. A log that is not there (yet) has nothing new.
@@ -233,36 +249,87 @@ impl Tail {
         if to == LogTo::Nobody {
             return Ok(());
         }
+        self.tell_earlier_part(context, to)?;
         loop {
-            let chunk = found(read_from(&self.path, self.offset, CHUNK)).on("read", &self.path)?.unwrap_or_default();
-            if chunk.is_empty() {
-                // Cut at its limit meanwhile: what comes next stands behind the cut.
-                let size = found(context.disk.stat(&self.path)).on("look at", &self.path)?.map(|meta| meta.id.size);
-                self.offset = self.offset.min(size.unwrap_or(self.offset));
+            let chunk = piece(&self.path, self.offset)?;
+            if !chunk.is_empty() {
+                self.offset += chunk.len() as u64;
+                self.tell(context, to, &chunk)?;
+                continue;
+            }
+            let size = found(context.disk.stat(&self.path)).on("look at", &self.path)?.map(|meta| meta.id.size);
+            let Some(size) = size.filter(|size| *size < self.offset) else { return Ok(()) };
+            // It shrank. If it was rotated, what it held was its earlier part before that.
+            self.tell_earlier_part(context, to)?;
+            if self.told.is_none() {
+                // Cut at its limit: what comes next stands behind the cut.
+                self.offset = size;
                 return Ok(());
             }
-            self.offset += chunk.len() as u64;
-            self.open_line = chunk.last() != Some(&b'\n');
-            if to == LogTo::People {
-                context.out.bytes(&chunk)?;
-            } else {
-                self.rest.extend_from_slice(&chunk);
-                self.tell_lines(context)?;
-            }
+            self.offset = 0;
         }
     }
 
-    /// All of it, as text.
-    pub(super) fn text(&mut self) -> Result<String, Failure> {
-        let mut bytes = Vec::new();
+    /// Tells what is not told yet of an earlier part that is new. It holds its bytes where the log held them, so the rest begins at
+    /// the same offset; and the log, if it is not cut yet, goes on where the earlier part ends.
+    fn tell_earlier_part(&mut self, context: &Context, to: LogTo) -> Result<(), Failure> {
+        let was_there_before = !std::mem::replace(&mut self.begun, true);
+        let mut at = if was_there_before { 0 } else { self.offset };
         loop {
-            let chunk = found(read_from(&self.path, self.offset, CHUNK)).on("read", &self.path)?.unwrap_or_default();
-            if chunk.is_empty() {
-                return Ok(String::from_utf8_lossy(&bytes).into_owned());
+            let there = self.earlier_part(context)?;
+            if there.is_none() || there == self.told {
+                return Ok(());
             }
-            self.offset += chunk.len() as u64;
-            bytes.extend(chunk);
+            self.told = there;
+            loop {
+                let chunk = piece(&self.earlier, at)?;
+                // Where it is replaced meanwhile, the rest of it is gone, and the next one is new from its beginning.
+                if chunk.is_empty() || self.earlier_part(context)? != there {
+                    break;
+                }
+                at += chunk.len() as u64;
+                self.tell(context, to, &chunk)?;
+            }
+            self.offset = if was_there_before { 0 } else { at };
+            at = 0;
         }
+    }
+
+    fn earlier_part(&self, context: &Context) -> Result<Option<FileId>, Failure> {
+        Ok(found(context.disk.stat(&self.earlier)).on("look at", &self.earlier)?.map(|meta| meta.id))
+    }
+
+    fn tell(&mut self, context: &Context, to: LogTo, chunk: &[u8]) -> Result<(), Failure> {
+        self.open_line = chunk.last() != Some(&b'\n');
+        if to == LogTo::People {
+            return context.out.bytes(chunk);
+        }
+        self.rest.extend_from_slice(chunk);
+        self.tell_lines(context)
+    }
+
+    /// All of it, as text.
+    pub(super) fn text(&self, context: &Context) -> Result<String, Failure> {
+        let mut bytes = Vec::new();
+        // Again if it was rotated meanwhile, which happens once in a while at most.
+        for _ in 0..3 {
+            let before = self.earlier_part(context)?;
+            bytes.clear();
+            for path in [&self.earlier, &self.path] {
+                let begin = bytes.len();
+                loop {
+                    let chunk = piece(path, (bytes.len() - begin) as u64)?;
+                    if chunk.is_empty() {
+                        break;
+                    }
+                    bytes.extend(chunk);
+                }
+            }
+            if self.earlier_part(context)? == before {
+                break;
+            }
+        }
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
     /// Ends the last line, if the program did not.
@@ -290,6 +357,11 @@ impl Tail {
         }
         Ok(())
     }
+}
+
+/// The next piece of a log that may not be there.
+fn piece(path: &Path, offset: u64) -> Result<Vec<u8>, Failure> {
+    Ok(found(read_from(path, offset, CHUNK)).on("read", path)?.unwrap_or_default())
 }
 
 /// How a verb that waited for this end exits: as the run did.

@@ -1,23 +1,26 @@
-//! `orchestrator jobs`: what `Programs/` holds, and what is wrong with it.
+//! `orchestrator jobs`: what `Programs/` holds, what is wrong with it, and changes of it.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
+use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
-use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde::Serialize;
 
-use super::out::{Cell, Paint, printable};
+use super::explain::next_due;
+use super::out::{Cell, Paint};
+use super::times::short;
 use super::{Code, Context, Failure, view};
-use crate::model::ids::{JobName, RunId, Tag};
-use crate::model::job::{Job, JobError, JobType, OnLost, Overlap, Program};
-use crate::model::result::{Status, pairs};
-use crate::model::state::{JobMark, State};
-use crate::model::time::show_duration;
-use crate::model::trigger::Json;
-use crate::volume::Context as _;
-use crate::volume::program_check::look_for_program;
-use crate::volume::programs::{job_of, misnamed_job, read};
+use crate::model::ids::JobName;
+use crate::model::job::{Job, JobError};
+use crate::model::result::Status;
+use crate::model::state::State;
+use crate::model::time::rfc3339;
+
+mod change;
+mod edit;
+mod options;
+mod show;
+mod validate;
 
 /// The verbs of `jobs`.
 #[derive(Debug, Subcommand)]
@@ -26,9 +29,40 @@ pub(super) enum JobsVerb {
     List,
     /// One job's definition, defaults included.
     Show(JobArg),
+    /// When it runs next, or why it does not.
+    Explain(JobArg),
+    /// Write a new job file.
+    #[command(after_help = ADD_HELP)]
+    Add(Box<edit::AddArgs>),
+    /// Change a job file; its comments, order and formatting stay.
+    #[command(after_help = UPDATE_HELP)]
+    Update(Box<edit::UpdateArgs>),
+    /// Let a job run again.
+    Enable(JobArg),
+    /// Let a job run no more until it is enabled; its triggers wait.
+    Disable(JobArg),
+    /// Remove a job file, without asking.
+    Delete(JobArg),
     /// Check job files; exit code 1 if one has an error.
-    Validate(ValidateArgs),
+    Validate(validate::ValidateArgs),
 }
+
+const ADD_HELP: &str = "\
+A key of one type, such as --time, brings its type with it. Nothing is written that a device would refuse.
+
+Examples:
+  orchestrator jobs add report --file report.py --function run --time 09:00 --timezone Europe/Berlin
+  orchestrator jobs add --name sweep --interval 30m --tag nas -- find /tmp/cache -mtime +7 -delete";
+
+const UPDATE_HELP: &str = "\
+A value takes the place of the old one, a list of the whole list; --kwarg and --env change single members.
+A key of another type, such as --interval for a daily job, changes the type; keys that the new type does not have go.
+Nothing is written that a device would refuse.
+
+Examples:
+  orchestrator jobs update report --interval 30m
+  orchestrator jobs update report --retries 3 --retry-on 75,124 --unset timeout
+  orchestrator jobs update report --kwarg date=yesterday --unset env.MODE";
 
 /// Which job.
 #[derive(Debug, Clone, Args)]
@@ -37,43 +71,32 @@ pub(super) struct JobArg {
     job: String,
 }
 
-/// Options of `jobs validate`.
-#[derive(Debug, Clone, Args)]
-pub(super) struct ValidateArgs {
-    /// Only these [default: all].
-    #[arg(value_name = "JOB")]
-    jobs: Vec<String>,
-}
-
-pub(super) fn jobs(verb: &JobsVerb, context: &Context) -> Result<Code, Failure> {
+pub(super) fn jobs(verb: &JobsVerb, context: &mut Context) -> Result<Code, Failure> {
     context.need_volume()?;
     match verb {
         JobsVerb::List => list(context),
-        JobsVerb::Show(args) => show(&args.job, context),
-        JobsVerb::Validate(args) => validate(&args.jobs, context),
+        JobsVerb::Show(args) => show::show(&args.job, context),
+        JobsVerb::Add(args) => edit::add(args, context),
+        JobsVerb::Update(args) => edit::update(args, context),
+        JobsVerb::Enable(args) => edit::enable(&args.job, true, context),
+        JobsVerb::Disable(args) => edit::enable(&args.job, false, context),
+        JobsVerb::Delete(args) => edit::delete(&args.job, context),
+        JobsVerb::Validate(args) => validate::validate(&args.jobs, context),
+        JobsVerb::Explain(args) => super::explain::explain(&args.job, context),
     }
 }
 
 /// A job file and what it says.
 struct File {
     job: JobName,
-    read: Result<Job, Vec<JobError>>,
+    read: Result<Arc<Job>, Vec<JobError>>,
 }
 
-/// All job files, by name, and the errors of those that cannot be one for their name.
+/// All job files, by name, and what is wrong with other files of Programs.
 fn files(context: &Context) -> Result<(Vec<File>, Vec<JobError>), Failure> {
-    let folder = &context.layout.programs;
-    let (mut files, mut misnamed) = (Vec::new(), Vec::new());
-    let mut names: Vec<OsString> = context.disk.list(folder).on("list", folder)?;
-    names.sort();
-    for name in names {
-        let Some(job) = job_of(&name) else {
-            misnamed.extend(misnamed_job(&name));
-            continue;
-        };
-        files.push(File { read: read(&*context.disk, &context.layout, &name, &job), job });
-    }
-    Ok((files, misnamed))
+    let programs = view::programs(context)?;
+    let files = programs.newest().map(|(job, read)| File { job, read }).collect();
+    Ok((files, programs.errors_beside().cloned().collect()))
 }
 
 #[derive(Serialize)]
@@ -84,39 +107,34 @@ struct Row<'a> {
     enabled: Option<bool>,
     valid: bool,
     tags: Vec<&'a str>,
-    /// Timed jobs are not claimed by this version.
     next_due_at: Option<String>,
     last_status: Option<Status>,
 }
 
-fn kind_name(kind: JobType) -> &'static str {
-    match kind {
-        JobType::Trigger => "trigger",
-    }
-}
-
-fn row<'a>(file: &'a File, state: &State) -> Row<'a> {
+fn row<'a>(context: &Context, file: &'a File, state: &State) -> Result<Row<'a>, Failure> {
     let good = file.read.as_ref().ok();
-    Row {
+    let next = good.map(|job| next_due(context, job, state)).transpose()?.flatten();
+    Ok(Row {
         job: &file.job,
-        kind: good.map(|job| kind_name(job.kind)),
+        kind: good.map(|job| job.kind.word()),
         enabled: good.map(|job| job.enabled),
         valid: good.is_some(),
         tags: good.map_or_else(Vec::new, |job| job.tags.iter().map(|tag| tag.as_str()).collect()),
-        next_due_at: None,
+        next_due_at: next.map(rfc3339),
         last_status: state.jobs.get(&file.job).and_then(|mark| mark.last_status),
-    }
+    })
 }
 
 fn list(context: &Context) -> Result<Code, Failure> {
     let state = view::state(context)?.unwrap_or_default();
     let (files, misnamed) = files(context)?;
-    let rows: Vec<Row<'_>> = files.iter().map(|file| row(file, &state)).collect();
+    let rows: Vec<Row<'_>> = files.iter().map(|file| row(context, file, &state)).collect::<Result<_, _>>()?;
     if context.out.json {
         context.out.document(&rows)?;
         return Ok(Code::Done);
     }
-    let cells: Vec<[Cell; 5]> = rows
+    let now = context.now().wall;
+    let cells: Vec<[Cell; 6]> = rows
         .iter()
         .map(|row| {
             let state = match (row.valid, row.enabled) {
@@ -130,6 +148,7 @@ fn list(context: &Context) -> Result<Code, Failure> {
                 Cell::new(row.kind.unwrap_or("-")),
                 state,
                 Cell::new(tags),
+                Cell::new(next_of(row).map_or_else(|| "-".to_owned(), |at| short(at, now))),
                 Cell::new(row.last_status.map_or("-", Status::as_str)),
             ]
         })
@@ -137,7 +156,7 @@ fn list(context: &Context) -> Result<Code, Failure> {
     if cells.is_empty() {
         context.out.note(&format!("there is no job in {}", context.layout.programs.display()));
     } else {
-        context.out.table(["JOB", "TYPE", "STATE", "TAGS", "LAST"], &cells)?;
+        context.out.table(["JOB", "TYPE", "STATE", "TAGS", "NEXT", "LAST"], &cells)?;
     }
     if !misnamed.is_empty() || rows.iter().any(|row| !row.valid) {
         context.out.note(
@@ -145,6 +164,10 @@ fn list(context: &Context) -> Result<Code, Failure> {
         );
     }
     Ok(Code::Done)
+}
+
+fn next_of(row: &Row<'_>) -> Option<DateTime<Utc>> {
+    row.next_due_at.as_deref().and_then(|at| at.parse().ok())
 }
 
 /// The file of one job.
@@ -157,202 +180,11 @@ fn file(context: &Context, name: &str) -> Result<File, Failure> {
     }
 }
 
-fn show(name: &str, context: &Context) -> Result<Code, Failure> {
-    let file = file(context, name)?;
-    let state = view::state(context)?.unwrap_or_default();
-    let job = match &file.read {
-        Ok(job) => job,
-        Err(errors) => {
-            tell_errors(context, 1, &located(&file.job, errors))?;
-            return Ok(Code::Failed);
-        }
-    };
-    let mark = state.jobs.get(&file.job).cloned().unwrap_or_default();
-    let shown = definition(job, &mark);
-    if context.out.json {
-        context.out.document(&shown)?;
-        return Ok(Code::Done);
-    }
-    for (key, value) in pairs_of(&shown)? {
-        let text = value.text();
-        let text = serde_json::from_str::<String>(text).unwrap_or_else(|_| text.to_owned());
-        context.out.line(&format!("{key:<14} {}", printable(if text == "null" { "-" } else { &text })))?;
-    }
-    Ok(Code::Done)
-}
-
-/// A definition with the names that job files use, every default filled in.
-#[derive(Serialize)]
-struct Definition<'a> {
-    job: &'a JobName,
-    #[serde(rename = "type")]
-    kind: &'static str,
-    valid: bool,
-    enabled: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    command: Option<&'a [String]>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    file: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    function: Option<&'a str>,
-    args: &'a [Json],
-    #[serde(with = "pairs")]
-    kwargs: &'a [(String, Json)],
-    env: &'a BTreeMap<String, String>,
-    pass_env: &'a BTreeSet<String>,
-    tags: &'a BTreeSet<Tag>,
-    priority: i16,
-    slots: u32,
-    overlap: &'static str,
-    retries: u32,
-    retry_on: &'a Option<BTreeSet<i32>>,
-    backoff: String,
-    backoff_max: String,
-    timeout: Option<String>,
-    stop_grace: String,
-    on_lost: &'static str,
-    last_run_id: &'a Option<RunId>,
-    last_status: Option<Status>,
-    failures: u32,
-    skipped: u64,
-}
-
-fn definition<'a>(job: &'a Job, mark: &'a JobMark) -> Definition<'a> {
-    let (command, file, function) = match &job.program {
-        Program::Command(command) => (Some(command.as_slice()), None, None),
-        Program::File(file) => (None, Some(file.as_str()), None),
-        Program::Function { file, function } => (None, Some(file.as_str()), Some(function.as_str())),
-    };
-    Definition {
-        job: &job.name,
-        kind: kind_name(job.kind),
-        valid: true,
-        enabled: job.enabled,
-        command,
-        file,
-        function,
-        args: &job.args,
-        kwargs: &job.kwargs,
-        env: &job.env,
-        pass_env: &job.pass_env,
-        tags: &job.tags,
-        priority: job.priority,
-        slots: job.slots,
-        overlap: overlap_name(job.overlap),
-        retries: job.retries,
-        retry_on: &job.retry_on,
-        backoff: show_duration(job.backoff),
-        backoff_max: show_duration(job.backoff_max),
-        timeout: job.timeout.map(show_duration),
-        stop_grace: show_duration(job.stop_grace),
-        on_lost: on_lost_name(job.on_lost),
-        last_run_id: &mark.last_run_id,
-        last_status: mark.last_status,
-        failures: mark.failures,
-        skipped: mark.skipped,
-    }
-}
-
-/// What is written as an object, key by key, each value as it is written.
-fn pairs_of(value: &impl Serialize) -> Result<Vec<(String, Json)>, Failure> {
-    #[derive(Deserialize)]
-    #[serde(transparent)]
-    struct Object(#[serde(with = "pairs")] Vec<(String, Json)>);
-    let read = serde_json::to_string(value).and_then(|text| serde_json::from_str::<Object>(&text));
-    read.map(|Object(pairs)| pairs)
-        .map_err(|error| Failure::new(Code::Failed, format!("cannot write JSON: {error}"), ""))
-}
-
-fn overlap_name(overlap: Overlap) -> &'static str {
-    match overlap {
-        Overlap::Allow => "allow",
-        Overlap::Skip => "skip",
-        Overlap::Queue => "queue",
-    }
-}
-
-fn on_lost_name(on_lost: OnLost) -> &'static str {
-    match on_lost {
-        OnLost::Rerun => "rerun",
-        OnLost::Fail => "fail",
-    }
-}
-
-/// One error in a job file, as `jobs validate` lists it.
-#[derive(Serialize)]
-struct Located<'a> {
-    job: Option<&'a JobName>,
-    file: &'a str,
-    line: usize,
-    column: usize,
-    error: &'a str,
-    hint: &'a str,
-}
-
-fn located<'a>(job: &'a JobName, errors: &'a [JobError]) -> Vec<Located<'a>> {
-    errors.iter().map(|error| place(Some(job), error)).collect()
-}
-
-fn place<'a>(job: Option<&'a JobName>, error: &'a JobError) -> Located<'a> {
-    let JobError { file, line, column, error, hint } = error;
-    Located { job, file, line: *line, column: *column, error, hint }
-}
-
-fn validate(names: &[String], context: &Context) -> Result<Code, Failure> {
-    let (mut files, misnamed) = files(context)?;
-    let mut errors: Vec<Located<'_>> = Vec::new();
-    if names.is_empty() {
-        errors.extend(misnamed.iter().map(|error| place(None, error)));
-    } else {
-        for name in names {
-            let job = view::job_name(name)?;
-            if !files.iter().any(|file| file.job == job) {
-                return Err(view::no_such_job(name, view::programs(context)?.catalog()));
-            }
-        }
-        files.retain(|file| names.iter().any(|name| file.job.as_str() == name));
-    }
-    for file in &files {
-        if let Err(found) = &file.read {
-            errors.extend(located(&file.job, found));
-        }
-    }
-    let path = std::env::var("PATH").unwrap_or_default();
-    let mut missing: Vec<(&JobName, JobError)> = Vec::new();
-    for (name, job) in files.iter().filter_map(|file| Some((&file.job, file.read.as_ref().ok()?))) {
-        let found = look_for_program(job, &context.layout.programs, &path);
-        missing.extend(found.errors.into_iter().map(|error| (name, error)));
-        for note in found.notes {
-            context.out.note(&format!("Programs/{name}.toml: {note}"));
-        }
-    }
-    errors.extend(missing.iter().map(|(name, error)| place(Some(name), error)));
-    tell_errors(context, files.len(), &errors)?;
-    Ok(if errors.is_empty() { Code::Done } else { Code::Failed })
-}
-
-fn tell_errors(context: &Context, jobs: usize, errors: &[Located<'_>]) -> Result<(), Failure> {
-    let out = &context.out;
-    if out.json {
-        return out.document(&json!({"valid": errors.is_empty(), "jobs": jobs, "errors": errors}));
-    }
-    for Located { file, line, column, error, hint, .. } in errors {
-        let place = out.paint(Paint::Bold, &format!("Programs/{}:{line}:{column}:", printable(file)));
-        out.line(&format!("{place} {}", printable(error)))?;
-        if !hint.is_empty() {
-            out.line(&format!("  hint: {}", printable(hint)))?;
-        }
-    }
-    if errors.is_empty() && !out.quiet {
-        let count = if jobs == 1 { "1 job is".to_owned() } else { format!("{jobs} jobs are") };
-        out.line(&out.paint(Paint::Green, &format!("{count} valid")))?;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::ffi::OsString;
+
+    use crate::volume::programs::misnamed_job;
 
     #[test]
     fn a_toml_file_that_is_no_job_for_its_name_is_told() {

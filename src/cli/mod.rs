@@ -14,6 +14,8 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 mod change;
 pub mod context;
 mod devices;
+mod doctor;
+mod explain;
 pub mod failure;
 mod find;
 mod follow;
@@ -21,6 +23,8 @@ mod jobs;
 mod logs;
 mod out;
 mod pages;
+mod restart;
+mod rival;
 mod rows;
 mod run;
 mod runs;
@@ -103,19 +107,28 @@ enum Verb {
     /// The devices of the volume.
     #[command(subcommand)]
     Devices(devices::DevicesVerb),
+    /// Stop and start the active runs of a job, wherever they are.
+    Restart(restart::RestartArgs),
     /// One screen: devices, what runs, what waits and why, what failed, what hinders.
     Status,
     /// The orchestrators' own logs, merged by time.
     Logs(logs::LogsArgs),
+    /// Each thing that can be wrong with this machine and volume, and how to mend it. Exit code 1 if one is an error.
+    Doctor,
     /// A shell's completions.
     Completions(pages::CompletionsArgs),
     /// The manual page.
     Man(pages::ManArgs),
+    /// The JSON Schema of job or trigger files, for editors.
+    Schema(pages::SchemaArgs),
 }
 
 /// Parses the command line, does what it says, and says what went wrong.
 #[must_use]
 pub fn main() -> ExitCode {
+    if let Some(lock) = rival::wanted(std::env::args_os()) {
+        return rival::hold(&lock);
+    }
     let cli = match parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => return failure::of_usage(&error),
@@ -165,10 +178,13 @@ fn dispatch(cli: Cli, context: &mut Context) -> Result<Code, Failure> {
         Some(Verb::Jobs(verb)) => jobs::jobs(&verb, context),
         Some(Verb::Runs(verb)) => runs::runs(&verb, context),
         Some(Verb::Devices(verb)) => devices::devices(&verb, context),
+        Some(Verb::Restart(args)) => restart::restart(&args, context),
         Some(Verb::Status) => status::status(context),
         Some(Verb::Logs(args)) => logs::logs(&args, context),
+        Some(Verb::Doctor) => doctor::doctor(context),
         Some(Verb::Completions(args)) => pages::completions(&args, context),
         Some(Verb::Man(args)) => pages::man(&args, context),
+        Some(Verb::Schema(args)) => pages::schema(&args, context),
     }
 }
 

@@ -1,10 +1,11 @@
-//! `orchestrator completions` and `man`: what packagers and shells want.
+//! `orchestrator completions`, `man` and `schema`: what packagers, shells and editors want.
 
-use clap::{Args, Command};
+use clap::{Args, Command, ValueEnum};
 use clap_complete::Shell;
 
 use super::{Code, Context, Failure, command};
 use crate::model::message::quoted;
+use crate::model::schema;
 
 /// Options of `completions`.
 #[derive(Debug, Clone, Args)]
@@ -19,6 +20,31 @@ pub(super) struct ManArgs {
     /// The page of this verb [default: the program's].
     #[arg(value_name = "VERB")]
     verb: Vec<String>,
+}
+
+/// Options of `schema`.
+#[derive(Debug, Clone, Args)]
+pub(super) struct SchemaArgs {
+    /// Of these files.
+    #[arg(value_name = "KIND")]
+    kind: SchemaKind,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum SchemaKind {
+    /// Programs/<job>.toml.
+    Job,
+    /// What is dropped into Common/Triggers.
+    Trigger,
+}
+
+pub(super) fn schema(args: &SchemaArgs, context: &Context) -> Result<Code, Failure> {
+    let schema = match args.kind {
+        SchemaKind::Job => schema::job(),
+        SchemaKind::Trigger => schema::trigger(),
+    };
+    context.out.line(&format!("{schema:#}"))?;
+    Ok(Code::Done)
 }
 
 pub(super) fn completions(args: &CompletionsArgs, context: &Context) -> Result<Code, Failure> {

@@ -13,7 +13,7 @@ use super::context::host_name;
 use super::{Code, Context, Failure};
 use crate::coordinator::run::{Options, RunError, run as run_device};
 use crate::coordinator::{End, Host};
-use crate::model::config::Config;
+use crate::model::config::{Config, KEPT_AT_LEAST};
 use crate::model::device::Me;
 use crate::model::ids::{DeviceId, Tag};
 use crate::model::time::{DURATION_RULE, SIZE_RULE, parse_duration, parse_size, show_duration};
@@ -61,6 +61,19 @@ pub(super) struct RunArgs {
     /// The largest log of one attempt.
     #[arg(long, default_value = "64m", value_parser = size, value_name = "SIZE")]
     log_limit: u64,
+    /// With less free space than this on Common's file system nothing new is claimed; 0 switches this guard off
+    /// [default: 64m, or 5 % of the file system if that is less].
+    #[arg(long, value_parser = size, value_name = "SIZE")]
+    min_free: Option<u64>,
+    /// How long results, logs and processed triggers are kept, by each file's own age; at least 10m.
+    #[arg(long, default_value = "30d", value_parser = duration, value_name = "D")]
+    keep: Duration,
+    /// How many bytes of them are kept; the oldest go first [default: no limit].
+    #[arg(long, value_parser = size, value_name = "SIZE")]
+    keep_bytes: Option<u64>,
+    /// How often it is looked for what was kept long enough.
+    #[arg(long, hide = true, default_value = "1h", value_parser = duration, value_name = "D")]
+    keep_every: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -138,6 +151,13 @@ fn options(args: &RunArgs, context: &Context) -> Result<Options, Failure> {
     if args.heartbeat.is_zero() || args.scan.is_zero() {
         return Err(usage("--heartbeat and --scan must be longer than 0".into(), "--heartbeat 2s --scan 2s"));
     }
+    if args.keep_every.is_zero() {
+        return Err(usage("--keep-every must be longer than 0".into(), "--keep-every 1h"));
+    }
+    if args.keep < KEPT_AT_LEAST {
+        let (keep, least) = (show_duration(args.keep), show_duration(KEPT_AT_LEAST));
+        return Err(usage(format!("--keep {keep} is shorter than {least}"), "give at least 10m; 10000d is for ever"));
+    }
     if lease < args.heartbeat * 3 {
         return Err(usage(
             format!(
@@ -159,6 +179,10 @@ fn options(args: &RunArgs, context: &Context) -> Result<Options, Failure> {
             stop_grace: args.stop_grace,
             poll: args.watch == WatchMode::Poll,
             log_limit: args.log_limit,
+            min_free: args.min_free,
+            keep: args.keep,
+            keep_bytes: args.keep_bytes,
+            keep_every: args.keep_every,
         },
         me: Me { device, session: context.session.clone(), tags, slots },
         force: args.force,

@@ -192,7 +192,7 @@ fn logs(args: &LogsArgs, context: &Context) -> Result<Code, Failure> {
     }
     let mut tail = Tail::new(context, &run, attempt);
     if context.out.json {
-        let text = tail.text()?;
+        let text = tail.text(context)?;
         context.out.document(&json!({"run_id": run.id, "attempt": attempt, "log": text}))?;
     } else {
         tail.copy(context, LogTo::People)?;

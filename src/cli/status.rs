@@ -3,6 +3,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 
+use super::explain::next_due;
 use super::out::{Cell, Paint, printable};
 use super::rows::{Row, failed_since, table};
 use super::times::short;
@@ -40,14 +41,21 @@ struct Screen {
     ignored: Vec<String>,
     /// Triggers of the last day that could not be taken.
     rejected: Vec<Rejected>,
-    /// Due times; timed jobs are not claimed by this version.
-    next: Vec<()>,
+    /// The next due time of each job that has one, the soonest first.
+    next: Vec<Next>,
     failed: Vec<Row>,
     problems: Vec<String>,
     #[serde(skip)]
     failed_is_all: bool,
     #[serde(skip)]
     rejections: usize,
+}
+
+#[derive(Serialize)]
+struct Next {
+    job: JobName,
+    #[serde(with = "crate::model::time::utc")]
+    at: DateTime<Utc>,
 }
 
 #[derive(Serialize)]
@@ -119,7 +127,7 @@ fn look(context: &Context) -> Result<Screen, Failure> {
         devices: devices::rows(&devices, &state),
         waiting,
         ignored: ignored(context)?,
-        next: Vec::new(),
+        next: next(context, programs.catalog(), &state)?,
         failed,
         problems,
         failed_is_all,
@@ -141,7 +149,7 @@ fn programs(context: &Context, problems: &mut Vec<String>) -> Programs {
 }
 
 /// What devices say of themselves, and what their silence says.
-fn of_devices(devices: &[Device], state: &State) -> Vec<String> {
+pub(super) fn of_devices(devices: &[Device], state: &State) -> Vec<String> {
     let mut problems = Vec::new();
     for Device { beat, alive } in devices {
         if *alive {
@@ -183,7 +191,7 @@ fn waits(
     match lies {
         Lies::Waits(entry) if state.runs.get(&entry.run).is_some_and(|held| held.device.is_some()) => None,
         Lies::Waits(entry) => Some(Waiting {
-            trigger: entry.dropped.to_string(),
+            trigger: entry.dropped_name().unwrap_or_else(|| "-".to_owned()),
             run_id: Some(entry.run.clone()),
             job: Some(job_name(entry)),
             reason: why(entry, catalog, state, seen, context.now()),
@@ -201,6 +209,15 @@ fn waits(
 fn priority(entry: &Entry, catalog: &Catalog) -> i16 {
     let of_job = || catalog.jobs.get(&job_name(entry)).map_or(0, |job| job.priority);
     entry.trigger.priority.unwrap_or_else(of_job)
+}
+
+fn next(context: &Context, catalog: &Catalog, state: &State) -> Result<Vec<Next>, Failure> {
+    let mut next = Vec::new();
+    for (name, job) in &catalog.jobs {
+        next.extend(next_due(context, job, state)?.map(|at| Next { job: name.clone(), at }));
+    }
+    next.sort_by(|a, b| (a.at, &a.job).cmp(&(b.at, &b.job)));
+    Ok(next)
 }
 
 /// Names in the inbox that nobody will take.
@@ -243,6 +260,13 @@ fn show(context: &Context, screen: &Screen) -> Result<(), Failure> {
         let rows: Vec<[Cell; 4]> = screen.waiting.iter().take(SHOWN).map(waiting_cells).collect();
         out.table(["TRIGGER", "JOB", "RUN", "WHY"], &rows)?;
         more(screen.waiting.len(), ": `orchestrator runs list --status waiting`")?;
+    }
+    if !screen.next.is_empty() {
+        heading("Due next", screen.next.len())?;
+        for Next { job, at } in screen.next.iter().take(SHOWN) {
+            out.line(&format!("{}  {job}", short(*at, now)))?;
+        }
+        more(screen.next.len(), ": `orchestrator jobs list`")?;
     }
     let of = if screen.failed_is_all { String::new() } else { format!(" (of the newest {LOOKED_AT} runs)") };
     heading(&format!("Failed in the last day{of}"), screen.failed.len())?;

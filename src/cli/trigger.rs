@@ -80,7 +80,7 @@ struct WaitArgs {
     timeout: Option<Duration>,
 }
 
-fn key_value(text: &str) -> Result<(String, String), String> {
+pub(super) fn key_value(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         Some(_) | None => Err(format!("found {}, expected KEY=VALUE", quoted(text))),

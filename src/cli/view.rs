@@ -96,13 +96,14 @@ fn is_alive(context: &Context, beat: &Beat, network: bool) -> Result<bool, Failu
 
 /// The devices as explanations need them; what they hold counts as the state has it.
 pub(super) fn seen(devices: &[Device], state: &State) -> Vec<Seen> {
-    let busy = |beat: &Beat| state.held_by(&beat.device, &beat.session).map(|(_, held)| held.slots).sum();
+    let busy = |beat: &Beat| state.held_by(&beat.device, &beat.session).map(|(_, held)| held.slots_taken()).sum();
     devices
         .iter()
         .map(|Device { beat, alive }| Seen {
             device: beat.device.clone(),
             alive: *alive,
             drained: beat.drained,
+            low_on: beat.low_on.clone(),
             tags: beat.tags.clone(),
             slots: beat.slots,
             busy: busy(beat),

@@ -7,10 +7,12 @@ use crate::decide::catalog::Known;
 use crate::decide::plan::{Change, Matter, plan};
 use crate::decide::recover::Mine;
 use crate::model::entry::{Entry, Source};
+use crate::model::ids::RunId;
 use crate::model::job::{command_job_name, for_command, merge_args, merge_kwargs};
 use crate::model::lease::Lease;
+use crate::model::state::Held;
 use crate::model::time::Moment;
-use crate::model::trigger::Target;
+use crate::model::trigger::{Target, Trigger};
 use crate::store::{Failure, Refused};
 use crate::volume::results;
 
@@ -37,10 +39,12 @@ impl Device {
         for lease in &committed.plan.fenced {
             self.supersede(lease);
         }
+        self.fresh.clear();
         for key in &committed.plan.clashes {
             self.inbox.salt(key);
             self.look_at(key, now);
         }
+        self.due.again = super::earlier(self.due.again, committed.plan.later);
         let mut more = committed.plan.more || !committed.plan.clashes.is_empty() || !committed.plan.fenced.is_empty();
         let changes: Vec<(Change, Option<Failure>)> =
             committed.plan.changes.into_iter().zip(committed.failed).collect();
@@ -109,9 +113,22 @@ impl Device {
             (Matter::Claimed(entry), None) => {
                 self.forget(&entry);
                 self.claimed(&entry);
+                // Where many due times are made up for, the next one follows at once.
+                return entry.key.source == Source::Due;
             }
-            (Matter::Ended(entry), None) => self.forget(&entry),
-            (Matter::Claimed(entry) | Matter::Ended(entry), Some(failure)) => {
+            (Matter::Ended(entry) | Matter::Passed(entry), None) => {
+                self.spent.remove(&entry.run);
+                self.forget(&entry);
+            }
+            (Matter::Claimed(entry), Some(Failure::Taken)) if entry.key.source == Source::Due => {
+                // Its due time has had its run; what else is due gets another id.
+                if !entry.cause().is_lasting() {
+                    self.spent.insert(entry.run.clone());
+                }
+                self.forget(&entry);
+                return true;
+            }
+            (Matter::Claimed(entry) | Matter::Ended(entry) | Matter::Passed(entry), Some(failure)) => {
                 return self.not_taken(&entry, &failure, now);
             }
             (Matter::Settled(_) | Matter::Kept(_) | Matter::Listed(_), _) => {}
@@ -130,6 +147,9 @@ impl Device {
 
     fn forget(&mut self, entry: &Entry) {
         self.queue.remove(&entry.key);
+        if entry.key.source == Source::Due {
+            return;
+        }
         self.inbox.forget(&entry.key);
     }
 
@@ -137,6 +157,10 @@ impl Device {
     fn not_taken(&mut self, entry: &Entry, failure: &Failure, now: Moment) -> bool {
         match failure {
             Failure::Gone => self.forget(entry),
+            // Offered again as long as it is wanted.
+            Failure::Changed | Failure::KeyTaken | Failure::Taken if entry.key.source == Source::Due => {
+                self.forget(entry);
+            }
             Failure::Changed | Failure::KeyTaken => {
                 self.inbox.doubt(&entry.key);
                 self.look_at(&entry.key, now);
@@ -158,7 +182,13 @@ impl Device {
 
     fn claimed(&mut self, entry: &Arc<Entry>) {
         let Some(held) = self.store.state().runs.get(&entry.run).cloned() else { return };
-        let job = match &entry.trigger.target {
+        tracing::debug!(run = %entry.run, job = %held.job, attempt = held.attempt, "claimed");
+        self.hold(&entry.run, held, &entry.trigger);
+    }
+
+    /// Takes an attempt in that the state gives to this device, by the definition in force now.
+    fn hold(&mut self, run: &RunId, held: Arc<Held>, trigger: &Arc<Trigger>) {
+        let job = match &trigger.target {
             Target::Job(name) => match self.programs.catalog().look_up(name) {
                 Known::Good(job) => job,
                 // It was known when the plan was made, in this same tick.
@@ -166,10 +196,9 @@ impl Device {
             },
             Target::Command(argv) => Arc::new(for_command(command_job_name(&held.stem), argv.clone())),
         };
-        let args = merge_args(&job, &entry.trigger);
-        let kwargs = merge_kwargs(&job, &entry.trigger);
-        tracing::debug!(run = %entry.run, job = %held.job, attempt = held.attempt, "claimed");
-        self.mine.insert(entry.run.clone(), Mine { run: entry.run.clone(), held, job, args, kwargs });
+        let (args, kwargs) = (merge_args(&job, trigger), merge_kwargs(&job, trigger));
+        let mine = Mine { run: run.clone(), held, job, args, kwargs, trigger: Arc::clone(trigger) };
+        self.mine.insert(run.clone(), mine);
     }
 
     fn settled(&mut self, lease: &Lease) {
@@ -182,9 +211,17 @@ impl Device {
         }
         self.running.remove(lease);
         self.cut.remove(lease);
-        if self.mine.get(&lease.run).is_some_and(|mine| mine.held.attempt == lease.attempt) {
-            self.mine.remove(&lease.run);
-        }
         self.fenced.remove(lease);
+        let Some(before) = self.mine.remove(&lease.run) else { return };
+        if before.held.attempt != lease.attempt {
+            self.mine.insert(lease.run.clone(), before);
+            return;
+        }
+        let next = Lease { attempt: lease.attempt + 1, ..lease.clone() };
+        if self.store.state().names(&next, &self.parts.me.device, &self.parts.me.session)
+            && let Some(held) = self.store.state().runs.get(&lease.run).cloned()
+        {
+            self.hold(&lease.run, held, &before.trigger);
+        }
     }
 }

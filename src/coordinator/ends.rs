@@ -1,12 +1,14 @@
 //! Ends: from a process that is gone to a result that waits for its commit.
 
-use super::{Device, End, LOG_LOOK, Leaving, Parts, TRY_AGAIN};
+use super::{Chore, Device, End, LOG_LOOK, Leaving, Parts, TRY_AGAIN};
+use crate::decide::agenda::unwanted;
+use crate::decide::catalog::Known;
 use crate::decide::recover::Mine;
-use crate::decide::settle::{Next, Report, judge};
+use crate::decide::settle::{Circumstances, GoesOn, Next, Report, judge};
 use crate::exec::{Ending, Exit, StopCause};
-use crate::model::job::Program;
+use crate::model::job::{Job, Program};
 use crate::model::lease::Lease;
-use crate::model::result::Status;
+use crate::model::result::{Cause, Status};
 use crate::model::time::{Moment, show_duration};
 use crate::volume::layout::Layout;
 use crate::volume::results::{Output, stage_result, staged_path, supersede, take_output};
@@ -16,7 +18,7 @@ impl Device {
     /// Takes the ends since the last tick and stages their results. What cannot be staged is kept and tried again.
     pub(super) fn take_exits(&mut self, now: Moment) {
         for exit in self.parts.executor.take_exits() {
-            let report = self.report(&exit);
+            let report = self.report(&exit, now);
             self.unstaged.insert(exit.lease, report);
         }
         let waiting: Vec<Lease> = self.unstaged.keys().cloned().collect();
@@ -33,10 +35,9 @@ impl Device {
     /// Judges those ends again that were judged before somebody asked for the end of their run.
     pub(super) fn heed_cancels(&mut self, now: Moment) {
         let state = std::sync::Arc::clone(self.store.state());
-        let late = self
-            .ended
-            .iter()
-            .filter(|(lease, ended)| ended.next != Next::Over && !ended.cancel_asked && state.cancel_asked(&lease.run));
+        let late = self.ended.iter().filter(|(lease, ended)| {
+            ended.next != Next::Over && !ended.by.cancel_asked && state.cancel_asked(&lease.run)
+        });
         for lease in late.map(|(lease, _)| lease.clone()).collect::<Vec<_>>() {
             self.judge_again(&lease, false, now);
         }
@@ -55,7 +56,7 @@ impl Device {
     pub(super) fn hand_back_unstarted(&mut self, lease: &Lease, now: Moment) {
         self.running.insert(lease.clone());
         let error = "its device left before it was started".to_owned();
-        let report = Report { hand_back: true, ..Report::unstarted(Status::Cancelled, error, now.wall) };
+        let report = Report { goes_on: GoesOn::Anywhere, ..Report::unstarted(Status::Cancelled, error, now.wall) };
         self.unstaged.insert(lease.clone(), report);
         self.due.again = Some(now.boot);
     }
@@ -67,12 +68,28 @@ impl Device {
             return Ok(());
         };
         let cancel_asked = self.store.state().cancel_asked(&lease.run);
-        let ended = judge(mine, report, &self.parts.me, cancel_asked, gone, now);
+        let by = Circumstances { cancel_asked, gone, may_stay: self.may_stay(mine) };
+        let ended = judge(mine, report, &self.parts.me, by, now);
         let Device { parts, names, .. } = self;
         stage_result(&*parts.disk, &parts.layout, names, &parts.me.session, &ended.outcome)?;
         self.unstaged.remove(lease);
         self.ended.insert(lease.clone(), ended);
         Ok(())
+    }
+
+    /// Whether another attempt of a run could be made here at once.
+    fn may_stay(&self, mine: &Mine) -> bool {
+        let fits = |job: &Job| job.enabled && job.tags.is_subset(&self.parts.me.tags) && job.slots <= mine.held.slots;
+        let is_good = match self.programs.catalog().look_up(&mine.held.job) {
+            _ if mine.held.command => true,
+            Known::Good(job) => fits(&job),
+            Known::Broken | Known::Unknown => false,
+        };
+        is_good
+            && self.leaving.is_none()
+            && !self.drained
+            && self.could_write
+            && !self.problems.contains_key("programs")
     }
 
     /// Keeps what an attempt reported after it had lost its lease.
@@ -97,7 +114,7 @@ impl Device {
         }
     }
 
-    fn report(&mut self, exit: &Exit) -> Report {
+    fn report(&mut self, exit: &Exit, now: Moment) -> Report {
         let lease = &exit.lease;
         let (mut output, mut log_truncated) = (Output::default(), false);
         let mut timeout = None;
@@ -107,9 +124,11 @@ impl Device {
             let layout = &self.parts.layout;
             output = take_output(&*self.parts.disk, &layout.output(&job, lease), is_function)
                 .unwrap_or_else(|error| Output { result_error: Some(error.to_string()), ..Output::default() });
-            log_truncated = exit.started_at.is_some() && self.close_log(&job, lease);
+            log_truncated = exit.started && self.close_log(&job, lease);
         }
-        let (status, hand_back) = status_of(exit);
+        let (status, goes_on) = status_of(exit);
+        // It may have taken long to end what the program left behind.
+        let finished_at = now.wall - span(now.boot.saturating_sub(exit.finished));
         let (exit_code, signal) = match exit.ending {
             Ending::Code(code) => (Some(code), None),
             Ending::Signal(signal) => (None, Some(signal)),
@@ -117,14 +136,15 @@ impl Device {
         };
         Report {
             status,
-            hand_back,
+            goes_on,
             exit_code,
             signal,
-            error: error_of(exit, status, timeout, output.error),
+            error: self.why_dismissed(exit).or_else(|| error_of(exit, status, timeout, output.error)),
             result: output.result,
             result_error: output.result_error,
-            started_at: exit.started_at,
-            finished_at: exit.finished_at,
+            // By the volume's clock: what follows from it is compared on other machines.
+            started_at: exit.started.then(|| finished_at - span(exit.duration)),
+            finished_at,
             duration: exit.duration,
             usage: exit.usage,
             log: self.log_of(lease),
@@ -132,14 +152,24 @@ impl Device {
         }
     }
 
+    /// What its job says against an attempt that was stopped for its job's sake.
+    fn why_dismissed(&self, exit: &Exit) -> Option<String> {
+        let mine =
+            holder(&self.mine, &self.fenced, &exit.lease).filter(|_| exit.stopped == Some(StopCause::Dismissed))?;
+        unwanted(self.store.state(), self.programs.catalog(), &exit.lease.run, &mine.held)
+    }
+
     fn log_of(&self, lease: &Lease) -> Option<String> {
         holder(&self.mine, &self.fenced, lease).map(|mine| Layout::log_name(&mine.held.job, lease))
     }
 
-    /// The last look at a log; `true`: it was cut.
+    /// The last look at a log; `true`: it does not hold all that was printed.
     fn close_log(&mut self, job: &crate::model::ids::JobName, lease: &Lease) -> bool {
         let limit = self.parts.config.log_limit;
         let path = self.parts.layout.log(job, lease);
+        if holder(&self.mine, &self.fenced, lease).is_some_and(is_daemon) {
+            return self.rotate_log(&path, lease);
+        }
         let left_out = match logs::cut(&*self.parts.disk, &path, limit) {
             Ok(cut) => cut + self.cut.get(lease).copied().unwrap_or(0),
             Err(error) => {
@@ -155,16 +185,27 @@ impl Device {
         left_out > 0
     }
 
-    /// Cuts the logs of running attempts once a second. The program is not stopped.
+    /// Has a daemon's log rotated if it has passed its limit; `true`: it was rotated, now or earlier.
+    fn rotate_log(&mut self, path: &std::path::Path, lease: &Lease) -> bool {
+        if logs::has_outgrown(&*self.parts.disk, path, self.parts.config.log_limit) {
+            self.chores.insert(Chore::Rotate(path.to_owned()));
+            *self.cut.entry(lease.clone()).or_default() += 1;
+        }
+        self.cut.contains_key(lease)
+    }
+
+    /// Holds the logs of running attempts to their limit once a second. The program is not stopped.
     pub(super) fn hold_logs_to_their_limit(&mut self, now: Moment) {
         if now.boot < self.due.logs {
             return;
         }
         self.due.logs = now.boot + LOG_LOOK;
-        for lease in &self.running {
-            let Some(mine) = holder(&self.mine, &self.fenced, lease) else { continue };
-            let path = self.parts.layout.log(&mine.held.job, lease);
-            if let Ok(cut @ 1..) = logs::cut(&*self.parts.disk, &path, self.parts.config.log_limit) {
+        for lease in self.running.clone() {
+            let Some(mine) = holder(&self.mine, &self.fenced, &lease) else { continue };
+            let path = self.parts.layout.log(&mine.held.job, &lease);
+            if is_daemon(mine) {
+                self.rotate_log(&path, &lease);
+            } else if let Ok(cut @ 1..) = logs::cut(&*self.parts.disk, &path, self.parts.config.log_limit) {
                 *self.cut.entry(lease.clone()).or_default() += cut;
             }
         }
@@ -217,7 +258,7 @@ impl Device {
         let leaving = self.leaving?;
         let end = self.end.clone().unwrap_or(End::Left);
         let done = match end {
-            End::Left => self.running.is_empty() && self.mine.is_empty(),
+            End::Left => self.running.is_empty() && self.mine.is_empty() && self.has_told(now),
             // Their results belong to nobody here: it is enough that the processes are gone and said so.
             End::Replaced | End::NewerSchema(_) => self.parts.executor.list().is_empty() && self.unstaged.is_empty(),
         };
@@ -233,6 +274,11 @@ impl Device {
     }
 }
 
+/// Whether an attempt is meant to run for ever: of its log the newest counts.
+fn is_daemon(mine: &Mine) -> bool {
+    mine.held.cause == Cause::Always
+}
+
 /// Who an attempt was claimed as.
 pub(super) fn holder<'a>(
     mine: &'a std::collections::BTreeMap<crate::model::ids::RunId, Mine>,
@@ -242,17 +288,22 @@ pub(super) fn holder<'a>(
     mine.get(&lease.run).filter(|mine| mine.held.attempt == lease.attempt).or_else(|| fenced.get(lease))
 }
 
-/// The status of an end, and whether its run is handed back.
-fn status_of(exit: &Exit) -> (Status, bool) {
+fn span(span: std::time::Duration) -> chrono::TimeDelta {
+    chrono::TimeDelta::from_std(span).unwrap_or_default()
+}
+
+/// The status of an end, and whether its run goes on all the same.
+fn status_of(exit: &Exit) -> (Status, GoesOn) {
     let by_itself = match exit.ending {
         Ending::Code(0) => Status::Succeeded,
         Ending::Code(_) | Ending::Signal(_) | Ending::NotStarted { .. } => Status::Failed,
     };
     match exit.stopped {
-        None => (by_itself, false),
-        Some(StopCause::Timeout) => (Status::TimedOut, false),
-        Some(StopCause::Cancelled) => (Status::Cancelled, false),
-        Some(StopCause::Restarted | StopCause::Drained | StopCause::Fenced) => (Status::Cancelled, true),
+        None => (by_itself, GoesOn::No),
+        Some(StopCause::Timeout) => (Status::TimedOut, GoesOn::No),
+        Some(StopCause::Cancelled | StopCause::Dismissed | StopCause::Preempted) => (Status::Cancelled, GoesOn::No),
+        Some(StopCause::Restarted) => (Status::Cancelled, GoesOn::Here),
+        Some(StopCause::Drained | StopCause::Fenced) => (Status::Cancelled, GoesOn::Anywhere),
     }
 }
 
@@ -271,6 +322,8 @@ fn error_of(
         }
         (Some(StopCause::Cancelled), _) => Some("cancelled by a person".to_owned()),
         (Some(StopCause::Restarted), _) => Some("stopped to be started again".to_owned()),
+        (Some(StopCause::Dismissed), _) => Some("its job does not want it any more".to_owned()),
+        (Some(StopCause::Preempted), _) => Some("preempted: its device has other work".to_owned()),
         (Some(StopCause::Drained), _) => Some("its device left; the run goes on".to_owned()),
         (Some(StopCause::Fenced), _) => Some("stopped: its lease had gone to another attempt".to_owned()),
         (None, Ending::Code(code)) if status == Status::Failed => {

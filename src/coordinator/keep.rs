@@ -23,7 +23,15 @@ impl Device {
         }
         let mut swept = 0;
         let layout = &self.parts.layout;
-        let mut folders = vec![layout.common.clone(), layout.devices(), layout.keys(), layout.triggers()];
+        let mut folders = vec![
+            layout.common.clone(),
+            layout.devices(),
+            layout.keys(),
+            layout.triggers(),
+            layout.running(),
+            layout.waiting(),
+            layout.logs(),
+        ];
         folders.push(layout.rejected(&now.wall.format("%Y-%m-%d").to_string()));
         folders.extend(
             results::days(&*self.parts.disk, layout)

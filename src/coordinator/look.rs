@@ -19,7 +19,7 @@ use crate::model::message::suggest;
 use crate::model::result::Cause;
 use crate::model::state::{Ask, Held};
 use crate::model::time::Moment;
-use crate::model::trigger::{Refusal, Target, parse};
+use crate::model::trigger::{Refusal, Target, parse_own};
 use crate::volume::heartbeat::Beats;
 use crate::volume::inbox::Look;
 use crate::volume::layout::Layout;
@@ -29,6 +29,7 @@ use crate::volume::{self, Context, found, heartbeat, rejects, results};
 impl Device {
     /// Reads the state without the lock.
     pub(super) fn refresh(&mut self, now: Moment) {
+        self.keep_known();
         match self.store.refresh() {
             Ok(true) => {}
             // Missing or damaged: made anew under the lock.
@@ -51,7 +52,7 @@ impl Device {
                 match request.ask {
                     Ask::Drain => self.drained = true,
                     Ask::Resume => self.drained = false,
-                    Ask::Cancel => {}
+                    Ask::Cancel | Ask::Restart => {}
                 }
             }
         }
@@ -94,6 +95,8 @@ impl Device {
         let others = self.liveness.alive(now.boot).any(|peer| peer.beat.device != self.parts.me.device);
         self.store.set_watched(others);
         self.refresh(now);
+        self.upkeep = true;
+        self.look_at_space();
         self.beat += 1;
         let beat = self.beat(now, false);
         let Device { parts, names, .. } = self;
@@ -165,7 +168,7 @@ impl Device {
 
     fn beat(&self, now: Moment, left: bool) -> Beat {
         let me = &self.parts.me;
-        let busy = self.mine.values().map(|mine| mine.held.slots).sum();
+        let busy = self.mine.values().map(|mine| mine.held.slots_taken()).sum();
         Beat {
             schema: 1,
             device: me.device.clone(),
@@ -185,6 +188,7 @@ impl Device {
             holds: self.mine.values().map(|mine| (mine.run.clone(), mine.held.attempt)).collect(),
             left,
             lease_ms: u64::try_from(self.parts.config.lease.as_millis()).unwrap_or(u64::MAX),
+            low_on: self.low_on.map(|low_on| low_on.to_string()),
             problems: self.problems.values().cloned().collect(),
         }
     }
@@ -230,6 +234,8 @@ impl Device {
                     for error in self.programs.errors() {
                         tracing::warn!(hint = error.hint, "{error}");
                     }
+                    let fresh = self.programs.take_fresh();
+                    self.fresh.extend(fresh);
                     let Device { parts, queue, programs, .. } = self;
                     queue.place_anew(programs.catalog(), &parts.me, now);
                 }
@@ -367,13 +373,15 @@ impl Device {
         if accepted.is_none() {
             // Another attempt may have ended the run, where a commit was overwritten.
             let gap = self.store.state().attempt_gap();
-            accepted = results::final_of(disk, layout, job, &lease.run, gap)?.as_ref().map(Accepted::from);
+            accepted = results::final_of(disk, layout, job, &lease.run, lease.attempt.saturating_sub(2 * gap), gap)?
+                .as_ref()
+                .map(Accepted::from);
         }
         let log = layout.log(job, lease);
         let has_log = found(disk.stat(&log)).on("look at", &log)?.is_some();
         let file = layout.running_file(&lease.run, stem);
         let content = found(disk.read(&file, crate::model::config::TRIGGER_LIMIT)).on("read", &file)?;
-        let trigger = content.as_ref().and_then(|(bytes, _)| parse(bytes).ok());
+        let trigger = content.as_ref().and_then(|(bytes, _)| parse_own(bytes).ok());
         let known = match trigger.as_ref().map(|trigger| &trigger.target) {
             Some(Target::Job(name)) => self.programs.catalog().jobs.get(name),
             Some(Target::Command(_)) | None => None,
@@ -433,15 +441,17 @@ impl Device {
                 || running.iter().any(|name| parse_running(name).is_some_and(|(other, _)| other == *run))
         };
         let waits = state.runs.iter().filter(|(_, held)| held.device.is_none());
-        let gone: Vec<(RunId, JobName)> =
-            waits.filter(|(run, _)| !is_there(run)).map(|(run, held)| (run.clone(), held.job.clone())).collect();
+        let gone: Vec<(RunId, Arc<Held>)> =
+            waits.filter(|(run, _)| !is_there(run)).map(|(run, held)| (run.clone(), Arc::clone(held))).collect();
         self.vanished_since.retain(|run, _| gone.iter().any(|(other, _)| other == run));
         self.vanished.retain(|run, _| gone.iter().any(|(other, _)| other == run));
-        for (run, job) in gone {
+        for (run, held) in gone {
             let since = *self.vanished_since.entry(run.clone()).or_insert(now.boot);
             if now.boot.saturating_sub(since) >= self.parts.config.lease {
                 let (disk, layout) = (&*self.parts.disk, &self.parts.layout);
-                let is_over = results::final_of(disk, layout, &job, &run, state.attempt_gap())?.is_some();
+                let (gap, next) = (state.attempt_gap(), held.attempt);
+                let first = next.saturating_sub(2 * gap);
+                let is_over = results::final_of(disk, layout, &held.job, &run, first, gap)?.is_some();
                 self.vanished.insert(run, is_over);
             }
         }
@@ -459,7 +469,7 @@ impl Device {
         let file = self.parts.layout.running_file(run, stem);
         let limit = crate::model::config::TRIGGER_LIMIT;
         let Some((bytes, _)) = found(self.parts.disk.read(&file, limit)).on("read", &file)? else { return Ok(None) };
-        let trigger = match parse(&bytes) {
+        let trigger = match parse_own(&bytes) {
             Ok(trigger) => trigger,
             Err(refusal) => {
                 // It was whole when it was taken. Left there it would hold up a lost state's repair for ever.
@@ -482,6 +492,7 @@ impl Device {
             ),
             Target::Command(_) => (crate::model::job::command_job_name(stem), None),
         };
+        let cause = trigger.origin.as_ref().map_or(Cause::Trigger, |origin| origin.cause);
         let (last_attempt, last_result) = self.traces(run, &job, days)?;
         let lease = Lease { run: run.clone(), attempt: last_attempt };
         let evidence = self.evidence(&lease, &job, stem)?;
@@ -489,24 +500,26 @@ impl Device {
         let held = Held {
             job,
             stem: stem.to_owned(),
-            cause: Cause::Trigger,
-            trigger: Some(format!("{stem}.json")),
+            cause,
+            trigger: cause.is_dropped().then(|| format!("{stem}.json")),
             attempt: last_attempt + 1,
             device: None,
             session: None,
             priority: trigger.priority.or(definition.as_ref().map(|job| job.priority)).unwrap_or(0),
             slots: definition.as_ref().map_or(1, |job| job.slots),
+            pool: definition.as_ref().and_then(|job| job.pool.clone()),
+            only_on: trigger.only_on(),
             claimed_at: run.time(),
             command: matches!(trigger.target, Target::Command(_)),
             fail_if_lost: definition.as_ref().is_some_and(|job| job.on_lost == OnLost::Fail),
-            listed: definition.as_ref().is_some_and(|job| job.overlap != Overlap::Allow),
+            listed: definition.as_ref().is_some_and(|job| cause.is_lasting() || job.overlap != Overlap::Allow),
             retried: carried.0,
             losses: carried.1,
             extra: BTreeMap::new(),
         };
-        let is_over = last_result.is_some_and(|accepted| accepted.is_final);
+        let over = last_result.filter(|accepted| accepted.is_final);
         let not_before = trigger.not_before;
-        Ok(Some(Orphan { run: run.clone(), held: Arc::new(held), last_attempt, is_over, not_before, evidence }))
+        Ok(Some(Orphan { run: run.clone(), held: Arc::new(held), last_attempt, over, not_before, evidence }))
     }
 
     /// The largest attempt number in the names of results and logs, and the newest result (a final one before all).
@@ -530,8 +543,8 @@ impl Device {
                 let lease = Lease { run: run.clone(), attempt: named.attempt };
                 if let Some(outcome) = results::read(disk, &layout.result(job, &lease))? {
                     let accepted = Accepted::from(&outcome);
-                    let newer = newest.is_none_or(|(attempt, known)| {
-                        accepted.is_final || (!known.is_final && named.attempt > attempt)
+                    let newer = newest.as_ref().is_none_or(|(attempt, known)| {
+                        accepted.is_final || (!known.is_final && named.attempt > *attempt)
                     });
                     if newer {
                         newest = Some((named.attempt, accepted));

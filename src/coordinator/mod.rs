@@ -11,19 +11,24 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
+use crate::decide::agenda::{Agenda, IDLE_REST};
 use crate::decide::derive::{Effect, effects};
 use crate::decide::liveness::Liveness;
 use crate::decide::lost::Evidence;
+use crate::decide::notify::told_by_others;
 use crate::decide::plan::{Observation, plan};
 use crate::decide::queue::Queue;
 use crate::decide::recover::{Mine, Orphan};
 use crate::decide::settle::{Ended, Report};
+use crate::decide::space::Shortage;
 use crate::exec::{Executor, StopCause};
 use crate::model::config::Config;
 use crate::model::device::Me;
-use crate::model::ids::{RunId, Session};
+use crate::model::ids::{JobName, RunId, Session};
 use crate::model::lease::Lease;
+use crate::model::state::{JobMark, State};
 use crate::model::time::Moment;
+use crate::notify::Notifier;
 use crate::store::{Refused, Store};
 use crate::volume::atomic::Temporary;
 use crate::volume::disk::{Disk, Guard};
@@ -33,14 +38,20 @@ use crate::volume::programs::Programs;
 use crate::volume::watch::Dirty;
 
 mod begin;
+mod chores;
 mod commit;
 mod ends;
+mod guard;
+mod history;
 mod keep;
 mod look;
+mod offer;
 pub mod run;
 mod spec;
+mod tell;
 
 pub use begin::{BeginError, claim_identity, open_volume};
+pub use chores::Chore;
 
 /// How long a tick that was refused waits before it tries again.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
@@ -74,6 +85,8 @@ pub struct Parts {
     pub layout: Layout,
     /// What runs attempts.
     pub executor: Box<dyn Executor>,
+    /// What tells webhooks.
+    pub notifier: Box<dyn Notifier>,
     /// Every limit and interval.
     pub config: Config,
     /// Who this is.
@@ -109,15 +122,34 @@ pub struct Device {
     evidence: BTreeMap<Lease, Evidence>,
     orphans: Vec<Orphan>,
     orphans_since: BTreeMap<RunId, Duration>,
+    /// What jobs want of their own accord.
+    agenda: Agenda,
+    /// Since when it has had nothing to do.
+    quiet_since: Option<Duration>,
+    /// Jobs whose definition came, changed or went since that was noted.
+    fresh: BTreeSet<JobName>,
+    /// Due times whose run there was already.
+    spent: BTreeSet<RunId>,
+    /// The last state that was not being rebuilt.
+    known: Arc<State>,
+    /// What is known of jobs whose state was lost, and for which rebuilt state that was found out.
+    marks: BTreeMap<JobName, JobMark>,
+    remembered: Option<u64>,
+    /// Whether it is time to note which jobs there are.
+    upkeep: bool,
     vanished: BTreeMap<RunId, bool>,
     vanished_since: BTreeMap<RunId, Duration>,
     accounted: Option<u64>,
     cut: BTreeMap<Lease, u64>,
+    /// What is to be done beside the loop.
+    chores: BTreeSet<Chore>,
     /// The day folder of results that was made last.
     results_folder: Option<std::path::PathBuf>,
     beat: u64,
     worked_through: u64,
     could_write: bool,
+    /// What the volume has too little of for new work.
+    low_on: Option<Shortage>,
     /// When the last heartbeat was written: by boot time, and by the volume's time.
     anchor: Option<Moment>,
     drained: bool,
@@ -127,6 +159,8 @@ pub struct Device {
     met_revision: Option<u64>,
     /// How many triggers it has rejected.
     rejected: u64,
+    /// What is told by this device now.
+    desk: tell::Desk,
     leaving: Option<Leaving>,
     /// Why it leaves, if not because it was asked to.
     end: Option<End>,
@@ -175,6 +209,11 @@ pub enum Tick {
     End(End),
 }
 
+/// The earlier of two times, if there is one.
+fn earlier(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
+    a.into_iter().chain(b).min()
+}
+
 impl Device {
     /// A device that has not ticked yet. Its folders are there ([`open_volume`]) and its id is its own ([`claim_identity`]).
     #[must_use]
@@ -196,19 +235,30 @@ impl Device {
             evidence: BTreeMap::new(),
             orphans: Vec::new(),
             orphans_since: BTreeMap::new(),
+            agenda: Agenda::default(),
+            quiet_since: None,
+            fresh: BTreeSet::new(),
+            spent: BTreeSet::new(),
+            known: Arc::default(),
+            marks: BTreeMap::new(),
+            remembered: None,
+            upkeep: false,
             vanished: BTreeMap::new(),
             vanished_since: BTreeMap::new(),
             accounted: None,
             cut: BTreeMap::new(),
+            chores: BTreeSet::new(),
             results_folder: None,
             beat,
             worked_through: 0,
             could_write: true,
+            low_on: None,
             anchor: None,
             drained,
             told_drained: drained,
             met_revision: None,
             rejected: 0,
+            desk: tell::Desk::default(),
             leaving: None,
             end: None,
             due: Due::default(),
@@ -229,10 +279,13 @@ impl Device {
         }
         let now = self.by_the_volume(now);
         self.take_exits(now);
+        self.take_answers();
         // Whose id another session has leaves everything but its own processes to that one.
         if self.end != Some(End::Replaced) {
             self.look_around(now, dirty);
             self.decide_and_act(now);
+            self.watch_quiet(now);
+            self.upkeep = false;
         }
         self.stop_to_leave(now);
         self.hold_logs_to_their_limit(now);
@@ -315,10 +368,16 @@ impl Device {
         for _ in 0..4 {
             self.meet_holders(now);
             self.heed_cancels(now);
+            self.remember();
+            self.offer(now);
             let plan = plan(self.store.state(), &self.observation(now));
             let looked = self.look_at_evidence(&plan);
             if plan.is_empty() && plan.fenced.is_empty() && plan.clashes.is_empty() {
                 self.worked_through = self.store.state().revision;
+                if self.store.state().rebuilt.is_none() {
+                    self.fresh.clear();
+                }
+                self.due.again = earlier(self.due.again, plan.later);
                 self.perform(now);
                 if looked {
                     continue;
@@ -342,9 +401,10 @@ impl Device {
         self.due.again = Some(now.boot);
     }
 
-    /// Without its working folder no program starts: what waits is left to others.
-    fn has_programs(&self) -> bool {
-        !self.problems.contains_key("programs")
+    /// Without its working folder no program starts, and without room none ends well: what waits is left to others.
+    fn takes_work(&self) -> bool {
+        let has_programs = !self.problems.contains_key("programs");
+        self.leaving.is_none() && !self.drained && self.could_write && has_programs && self.low_on.is_none()
     }
 
     /// Notes since when it is known what others hold.
@@ -356,14 +416,22 @@ impl Device {
         self.met_revision = Some(state.revision);
         let me = &self.parts.me.device;
         let of_others = state.runs.iter().filter(|(_, held)| held.device.as_ref().is_some_and(|device| device != me));
-        self.liveness.meet(now.boot, of_others.map(|(run, held)| Lease { run: run.clone(), attempt: held.attempt }));
+        let of_others = of_others.map(|(run, held)| Lease { run: run.clone(), attempt: held.attempt });
+        self.liveness.meet(now.boot, of_others.chain(told_by_others(&state, &self.parts.me)));
     }
 
     fn observation(&self, now: Moment) -> Observation<'_> {
         Observation {
             now,
             me: &self.parts.me,
-            taking: self.leaving.is_none() && !self.drained && self.could_write && self.has_programs(),
+            volume: &self.parts.volume,
+            quiet: self.is_quiet(now),
+            upkeep: self.upkeep,
+            fresh: &self.fresh,
+            spent: &self.spent,
+            marks: &self.marks,
+            remembered: self.remembered,
+            taking: self.takes_work(),
             drained: self.told_drained,
             catalog: self.programs.catalog(),
             queue: &self.queue,
@@ -375,24 +443,36 @@ impl Device {
             orphans: &self.orphans,
             vanished: &self.vanished,
             accounted: self.accounted,
+            may_tell: self.may_tell(now),
+            told: &self.desk.told,
         }
     }
 
     /// Makes the world match the state.
     fn perform(&mut self, now: Moment) {
-        for effect in effects(self.store.state(), &self.parts.me, &self.mine, &self.running) {
+        let catalog = self.programs.catalog();
+        for effect in effects(self.store.state(), catalog, &self.parts.me, &self.mine, &self.running) {
             match effect {
+                Effect::Restart(lease) => self.stop(&lease, StopCause::Restarted),
+                Effect::Dismiss(lease) => self.stop(&lease, StopCause::Dismissed),
+                Effect::Preempt(lease) => self.stop(&lease, StopCause::Preempted),
                 Effect::Start(lease) if self.leaving.is_some() => self.hand_back_unstarted(&lease, now),
                 Effect::Start(lease) => self.start(&lease, now),
                 Effect::Cancel(lease) => self.stop(&lease, StopCause::Cancelled),
                 Effect::Fence(lease) => self.fence(&lease),
             }
         }
+        self.tell(now);
     }
 
     /// Stops what still runs when a leaving device has waited long enough, whatever state the volume is in.
     fn stop_to_leave(&mut self, now: Moment) {
         let Some(leaving) = self.leaving else { return };
+        // What has no end of its own is not waited for.
+        let lasting = self.mine.values().filter(|mine| mine.held.cause.is_lasting()).map(Mine::lease);
+        for lease in lasting.filter(|lease| self.running.contains(lease)) {
+            self.parts.executor.stop(&lease, leaving.cause, LEAVE_GRACE);
+        }
         if now.boot < leaving.stop_at || leaving.asked {
             return;
         }
@@ -475,17 +555,17 @@ impl Device {
     fn next_wake(&self, now: Moment) -> Duration {
         let settles = self.inbox.unsettled(now.boot).1;
         let queue = self.queue.next_change(now).map(|span| now.boot + span.max(Duration::from_millis(1)));
+        let until =
+            |at: DateTime<Utc>| now.boot + (at - now.wall).to_std().unwrap_or_default().max(Duration::from_millis(1));
+        let agenda = self.agenda.next_change(now.wall).map(until);
+        let quiet = self.quiet_since.map(|since| since + IDLE_REST);
+        let quiet = quiet.filter(|at| *at > now.boot && self.agenda.has_idle_jobs());
         let logs = (!self.running.is_empty()).then_some(self.due.logs);
         let leave = self.leaving.map(|leaving| if leaving.asked { leaving.gone_by } else { leaving.stop_at });
-        let dues = [
-            settles,
-            queue,
-            logs,
-            leave,
-            self.due.again,
-            self.programs.next_settle(),
-            self.liveness.next_verdict(now.boot),
-        ];
+        // Where the folder cannot be read, what has to be looked at waits for the next scan.
+        let settle = self.programs.next_settle().filter(|_| !self.problems.contains_key("programs"));
+        let dues =
+            [settles, queue, agenda, quiet, logs, leave, self.due.again, settle, self.liveness.next_verdict(now.boot)];
         dues.into_iter().flatten().fold(self.due.beat.min(self.due.scan), Duration::min)
     }
 }

@@ -12,12 +12,15 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use super::begin::{BeginError, Identity, claim_identity, in_use, open_volume};
+use super::chores::Chores;
 use super::{Device, End, Host, LEAVE_GRACE, Parts, TRY_AGAIN, Tick};
 use crate::exec::leftovers::kill_leftovers;
 use crate::exec::native::{NativeError, NativeExecutor};
 use crate::model::config::Config;
 use crate::model::device::{Beat, Me};
 use crate::model::time::Moment;
+use crate::notify::web::WebNotifier;
+use crate::volume::Context as _;
 use crate::volume::atomic::Temporary;
 use crate::volume::disk::Disk;
 use crate::volume::heartbeat;
@@ -85,6 +88,7 @@ pub async fn run(options: Options) -> Result<End, RunError> {
     };
     let (mut device, mut watcher, mailbox) = begun;
     let mut syncer = Syncer::new(&options);
+    let mut chores = Chores::new(&device, clock().boot);
     let mut first = true;
     loop {
         let mut dirty = mailbox.take();
@@ -102,7 +106,8 @@ pub async fn run(options: Options) -> Result<End, RunError> {
             continue;
         }
         syncer.sync(device.happened(), now.boot);
-        let wake_at = syncer.due().map_or(wake_at, |due| wake_at.min(due));
+        chores.look(&mut device, now);
+        let wake_at = [syncer.due(), chores.due()].into_iter().flatten().fold(wake_at, Duration::min);
         let pause = wake_at.saturating_sub(clock().boot);
         tokio::select! {
             biased;
@@ -136,6 +141,8 @@ async fn begin(options: &Options, wake: &Arc<Notify>) -> Result<(Device, Watcher
     if ended > 0 {
         tracing::warn!(processes = ended, "an earlier life of this device left processes running: they are ended");
     }
+    // What is to be watched must be there: on a new volume commits would be heard of only at beats, until the next look.
+    drop(disk.lock(&layout.lock()).on("lock", &layout.lock()).map_err(BeginError::from)?);
     let mailbox = Arc::new(Mailbox::default());
     let watcher = Watcher::new(options, &mailbox, wake);
     let mut config = options.config.clone();
@@ -147,6 +154,7 @@ async fn begin(options: &Options, wake: &Arc<Notify>) -> Result<(Device, Watcher
         disk,
         layout: layout.clone(),
         executor: Box::new(executor),
+        notifier: Box::new(WebNotifier::new(Arc::clone(wake))),
         config,
         me: me.clone(),
         volume,
@@ -209,6 +217,7 @@ fn announcement(options: &Options, count: u64, drained: bool) -> Beat {
         holds: Vec::new(),
         left: false,
         lease_ms: u64::try_from(options.config.lease.as_millis()).unwrap_or(u64::MAX),
+        low_on: None,
         problems: Vec::new(),
     }
 }

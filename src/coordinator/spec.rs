@@ -15,6 +15,7 @@ use crate::model::result::Status;
 use crate::model::time::Moment;
 use crate::model::trigger::Json;
 use crate::volume::layout::Layout;
+use crate::volume::retention::rule::day_stays;
 use crate::volume::{Context, found, logs};
 
 /// Calls a Python function; given to `python3 -c`.
@@ -47,9 +48,11 @@ impl Device {
                 return;
             }
         };
-        // The program may write its result there before anybody else has written one that day.
-        let folder = self.parts.layout.results().join(lease.run.date());
-        if self.results_folder.as_ref() != Some(&folder) {
+        // The program may write its result there before anybody else has written one that day. An older day's folder may have
+        // been removed since it was made.
+        let day = lease.run.date();
+        let folder = self.parts.layout.results().join(&day);
+        if self.results_folder.as_ref() != Some(&folder) || !day_stays(&day, now.wall) {
             if let Err(error) = self.parts.disk.make_folders(&folder).on("make the folder", &folder) {
                 self.problem("results", format!("{error}; hint: {}", error.hint()));
             }
@@ -128,6 +131,10 @@ fn environment(mine: &Mine, layout: &Layout, me: &Me, volume: &str, host: &Host)
         ("AIOS_PROGRAMS", text(&layout.programs)),
         (MARKER, format!("{volume}/{}/{}/{lease}", me.device, me.session)),
     ];
+    if let Some(by) = mine.trigger.origin.as_ref().and_then(|origin| origin.by.as_ref()) {
+        env.insert("AIOS_CAUSE_RUN_ID".to_owned(), by.run.to_string());
+        env.insert("AIOS_CAUSE_RESULT".to_owned(), text(&layout.common.join(&by.result)));
+    }
     env.extend(own.map(|(name, value)| (name.to_owned(), value)));
     for (name, value) in [("AIOS_ARGS", args_json(&mine.args)), ("AIOS_KWARGS", kwargs_json(&mine.kwargs))] {
         if value.len() <= ENV_LIMIT {

@@ -5,12 +5,17 @@ use std::sync::Arc;
 
 use crate::model::ids::JobName;
 use crate::model::job::Job;
+use crate::model::pools::Pools;
 
 /// Every job of `Programs/`, each in its newest good definition.
 #[derive(Debug, Clone, Default)]
 pub struct Catalog {
     /// Jobs with a good definition.
     pub jobs: BTreeMap<JobName, Arc<Job>>,
+    /// Its folder holds nothing at all, as one that is not mounted.
+    pub is_bare: bool,
+    /// How many runs of each pool there may be over all devices.
+    pub pools: Pools,
     /// Jobs whose file has an error and no earlier good version: known, but they cannot run.
     pub broken: BTreeSet<JobName>,
 }
@@ -27,6 +32,12 @@ pub enum Known {
 }
 
 impl Catalog {
+    /// Whether a job has no file any more: a folder with nothing in it says nothing of jobs, it is one that is not mounted.
+    #[must_use]
+    pub fn lacks(&self, name: &JobName) -> bool {
+        !self.is_bare && !self.jobs.contains_key(name) && !self.broken.contains(name)
+    }
+
     /// Looks a job up.
     #[must_use]
     pub fn look_up(&self, name: &JobName) -> Known {

@@ -5,10 +5,13 @@ use std::sync::Arc;
 
 use chrono::TimeDelta;
 
+use super::agenda::{is_wanted, unwanted};
+use super::marks::{Note, ended};
+use super::placement::Placement;
 use super::plan::{Change, Matter, Move, Observation, Plan};
 use super::queue::{Candidate, Group, job_name};
 use crate::model::entry::{Entry, KeySeen, Source};
-use crate::model::ids::{JobName, RunId};
+use crate::model::ids::{JobName, PoolName, RunId};
 use crate::model::job::{OnLost, Overlap, merge_args, merge_kwargs};
 use crate::model::result::{Cause, Outcome, Status};
 use crate::model::state::{Held, SCHEMA, State};
@@ -45,6 +48,10 @@ pub fn expire(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
             plan.more = true;
             return;
         }
+        // A daemon's is dismissed.
+        if entry.cause().is_lasting() {
+            continue;
+        }
         let held_elsewhere = state.runs.get(&entry.run).is_some_and(|held| held.device.is_some());
         if entry.key.source != Source::Waiting || seen.catalog.is_empty() || held_elsewhere {
             continue;
@@ -61,7 +68,9 @@ pub fn claim(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
         return;
     }
     let mut free = i64::from(seen.me.slots) - i64::from(busy(state, seen, plan));
+    let mut placement = Placement::new(state, seen);
     let mut ordered = seen.queue.in_order();
+    let mut is_full = false;
     let mut claimed: BTreeSet<RunId> = BTreeSet::new();
     let before = plan.changes.len();
     while let Some((group, candidate)) = ordered.take_next() {
@@ -69,7 +78,7 @@ pub fn claim(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
             plan.more = true;
             break;
         }
-        let Candidate { entry, job, priority } = candidate;
+        let Candidate { entry, job, priority, .. } = candidate;
         let listed = state.runs.get(&entry.run);
         let comes_back = entry.key.source == Source::Waiting && listed.is_none_or(|held| held.device.is_none());
         if claimed.contains(&entry.run) || (listed.is_some() && !comes_back) || planned(plan, &entry.run) {
@@ -82,11 +91,30 @@ pub fn claim(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
             plan.changes.push(duplicate(entry, first));
             continue;
         }
+        if entry.cause() == Cause::Idle && (!seen.quiet || plan.claims_work()) {
+            continue;
+        }
+        if entry.key.source == Source::Due {
+            if !is_wanted(state, plan, seen, entry, job) {
+                continue;
+            }
+            if seen.spent.contains(&entry.run) {
+                let at = entry.run.time();
+                plan.changes
+                    .push(pass(entry, if entry.cause() == Cause::Job { Note::Claimed(at) } else { Note::Due(at) }));
+                continue;
+            }
+        }
         let mut candidate = candidate;
         if job.overlap != Overlap::Allow
+            && !entry.cause().is_lasting()
             && let Some(open) = open_run(state, plan, &job.name, &entry.run)
         {
-            if job.overlap == Overlap::Skip && entry.key.source == Source::Inbox {
+            if job.overlap == Overlap::Skip && was_open(state, &open, entry) {
+                plan.changes.push(pass(entry, Note::Skipped(entry.run.time())));
+                continue;
+            }
+            if job.overlap == Overlap::Skip && is_asked_for(entry) {
                 let error = format!("another run of {} was open", job.name);
                 plan.changes.push(end(seen, entry, priority, Status::Skipped, 0, Some(error)));
                 continue;
@@ -99,36 +127,57 @@ pub fn claim(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
             }
         }
         let Candidate { entry, job, .. } = candidate;
-        // Nothing behind it passes a run that needs more room: it would never get it.
-        if i64::from(job.slots) > free {
-            break;
+        if job.pool.as_ref().is_some_and(|pool| !has_room(state, plan, seen, pool)) {
+            ordered.leave(group);
+            continue;
+        }
+        let since = candidate.since + placement.wait(candidate);
+        if since > seen.now.boot {
+            plan.later = Some(plan.later.map_or(since, |later| later.min(since)));
+            continue;
+        }
+        // Nothing that takes a slot passes a run that needs more room: it would never get it.
+        if job.slots > 0 && (is_full || i64::from(job.slots) > free) {
+            is_full = true;
+            ordered.leave(group);
+            continue;
         }
         free -= i64::from(job.slots);
         claimed.insert(entry.run.clone());
         plan.changes.push(take(seen, candidate, group));
+        placement.add(plan);
     }
 }
 
 fn take(seen: &Observation<'_>, candidate: Candidate<'_>, group: &Group) -> Change {
-    let Candidate { entry, job, priority } = candidate;
+    let Candidate { entry, job, priority, .. } = candidate;
     let mut moves = Vec::with_capacity(2);
     moves.push(take_move(entry, &job.name));
+    let mut notes = Vec::new();
+    if entry.key.source == Source::Due && entry.cause() == Cause::Schedule {
+        notes.push((job.name.clone(), Note::Due(entry.run.time())));
+    }
+    if group.job.is_some() && !job.after.is_empty() {
+        notes.push((job.name.clone(), Note::Claimed(entry.run.time())));
+    }
     moves.extend(key_move(entry));
     let held = Held {
         job: job.name.clone(),
         stem: entry.stem(),
-        cause: Cause::Trigger,
-        trigger: Some(entry.dropped.to_string()),
+        cause: entry.cause(),
+        trigger: entry.dropped_name(),
         attempt: entry.attempt,
         device: Some(seen.me.device.clone()),
         session: Some(seen.me.session.clone()),
         priority,
         slots: job.slots,
+        pool: job.pool.clone(),
+        only_on: entry.trigger.only_on(),
         // File times are coarser than clocks: nothing is claimed before it was dropped.
         claimed_at: seen.now.wall.max(entry.run.time().min(seen.now.wall + TimeDelta::seconds(1))),
-        command: group.is_none(),
+        command: group.job.is_none(),
         fail_if_lost: job.on_lost == OnLost::Fail,
-        listed: group.is_some() && job.overlap != Overlap::Allow,
+        listed: group.job.is_some() && (job.overlap != Overlap::Allow || entry.cause().is_lasting()),
         retried: entry.retried,
         losses: entry.losses,
         extra: std::collections::BTreeMap::new(),
@@ -138,8 +187,36 @@ fn take(seen: &Observation<'_>, candidate: Candidate<'_>, group: &Group) -> Chan
         run: entry.run.clone(),
         moves,
         entry: Some(Arc::new(held)),
-        over: None,
+        notes,
     }
+}
+
+/// A due time that makes no run: its job only remembers it.
+fn pass(entry: &Arc<Entry>, note: Note) -> Change {
+    let notes = vec![(job_name(entry), note)];
+    Change { matter: Matter::Passed(Arc::clone(entry)), run: entry.run.clone(), moves: Vec::new(), entry: None, notes }
+}
+
+/// Whether somebody asked for this run, or another's end did, and it has not begun.
+fn is_asked_for(entry: &Entry) -> bool {
+    match entry.key.source {
+        Source::Inbox => true,
+        Source::Waiting => entry.cause() == Cause::Job && entry.attempt == 1,
+        Source::Due => false,
+    }
+}
+
+/// Whether a run was open already when another one came due. One that was claimed since is its own missed time made up for.
+fn was_open(state: &State, open: &RunId, due: &Entry) -> bool {
+    let claimed = state.runs.get(open).map(|held| held.claimed_at);
+    due.cause() == Cause::Schedule && due.key.source == Source::Due && claimed.is_some_and(|at| at <= due.run.time())
+}
+
+/// Whether one more run of a pool may be claimed. A pool that nobody gave a size has none.
+fn has_room(state: &State, plan: &Plan, seen: &Observation<'_>, pool: &PoolName) -> bool {
+    let takes = |(_, held): &(&RunId, &Arc<Held>)| held.device.is_some() && held.pool.as_ref() == Some(pool);
+    let taken = plan.open_after(state).filter(takes).count();
+    seen.catalog.pools.get(pool).is_some_and(|size| taken < *size as usize)
 }
 
 fn key_move(entry: &Entry) -> Option<Move> {
@@ -158,6 +235,9 @@ fn other_run_of_key(entry: &Entry) -> Option<&RunId> {
 }
 
 fn take_move(entry: &Entry, job: &JobName) -> Move {
+    if entry.key.source == Source::Due {
+        return Move::Make { run: entry.run.clone(), job: job.clone(), text: entry.trigger.own_text() };
+    }
     Move::Take {
         from: entry.key.clone(),
         expect: entry.id,
@@ -171,7 +251,7 @@ fn take_move(entry: &Entry, job: &JobName) -> Move {
 fn duplicate(entry: &Arc<Entry>, first: &RunId) -> Change {
     let (run, stem) = (entry.run.clone(), entry.stem());
     let moves = vec![Move::Duplicate { from: entry.key.clone(), run: run.clone(), stem, first: first.clone() }];
-    Change { matter: Matter::Ended(Arc::clone(entry)), run, moves, entry: None, over: None }
+    Change { matter: Matter::Ended(Arc::clone(entry)), run, moves, entry: None, notes: Vec::new() }
 }
 
 /// Ends what waits, without an attempt of its own. It passes `.running` like every other run, so that one rule heals
@@ -188,13 +268,41 @@ fn end(
     let outcome = unstarted(seen, entry, priority, status, attempt, error);
     let mut moves = vec![take_move(entry, &job)];
     moves.extend(key_move(entry));
+    let note = ended(&outcome);
     moves.push(Move::Record(Box::new(outcome)));
-    moves.push(Move::Retire { run: entry.run.clone(), stem: entry.stem() });
-    let remembered = match &entry.trigger.target {
-        Target::Job(name) => seen.catalog.jobs.contains_key(name).then(|| (name.clone(), status)),
-        Target::Command(_) => None,
+    let keep = entry.cause().is_dropped();
+    moves.push(Move::Retire { run: entry.run.clone(), stem: entry.stem(), keep });
+    let notes = match &entry.trigger.target {
+        Target::Job(name) if seen.catalog.jobs.contains_key(name) => vec![(name.clone(), note)],
+        Target::Job(_) | Target::Command(_) => Vec::new(),
     };
-    Change { matter: Matter::Ended(Arc::clone(entry)), run: entry.run.clone(), moves, entry: None, over: remembered }
+    Change { matter: Matter::Ended(Arc::clone(entry)), run: entry.run.clone(), moves, entry: None, notes }
+}
+
+/// Ends the runs of daemons and idle jobs that wait for another attempt and are not wanted any more.
+pub fn retire(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
+    if !seen.taking || is_rebuilding(state, plan) {
+        return;
+    }
+    // A file that a lost state forgot, of a job that is gone by now.
+    for (entry, _) in seen.queue.comebacks().filter(|(entry, _)| entry.cause().is_lasting()) {
+        let name = job_name(entry);
+        if seen.catalog.lacks(&name) && !is_open(state, plan, &entry.run) {
+            let why = Some(format!("its job {name} was deleted"));
+            plan.changes.push(end(seen, entry, 0, Status::Cancelled, 0, why));
+        }
+    }
+    // Who does not find itself among the devices does not know them.
+    let knows_devices = seen.devices.is_known(&seen.me.device);
+    for (run, held) in state.runs.iter().filter(|(_, held)| held.device.is_none() && held.cause.is_lasting()) {
+        let Some(entry) = seen.queue.waiting_entry(run).filter(|_| !planned(plan, run)) else { continue };
+        let forgotten = held.only_on.as_ref().filter(|device| knows_devices && !seen.devices.is_known(device));
+        let why = unwanted(state, seen.catalog, run, held)
+            .or_else(|| forgotten.map(|device| format!("its device {device} was forgotten")));
+        if let Some(why) = why {
+            plan.changes.push(end(seen, entry, held.priority, Status::Cancelled, 0, Some(why)));
+        }
+    }
 }
 
 /// The change that ends what waits because a person asked for it.
@@ -228,8 +336,8 @@ fn unstarted(
         attempt,
         device: seen.me.device.clone(),
         executor: None,
-        cause: Cause::Trigger,
-        trigger: Some(entry.dropped.to_string()),
+        cause: entry.cause(),
+        trigger: entry.dropped_name(),
         args,
         kwargs,
         priority,
@@ -256,15 +364,12 @@ fn unstarted(
 
 /// The slots that this device's runs take once the plan has happened.
 fn busy(state: &State, seen: &Observation<'_>, plan: &Plan) -> u32 {
-    let held = state.held_by(&seen.me.device, &seen.me.session);
-    let stays = held.filter(|(run, _)| !planned(plan, run)).map(|(_, held)| held.slots);
-    let added = plan.changes.iter().filter_map(|change| change.entry.as_ref());
-    let added = added.filter(|held| held.is_held_by(&seen.me.device, &seen.me.session)).map(|held| held.slots);
-    stays.chain(added).sum()
+    let mine = plan.open_after(state).filter(|(_, held)| held.is_held_by(&seen.me.device, &seen.me.session));
+    mine.map(|(_, held)| held.slots_taken()).sum()
 }
 
 fn planned(plan: &Plan, run: &RunId) -> bool {
-    plan.changes.iter().any(|change| change.run == *run)
+    plan.concerns(run)
 }
 
 fn is_open(state: &State, plan: &Plan, run: &RunId) -> bool {
@@ -273,10 +378,8 @@ fn is_open(state: &State, plan: &Plan, run: &RunId) -> bool {
 
 /// Another run of the job that is open once the plan has happened.
 pub(super) fn open_run(state: &State, plan: &Plan, job: &JobName, run: &RunId) -> Option<RunId> {
-    let stays = state.runs.iter().filter(|(other, _)| !planned(plan, other));
-    let added = plan.changes.iter().filter_map(|change| Some((&change.run, change.entry.as_ref()?)));
     let same = |(other, held): &(&RunId, &Arc<Held>)| held.job == *job && !held.command && *other != run;
-    stays.chain(added).find(same).map(|(other, _)| other.clone())
+    plan.open_after(state).find(same).map(|(other, _)| other.clone())
 }
 
 /// After a lost state nothing is claimed until every living device has put back what it holds.

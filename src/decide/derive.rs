@@ -2,11 +2,15 @@
 //! heals at the next tick.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use super::agenda::unwanted;
+use super::catalog::Catalog;
 use super::recover::Mine;
 use crate::model::device::Me;
 use crate::model::ids::RunId;
 use crate::model::lease::Lease;
+use crate::model::result::Cause;
 use crate::model::state::State;
 
 /// One thing to do outside the state. Each may be asked for twice without harm.
@@ -18,12 +22,25 @@ pub enum Effect {
     Cancel(Lease),
     /// Stop it: it is no longer this device's.
     Fence(Lease),
+    /// Stop it and start another: a person asked for it, or its definition is another one by now.
+    Restart(Lease),
+    /// Stop it: its job does not want it any more.
+    Dismiss(Lease),
+    /// Stop it: it ran only while there was nothing else to do.
+    Preempt(Lease),
 }
 
 /// What follows from a committed state. `running`: attempts that were started and whose end is not yet recorded.
 #[must_use]
-pub fn effects(state: &State, me: &Me, mine: &BTreeMap<RunId, Mine>, running: &BTreeSet<Lease>) -> Vec<Effect> {
+pub fn effects(
+    state: &State,
+    catalog: &Catalog,
+    me: &Me,
+    mine: &BTreeMap<RunId, Mine>,
+    running: &BTreeSet<Lease>,
+) -> Vec<Effect> {
     let mut effects = Vec::new();
+    let is_at_work = is_at_work(mine);
     for (run, mine) in mine {
         let lease = mine.lease();
         match state.runs.get(run) {
@@ -32,8 +49,29 @@ pub fn effects(state: &State, me: &Me, mine: &BTreeMap<RunId, Mine>, running: &B
             Some(_) if !state.names(&lease, &me.device, &me.session) => effects.push(Effect::Fence(lease)),
             Some(_) if !running.contains(&lease) => effects.push(Effect::Start(lease)),
             Some(_) if state.cancel_asked(run) => effects.push(Effect::Cancel(lease)),
+            Some(held) if unwanted(state, catalog, run, held).is_some() => effects.push(Effect::Dismiss(lease)),
+            Some(held) if is_at_work && held.cause == Cause::Idle => effects.push(Effect::Preempt(lease)),
+            Some(_) if state.restart_asked(&lease) || is_outdated(mine, catalog, me) => {
+                effects.push(Effect::Restart(lease));
+            }
             Some(_) => {}
         }
     }
     effects
+}
+
+/// Whether a device does anything that keeps idle jobs away: daemons that take no slot do not.
+#[must_use]
+pub fn is_at_work(mine: &BTreeMap<RunId, Mine>) -> bool {
+    mine.values().any(|mine| match mine.held.cause {
+        Cause::Idle => false,
+        Cause::Always => mine.held.slots > 0,
+        Cause::Trigger | Cause::Schedule | Cause::Api | Cause::Manual | Cause::Job => true,
+    })
+}
+
+/// Whether a daemon runs by a definition that its job no longer has.
+fn is_outdated(mine: &Mine, catalog: &Catalog, me: &Me) -> bool {
+    let Some(job) = catalog.jobs.get(&mine.held.job).filter(|_| mine.held.cause == Cause::Always) else { return false };
+    !Arc::ptr_eq(job, &mine.job) && (!job.starts_like(&mine.job) || !job.tags.is_subset(&me.tags))
 }

@@ -3,12 +3,14 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::agenda::rests_until;
 use super::catalog::{Catalog, Known};
 use super::queue::job_name;
 use crate::model::entry::{Entry, Source};
-use crate::model::ids::{DeviceId, Tag};
-use crate::model::job::{Job, Overlap, command_job_name, for_command};
-use crate::model::state::State;
+use crate::model::ids::{DeviceId, JobName, RunId, Tag};
+use crate::model::job::{Job, JobType, Overlap, command_job_name, for_command};
+use crate::model::schedule::Instances;
+use crate::model::state::{Held, State};
 use crate::model::time::{Moment, rfc3339};
 use crate::model::trigger::Target;
 
@@ -21,6 +23,8 @@ pub struct Seen {
     pub alive: bool,
     /// It takes no new work.
     pub drained: bool,
+    /// What Common's file system has too little of for it to take new work, in words.
+    pub low_on: Option<String>,
     /// What it has.
     pub tags: BTreeSet<Tag>,
     /// How much it runs at once.
@@ -54,26 +58,110 @@ pub fn why(entry: &Entry, catalog: &Catalog, state: &State, devices: &[Seen], no
     time_reason(entry, now)
         .or_else(|| device_reason(entry, &job, devices))
         .or_else(|| overlap_reason(entry, &job, state))
+        .or_else(|| pool_reason(&job, catalog, state))
         .or_else(|| room_reason(entry, &job, devices))
         .unwrap_or_else(|| "it is about to be claimed".to_owned())
+}
+
+/// Why a job does not run now, in sentences; none: nothing keeps it from its next due time.
+#[must_use]
+pub fn why_job(job: &Job, catalog: &Catalog, state: &State, devices: &[Seen], now: Moment) -> Vec<String> {
+    let name = &job.name;
+    if !job.enabled {
+        return vec![format!("it is disabled (enabled = false in Programs/{name}.toml)")];
+    }
+    let mut reasons: Vec<String> = unable(&job.tags.iter().collect(), job.slots, devices).into_iter().collect();
+    let open: Vec<_> = state.runs.iter().filter(|(_, held)| held.job == *name && !held.command).collect();
+    reasons.extend(open.iter().map(|(run, held)| place_of(run, held)));
+    match &job.kind {
+        JobType::Trigger if job.after.is_empty() => reasons.push("it runs when it is triggered".to_owned()),
+        JobType::Trigger | JobType::Timed(_) => {}
+        JobType::Always(instances) | JobType::Idle(instances) => {
+            reasons.extend(instances_reason(*instances, &open, devices, job));
+            reasons.extend(rest_reason(job, state, now));
+        }
+    }
+    if matches!(job.kind, JobType::Idle(_)) && open.is_empty() {
+        reasons.push("it runs on a device that has had nothing else to do for a second".to_owned());
+    }
+    reasons.extend(after_reasons(job, state));
+    reasons.extend(pool_reason(job, catalog, state));
+    if state.rebuilt.is_some() {
+        reasons.push(
+            "the state was lost and is being rebuilt: nothing is claimed until every device has been heard".to_owned(),
+        );
+    }
+    reasons
+}
+
+fn place_of(run: &RunId, held: &Held) -> String {
+    match &held.device {
+        Some(device) => format!("{run} runs on {device} (attempt {})", held.attempt),
+        None => format!("{run} waits for attempt {}", held.attempt),
+    }
+}
+
+fn instances_reason(
+    instances: Instances,
+    open: &[(&RunId, &Arc<Held>)],
+    devices: &[Seen],
+    job: &Job,
+) -> Option<String> {
+    let wanted = match instances {
+        Instances::Count(count) => count as usize,
+        Instances::Every => with_tags(&job.tags.iter().collect(), devices).count(),
+    };
+    let lasting = open.iter().filter(|(_, held)| held.cause.is_lasting()).count();
+    (lasting < wanted).then(|| format!("{lasting} of {wanted} instances are there"))
+}
+
+fn rest_reason(job: &Job, state: &State, now: Moment) -> Option<String> {
+    let until = rests_until(job, state.jobs.get(&job.name)?).filter(|until| *until > now.wall)?;
+    Some(format!("it rests until {} after its last run", rfc3339(until)))
+}
+
+fn after_reasons(job: &Job, state: &State) -> Vec<String> {
+    let own = state.jobs.get(&job.name).and_then(|mark| mark.last_run_at);
+    let is_missing = |name: &&JobName| {
+        let success = state.jobs.get(*name).and_then(|mark| mark.last_success.as_ref());
+        success.is_none_or(|success| Some(success.at) <= own)
+    };
+    let since = own.map_or_else(|| "yet".to_owned(), |own| format!("since its own newest run at {}", rfc3339(own)));
+    job.after.iter().filter(is_missing).map(|name| format!("{name} has not succeeded {since}")).collect()
+}
+
+fn pool_reason(job: &Job, catalog: &Catalog, state: &State) -> Option<String> {
+    let pool = job.pool.as_ref()?;
+    let Some(&size) = catalog.pools.get(pool) else {
+        return Some(format!("its pool {pool} has no size in Programs/pools.toml"));
+    };
+    let in_pool = state.runs.iter().filter(|(_, held)| held.device.is_some() && held.pool.as_ref() == Some(pool));
+    let runs: Vec<&str> = in_pool.map(|(run, _)| run.as_str()).collect();
+    (runs.len() >= size as usize)
+        .then(|| format!("its pool {pool} is full: {} of {size} ({})", runs.len(), runs.join(", ")))
 }
 
 fn time_reason(entry: &Entry, now: Moment) -> Option<String> {
     match (entry.key.source, entry.not_before, entry.trigger.not_before) {
         (Source::Waiting, Some(at), _) if at > now.wall => {
-            Some(format!("attempt {} waits until {} (backoff)", entry.attempt, rfc3339(at)))
+            let why = if entry.was_started { " (backoff)" } else { "" };
+            Some(format!("attempt {} waits until {}{why}", entry.attempt, rfc3339(at)))
         }
         (Source::Inbox, _, Some(at)) if at > now.wall => Some(format!("its time is {}", rfc3339(at))),
-        (Source::Inbox | Source::Waiting, _, _) => None,
+        (Source::Inbox | Source::Waiting | Source::Due, _, _) => None,
     }
 }
 
 fn device_reason(entry: &Entry, job: &Job, devices: &[Seen]) -> Option<String> {
+    unable(&job.tags.union(&entry.trigger.tags).collect(), job.slots, devices)
+}
+
+/// Why no living device could take what needs these tags and slots.
+fn unable(needed: &BTreeSet<&Tag>, slots: u32, devices: &[Seen]) -> Option<String> {
     if !devices.iter().any(|device| device.alive) {
         return Some("no device is alive: start one with `orchestrator run`".to_owned());
     }
-    let needed: BTreeSet<&Tag> = job.tags.union(&entry.trigger.tags).collect();
-    let tagged: Vec<&Seen> = with_tags(&needed, devices).collect();
+    let tagged: Vec<&Seen> = with_tags(needed, devices).collect();
     if tagged.is_empty() {
         let list: Vec<&str> = needed.iter().map(|tag| tag.as_str()).collect();
         let nobody: Vec<&str> = needed
@@ -88,16 +176,15 @@ fn device_reason(entry: &Entry, job: &Job, devices: &[Seen]) -> Option<String> {
         });
     }
     let largest = tagged.iter().map(|device| device.slots).max().unwrap_or(0);
-    (job.slots > largest).then(|| {
-        format!("it takes {} slots, and no living device that could take it has more than {largest}", job.slots)
-    })
+    (slots > largest)
+        .then(|| format!("it takes {slots} slots, and no living device that could take it has more than {largest}"))
 }
 
 fn overlap_reason(entry: &Entry, job: &Job, state: &State) -> Option<String> {
     if job.overlap == Overlap::Allow {
         return None;
     }
-    let same = |held: &crate::model::state::Held| held.job == job.name && !held.command;
+    let same = |held: &Held| held.job == job.name && !held.command;
     let (run, held) = state.runs.iter().find(|(run, held)| **run != entry.run && same(held))?;
     let place = held
         .device
@@ -109,8 +196,11 @@ fn overlap_reason(entry: &Entry, job: &Job, state: &State) -> Option<String> {
 fn room_reason(entry: &Entry, job: &Job, devices: &[Seen]) -> Option<String> {
     let needed: BTreeSet<&Tag> = job.tags.union(&entry.trigger.tags).collect();
     let able: Vec<&Seen> = with_tags(&needed, devices).collect();
-    let taking: Vec<&&Seen> = able.iter().filter(|device| !device.drained).collect();
+    let taking: Vec<&&Seen> = able.iter().filter(|device| !device.drained && device.low_on.is_none()).collect();
     if taking.is_empty() {
+        if let Some(reason) = super::space::reason(&able) {
+            return Some(reason);
+        }
         let names: Vec<&str> = able.iter().map(|device| device.device.as_str()).collect();
         return Some(format!("every device that could take it is drained: {}", names.join(", ")));
     }

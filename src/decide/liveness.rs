@@ -195,6 +195,7 @@ mod tests {
             holds: vec![],
             left: false,
             lease_ms: u64::try_from(LEASE.as_millis()).unwrap_or(u64::MAX),
+            low_on: None,
             problems: vec![],
         }
     }

@@ -1,14 +1,19 @@
 //! A device died: its attempts end as `lost`, and their runs go on elsewhere.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+
+use super::chain::follow;
 use super::liveness::Verdict;
+use super::marks::{Note, Over, over};
 use super::plan::{Change, Matter, Move, Observation, Plan};
-use super::settle::{over, waiting};
+use super::settle::{retried_before, waiting};
 use crate::model::config::LOSSES_IN_A_ROW;
 use crate::model::ids::DeviceId;
 use crate::model::lease::Lease;
-use crate::model::result::{Outcome, Status};
+use crate::model::result::{Cause, Outcome, Status};
 use crate::model::state::{Held, SCHEMA, State};
 use crate::model::trigger::Json;
 
@@ -28,13 +33,19 @@ pub struct Evidence {
 }
 
 /// A result that stands in `Results/`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Accepted {
+    /// The attempt it is of.
+    pub attempt: u32,
     /// How the attempt ended.
     pub status: Status,
     /// Whether the run ended with it.
     pub is_final: bool,
-    /// How many attempts had been tried again when it began.
+    /// Where it ran.
+    pub device: DeviceId,
+    /// When its end was seen.
+    pub at: DateTime<Utc>,
+    /// How many attempts have been tried again, this one counted in if it was.
     pub retried: u32,
     /// How many attempts in a row, that one included, were lost.
     pub losses: u32,
@@ -44,15 +55,22 @@ impl Accepted {
     /// How many attempts have been tried again, and how many in a row were lost, once this one is over.
     #[must_use]
     pub fn counts_after(&self) -> (u32, u32) {
-        let failed = matches!(self.status, Status::Failed | Status::TimedOut);
-        (self.retried + u32::from(failed), if self.status == Status::Lost { self.losses } else { 0 })
+        (self.retried, if self.status == Status::Lost { self.losses } else { 0 })
     }
 }
 
 impl From<&Outcome> for Accepted {
     fn from(outcome: &Outcome) -> Self {
-        let Outcome { status, is_final, retried, losses, .. } = *outcome;
-        Self { status, is_final, retried, losses }
+        let Outcome { attempt, status, is_final, finished_at: at, losses, .. } = *outcome;
+        let lived = Duration::from_secs_f64(outcome.duration_ms.unwrap_or(0.0).max(0.0) / 1_000.0);
+        let before = retried_before(outcome.cause, outcome.retried, lived);
+        let is_counted = match status {
+            Status::Failed | Status::TimedOut => true,
+            Status::Succeeded => outcome.cause == Cause::Always,
+            Status::Cancelled | Status::Expired | Status::Skipped | Status::Lost | Status::Superseded => false,
+        };
+        let retried = before.saturating_add(u32::from(is_counted));
+        Self { attempt, status, is_final, device: outcome.device.clone(), at, retried, losses }
     }
 }
 
@@ -89,7 +107,7 @@ fn lose_one(
     let (run, stem) = (lease.run.clone(), held.stem.clone());
     let mut moves = Vec::with_capacity(2);
     let (is_final, retried, losses, remembered);
-    match evidence.accepted {
+    match &evidence.accepted {
         // The dead device had its result accepted and died before the commit: the commit is completed.
         Some(accepted) => {
             (retried, losses) = accepted.counts_after();
@@ -99,7 +117,13 @@ fn lose_one(
                 moves.push(Move::Record(Box::new(outcome)));
             } else {
                 is_final = accepted.is_final;
-                remembered = (accepted.is_final && !held.command).then(|| (held.job.clone(), accepted.status));
+                let Accepted { attempt, status, at, .. } = *accepted;
+                let over = || (held.job.clone(), Note::Over(Over { run: run.clone(), attempt, status, at }));
+                remembered = (is_final && !held.command).then(over);
+                if is_final && !held.command {
+                    let ended = Lease { attempt, ..lease.clone() };
+                    moves.extend(follow(seen.catalog, &held.job, &ended, status, at));
+                }
             }
         }
         None => {
@@ -107,12 +131,16 @@ fn lose_one(
             let outcome = lost_outcome(seen, &lease, held, device, evidence, cancelled);
             (is_final, retried, losses) = (outcome.is_final, held.retried, outcome.losses);
             remembered = over(held, &outcome);
+            let Outcome { status, finished_at, .. } = outcome;
             moves.push(Move::Record(Box::new(outcome)));
+            if is_final && !held.command {
+                moves.extend(follow(seen.catalog, &held.job, &lease, status, finished_at));
+            }
         }
     }
     let (attempt, lease_time) = (lease.attempt + 1, lease.run.time());
     let entry = if is_final {
-        moves.push(Move::Retire { run: run.clone(), stem });
+        moves.push(Move::Retire { run: run.clone(), stem, keep: held.cause.is_dropped() });
         None
     } else {
         if evidence.held_file {
@@ -120,7 +148,8 @@ fn lose_one(
         }
         waiting(held, attempt, retried, losses)
     };
-    Change { matter: Matter::Lost(lease, held.job.clone()), run, moves, entry, over: remembered }
+    let notes = remembered.into_iter().collect();
+    Change { matter: Matter::Lost(lease, held.job.clone()), run, moves, entry, notes }
 }
 
 /// The result of a run that was asked to end between two attempts.
@@ -140,7 +169,9 @@ fn lost_outcome(
     evidence: &Evidence,
     cancelled: bool,
 ) -> Outcome {
-    let losses = held.losses + 1;
+    // A daemon that lived well did not take its device down.
+    let lived = (seen.now.wall - held.claimed_at).to_std().unwrap_or_default();
+    let losses = retried_before(held.cause, held.losses, lived) + 1;
     let too_often = losses >= LOSSES_IN_A_ROW;
     let vanished = !evidence.held_file;
     let is_final = held.fail_if_lost || too_often || cancelled || vanished;
@@ -224,7 +255,7 @@ pub fn vanished_outcome(seen: &Observation<'_>, lease: &Lease, held: &Held, erro
 #[must_use]
 pub fn orphan_outcome(seen: &Observation<'_>, lease: &Lease, held: &Held, evidence: &Evidence) -> Outcome {
     let losses = held.losses + 1;
-    let is_final = held.fail_if_lost || losses >= LOSSES_IN_A_ROW;
+    let is_final = held.fail_if_lost || losses >= LOSSES_IN_A_ROW || held.cause.is_lasting();
     let error = "the device that held this attempt is gone, and so is the state that named it".to_owned();
     outcome(seen, lease, held, &seen.me.device, evidence, Status::Lost, is_final, losses, error)
 }

@@ -4,13 +4,21 @@
 //! observation give the same plan, on every device and in the simulator. It reads no clock, touches no file, draws no
 //! random number and keeps nothing between two calls but what its caller hands back.
 
+pub mod agenda;
 pub mod catalog;
+pub mod chain;
 pub mod claim;
 pub mod derive;
+pub mod due;
 pub mod explain;
 pub mod liveness;
 pub mod lost;
+pub mod marks;
+pub mod mentions;
+pub mod notify;
+pub mod placement;
 pub mod plan;
 pub mod queue;
 pub mod recover;
 pub mod settle;
+pub mod space;

@@ -6,11 +6,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::catalog::Catalog;
 use super::claim;
 use super::liveness::Liveness;
 use super::lost::{self, Evidence};
+use super::marks::{self, Note};
+use super::notify;
 use super::queue::Queue;
 use super::recover::{self, Mine, Orphan};
 use super::settle::{self, Ended};
@@ -18,7 +21,8 @@ use crate::model::device::Me;
 use crate::model::entry::{Entry, FileId, FileKey, KeySeen};
 use crate::model::ids::{JobName, RunId};
 use crate::model::lease::Lease;
-use crate::model::result::{Outcome, Status};
+use crate::model::news::News;
+use crate::model::result::{Cause, Outcome};
 use crate::model::state::{CHAIN_LENGTH, Held, JobMark, State};
 use crate::model::time::Moment;
 use chrono::{DateTime, Utc};
@@ -30,6 +34,20 @@ pub struct Observation<'a> {
     pub now: Moment,
     /// Who decides.
     pub me: &'a Me,
+    /// The volume's random id.
+    pub volume: &'a str,
+    /// Whether this device has had nothing to do for long enough to run idle jobs.
+    pub quiet: bool,
+    /// Whether it is time to look after what need not be looked after at every turn: it is at beats.
+    pub upkeep: bool,
+    /// Jobs whose definition came, changed or went since this device noted it.
+    pub fresh: &'a BTreeSet<JobName>,
+    /// What a lost state knew of jobs, as far as this device knows it …
+    pub marks: &'a BTreeMap<JobName, JobMark>,
+    /// … and the rebuilt state for which that was found out.
+    pub remembered: Option<u64>,
+    /// Due times whose run there was already.
+    pub spent: &'a BTreeSet<RunId>,
     /// Whether it takes new work: not drained, not leaving, able to write.
     pub taking: bool,
     /// Whether a person asked it to take no new work.
@@ -55,6 +73,10 @@ pub struct Observation<'a> {
     /// The rebuilt state of which every file in `.running` was found to be held, after every living device had worked through
     /// it: the revision in [`State::rebuilt`].
     pub accounted: Option<u64>,
+    /// Whether it tells webhooks: not leaving for good.
+    pub may_tell: bool,
+    /// What it has told, or given up, and the state does not know yet.
+    pub told: &'a BTreeMap<JobName, News>,
 }
 
 /// One step with a file. The store knows the paths.
@@ -104,6 +126,24 @@ pub enum Move {
         /// It is a fresh drop, whose id must not have been used before.
         fresh: bool,
     },
+    /// Makes the file of a run that nobody dropped, in `.running`: its claim. Only one device can, and only once.
+    Make {
+        /// The run.
+        run: RunId,
+        /// Its job, and its stem.
+        job: JobName,
+        /// The content.
+        text: String,
+    },
+    /// Makes the file of a run that another's end causes, in `.waiting`; if there is anything of it already, it was made before.
+    Chain {
+        /// The run.
+        run: RunId,
+        /// Its job, and its stem.
+        job: JobName,
+        /// The content.
+        text: String,
+    },
     /// Makes the staged result of an attempt of this session visible.
     Publish {
         /// The job.
@@ -115,12 +155,14 @@ pub enum Move {
     },
     /// Writes a result that no program reported.
     Record(Box<Outcome>),
-    /// Moves the file of a run that is over from `.running` to `TriggersProcessed`.
+    /// Moves the file of a run that is over from `.running` to `TriggersProcessed`; one that nobody handed in is removed.
     Retire {
         /// The run.
         run: RunId,
         /// Its stem.
         stem: String,
+        /// Somebody handed it in.
+        keep: bool,
     },
     /// Moves the file of a run that goes on from `.running` to `.waiting`.
     Wait {
@@ -165,6 +207,8 @@ pub enum Matter {
     Claimed(Arc<Entry>),
     /// A trigger ends without an attempt.
     Ended(Arc<Entry>),
+    /// A due time makes no run.
+    Passed(Arc<Entry>),
 }
 
 /// What becomes of one run.
@@ -178,8 +222,8 @@ pub struct Change {
     pub moves: Vec<Move>,
     /// Its new entry; `None`: it is no longer held.
     pub entry: Option<Arc<Held>>,
-    /// A run of a job with a file is over: the job remembers it.
-    pub over: Option<(JobName, Status)>,
+    /// What jobs remember of it.
+    pub notes: Vec<(JobName, Note)>,
 }
 
 /// What one device wants to happen now.
@@ -187,12 +231,16 @@ pub struct Change {
 pub struct Plan {
     /// Run by run.
     pub changes: Vec<Change>,
+    /// What jobs remember beside that.
+    pub marks: Vec<(JobName, Note)>,
     /// Requests that are fulfilled or have nobody left to fulfil them, by id.
     pub answered: BTreeSet<String>,
     /// A rebuilt state has been worked through by every living device.
     pub rebuilt: bool,
     /// More is to be done than one commit should do.
     pub more: bool,
+    /// When this device may take what it leaves to others for a moment; its own clock.
+    pub later: Option<Duration>,
     /// Attempts of this device that ended after their lease had gone to another.
     pub fenced: Vec<Lease>,
     /// Triggers whose run id another run has: they need another one.
@@ -205,7 +253,28 @@ impl Plan {
     /// Whether there is nothing to commit.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.changes.is_empty() && self.answered.is_empty() && !self.rebuilt
+        self.changes.is_empty() && self.marks.is_empty() && self.answered.is_empty() && !self.rebuilt
+    }
+
+    /// Whether anything is claimed that keeps idle jobs away.
+    #[must_use]
+    pub fn claims_work(&self) -> bool {
+        let is_claim = |change: &&Change| matches!(change.matter, Matter::Claimed(_));
+        let is_work = |held: &Arc<Held>| !held.cause.is_lasting() || held.slots > 0 && held.cause == Cause::Always;
+        self.changes.iter().filter(is_claim).filter_map(|change| change.entry.as_ref()).any(is_work)
+    }
+
+    /// The open runs once this plan has happened.
+    pub fn open_after<'a>(&'a self, state: &'a State) -> impl Iterator<Item = (&'a RunId, &'a Arc<Held>)> {
+        let changed: BTreeSet<&RunId> = self.changes.iter().map(|change| &change.run).collect();
+        let stays = state.runs.iter().filter(move |(run, _)| !changed.contains(run));
+        stays.chain(self.changes.iter().filter_map(|change| Some((&change.run, change.entry.as_ref()?))))
+    }
+
+    /// Whether something is planned for this run already.
+    #[must_use]
+    pub fn concerns(&self, run: &RunId) -> bool {
+        self.changes.iter().any(|change| change.run == *run)
     }
 
     /// The state after the changes for which `happened` says so.
@@ -217,9 +286,12 @@ impl Plan {
                 Some(entry) => next.runs.insert(change.run.clone(), Arc::clone(entry)),
                 None => next.runs.remove(&change.run),
             };
-            if let Some((job, status)) = &change.over {
-                mark(next.jobs.entry(job.clone()).or_default(), &change.run, *status);
+            for (job, note) in &change.notes {
+                marks::take(next.jobs.entry(job.clone()).or_default(), note);
             }
+        }
+        for (job, note) in &self.marks {
+            marks::take(next.jobs.entry(job.clone()).or_default(), note);
         }
         next.requests.retain(|request| !self.answered.contains(&request.id));
         if self.rebuilt {
@@ -237,19 +309,6 @@ pub fn sign(state: &mut State, me: &Me) {
     state.last_commits.truncate(CHAIN_LENGTH);
 }
 
-fn mark(mark: &mut JobMark, run: &RunId, status: Status) {
-    match status {
-        Status::Skipped => mark.skipped += 1,
-        Status::Succeeded => mark.failures = 0,
-        Status::Failed | Status::TimedOut | Status::Lost | Status::Expired => mark.failures += 1,
-        Status::Cancelled | Status::Superseded => {}
-    }
-    if status != Status::Skipped {
-        mark.last_run_id = Some(run.clone());
-        mark.last_status = Some(status);
-    }
-}
-
 /// Decides. The steps are in the order in which they free what the later ones need.
 #[must_use]
 pub fn plan(state: &State, seen: &Observation<'_>) -> Plan {
@@ -260,7 +319,10 @@ pub fn plan(state: &State, seen: &Observation<'_>) -> Plan {
     recover::free(state, seen, &mut plan);
     recover::forget(state, seen, &mut plan);
     recover::answer(state, seen, &mut plan);
+    marks::mind(state, seen, &mut plan);
+    claim::retire(state, seen, &mut plan);
     claim::expire(state, seen, &mut plan);
     claim::claim(state, seen, &mut plan);
+    notify::tell(state, seen, &mut plan);
     plan
 }

@@ -19,7 +19,13 @@ use crate::model::trigger::Target;
 type Rank = (std::cmp::Reverse<i16>, RunId, FileKey);
 
 /// Entries of one group block each other where their job forbids overlap; commands share one group and never block.
-pub type Group = Option<JobName>;
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Group {
+    /// The job; none: commands.
+    pub job: Option<JobName>,
+    /// Instances of a daemon or an idle job: what others of the job wait for does not concern them.
+    pub lasting: bool,
+}
 
 /// Why an entry cannot be claimed by this device now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +52,8 @@ struct Kept {
     job: Option<Arc<Job>>,
     priority: i16,
     place: Place,
+    /// Since when it could be claimed.
+    since: Duration,
 }
 
 /// Everything that waits, in its places.
@@ -68,11 +76,14 @@ pub struct Candidate<'a> {
     pub job: &'a Arc<Job>,
     /// The priority that counts.
     pub priority: i16,
+    /// Since when it could be claimed, on this device's clock.
+    pub since: Duration,
 }
 
 impl Queue {
     /// Takes an entry in, or its newer content.
     pub fn insert(&mut self, entry: Arc<Entry>, catalog: &Catalog, me: &Me, now: Moment) {
+        let ready_since = self.kept.get(&entry.key).filter(|kept| kept.is_ready()).map(|kept| kept.since);
         let known_since = self.remove(&entry.key).and_then(|old| match old {
             Place::Unknown(since) => Some(since),
             Place::Ready(_) | Place::Later(_) | Place::Disabled | Place::Broken | Place::Tags(_) | Place::Slots(_) => {
@@ -87,7 +98,8 @@ impl Queue {
         if entry.key.source == Source::Waiting {
             self.comebacks.insert(entry.run.clone(), entry.key.clone());
         }
-        let kept = place(entry, catalog, me, now, known_since);
+        let mut kept = place(entry, catalog, me, now, known_since);
+        kept.since = ready_since.unwrap_or(now.boot);
         self.file(&kept, true);
         self.kept.insert(kept.entry.key.clone(), kept);
     }
@@ -108,8 +120,8 @@ impl Queue {
     /// Places everything anew: jobs changed, or this device did. Waits for unknown jobs begin again.
     pub fn place_anew(&mut self, catalog: &Catalog, me: &Me, now: Moment) {
         let entries: Vec<_> = self.kept.values().map(|kept| Arc::clone(&kept.entry)).collect();
-        *self = Self::default();
         for entry in entries {
+            self.remove(&entry.key);
             self.insert(entry, catalog, me, now);
         }
     }
@@ -179,10 +191,22 @@ impl Queue {
         self.comebacks.values().filter_map(|key| self.kept.get(key)).map(|kept| (&kept.entry, kept.candidate()))
     }
 
+    /// The entry of one that does.
+    #[must_use]
+    pub fn waiting_entry(&self, run: &RunId) -> Option<&Arc<Entry>> {
+        self.kept.get(self.comebacks.get(run)?).map(|kept| &kept.entry)
+    }
+
     /// Whether anything is ready to be claimed.
     #[must_use]
     pub fn has_ready(&self) -> bool {
         !self.ready.is_empty()
+    }
+
+    /// Whether a run waits for another attempt.
+    #[must_use]
+    pub fn comes_back(&self, run: &RunId) -> bool {
+        self.comebacks.contains_key(run)
     }
 
     /// An entry and its place.
@@ -234,7 +258,12 @@ impl Queue {
 
 impl Kept {
     fn candidate(&self) -> Option<Candidate<'_>> {
-        Some(Candidate { entry: &self.entry, job: self.job.as_ref()?, priority: self.priority })
+        let Self { entry, priority, since, .. } = self;
+        Some(Candidate { entry, job: self.job.as_ref()?, priority: *priority, since: *since })
+    }
+
+    fn is_ready(&self) -> bool {
+        matches!(self.place, Place::Ready(_))
     }
 }
 
@@ -290,7 +319,7 @@ fn place(entry: Arc<Entry>, catalog: &Catalog, me: &Me, now: Moment, unknown_sin
         (Known::Good(job), _) if !job.enabled => Place::Disabled,
         (Known::Good(job), due) => ready_or_not(&entry, job, due, me, now),
     };
-    Kept { entry, job, priority, place }
+    Kept { entry, job, priority, place, since: now.boot }
 }
 
 fn ready_or_not(entry: &Entry, job: &Job, due: Option<DateTime<Utc>>, me: &Me, now: Moment) -> Place {
@@ -305,8 +334,8 @@ fn ready_or_not(entry: &Entry, job: &Job, due: Option<DateTime<Utc>>, me: &Me, n
     match due {
         Some(at) if at > now.wall => Place::Later(at),
         Some(_) | None => Place::Ready(match &entry.trigger.target {
-            Target::Job(name) => Some(name.clone()),
-            Target::Command(_) => None,
+            Target::Job(name) => Group { job: Some(name.clone()), lasting: entry.cause().is_lasting() },
+            Target::Command(_) => Group::default(),
         }),
     }
 }
@@ -316,7 +345,7 @@ fn due(entry: &Entry) -> Option<DateTime<Utc>> {
     let own = match entry.key.source {
         Source::Inbox => entry.trigger.not_before,
         // Its own time had come when it was first claimed.
-        Source::Waiting => None,
+        Source::Waiting | Source::Due => None,
     };
     own.max(entry.not_before)
 }

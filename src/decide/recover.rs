@@ -2,18 +2,23 @@
 
 use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
+use super::chain::follow;
 use super::claim::open_run;
-use super::lost::{Evidence, orphan_outcome, vanished_outcome};
+use super::lost::{Accepted, Evidence, orphan_outcome, vanished_outcome};
+use super::marks::{Note, ended, over};
 use super::plan::{Change, Matter, Move, Observation, Plan};
-use super::settle::{over, waiting};
+use super::settle::waiting;
 use crate::model::ids::RunId;
 use crate::model::job::{Job, OnLost, Overlap};
 use crate::model::lease::Lease;
 use crate::model::result::Cause;
-use crate::model::state::{Ask, Held, State};
-use crate::model::trigger::{Json, Target};
+use crate::model::state::{Ask, Held, Request, State};
+use crate::model::trigger::{Json, Target, Trigger};
+
+/// How long a request waits for a device that nobody knows.
+const ANSWER_WAIT: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// An attempt that this device holds: what it was claimed as, and what it was given.
 #[derive(Debug, Clone)]
@@ -28,6 +33,8 @@ pub struct Mine {
     pub args: Vec<Json>,
     /// The keyword arguments it got.
     pub kwargs: Vec<(String, Json)>,
+    /// What it was claimed for.
+    pub trigger: Arc<Trigger>,
 }
 
 impl Mine {
@@ -48,8 +55,8 @@ pub struct Orphan {
     pub held: Arc<Held>,
     /// The largest attempt number that any result or log carries; 0: none.
     pub last_attempt: u32,
-    /// Whether one of its results is final.
-    pub is_over: bool,
+    /// Its final result, if it has one.
+    pub over: Option<Accepted>,
     /// Its own time, if it has one.
     pub not_before: Option<DateTime<Utc>>,
     /// What its last attempt left behind.
@@ -71,13 +78,14 @@ pub fn keep(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
                 Move::Expect { run: mine.run.clone(), stem: mine.held.stem.clone() },
             ],
             entry: Some(Arc::clone(&mine.held)),
-            over: None,
+            notes: Vec::new(),
         });
     }
     if state.rebuilt.is_some() {
         list_again(state, seen, plan);
         let settled = |change: &Change| !matches!(change.matter, Matter::Kept(_) | Matter::Listed(_));
-        plan.rebuilt = seen.accounted == state.rebuilt && plan.changes.iter().all(settled);
+        plan.rebuilt =
+            seen.accounted == state.rebuilt && seen.remembered == state.rebuilt && plan.changes.iter().all(settled);
     }
 }
 
@@ -85,21 +93,26 @@ pub fn keep(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
 fn list_again(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
     for (entry, candidate) in seen.queue.comebacks() {
         let Some(job) = candidate.map(|candidate| candidate.job) else { continue };
-        let is_listed =
-            entry.was_started && job.overlap != Overlap::Allow && !matches!(entry.trigger.target, Target::Command(_));
-        if !is_listed || state.runs.contains_key(&entry.run) || open_run(state, plan, &job.name, &entry.run).is_some() {
+        let is_lasting = entry.cause().is_lasting();
+        let is_listed = entry.was_started
+            && (is_lasting || job.overlap != Overlap::Allow)
+            && !matches!(entry.trigger.target, Target::Command(_));
+        let is_alone = || is_lasting || open_run(state, plan, &job.name, &entry.run).is_none();
+        if !is_listed || state.runs.contains_key(&entry.run) || !is_alone() {
             continue;
         }
         let held = Held {
             job: job.name.clone(),
             stem: entry.stem(),
-            cause: Cause::Trigger,
-            trigger: Some(entry.dropped.to_string()),
+            cause: entry.cause(),
+            trigger: entry.dropped_name(),
             attempt: entry.attempt,
             device: None,
             session: None,
             priority: entry.trigger.priority.unwrap_or(job.priority),
             slots: job.slots,
+            pool: job.pool.clone(),
+            only_on: entry.trigger.only_on(),
             claimed_at: entry.run.time(),
             command: false,
             fail_if_lost: job.on_lost == OnLost::Fail,
@@ -113,7 +126,7 @@ fn list_again(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
             run: entry.run.clone(),
             moves: Vec::new(),
             entry: Some(Arc::new(held)),
-            over: None,
+            notes: Vec::new(),
         });
     }
 }
@@ -131,36 +144,57 @@ pub fn free(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
 
 fn free_one(state: &State, seen: &Observation<'_>, plan: &Plan, orphan: &Orphan) -> Change {
     let (run, stem) = (orphan.run.clone(), orphan.held.stem.clone());
-    let retire = Move::Retire { run: run.clone(), stem: stem.clone() };
+    let cause = orphan.held.cause;
+    let retire = Move::Retire { run: run.clone(), stem: stem.clone(), keep: cause.is_dropped() };
+    // Its claim was lost with the state, or never committed: its due time has become a run all the same.
+    let due = match cause {
+        Cause::Schedule => Some(Note::Due(run.time())),
+        Cause::Job => Some(Note::Claimed(run.time())),
+        Cause::Trigger | Cause::Always | Cause::Idle | Cause::Api | Cause::Manual => None,
+    };
+    let due = due.map(|note| (orphan.held.job.clone(), note));
     // Taken and never started, it may still have its time before it.
     let not_before = orphan.not_before.map_or(run.time(), |own| own.max(run.time()));
     let wait = |attempt| Move::Wait { run: run.clone(), stem: stem.clone(), not_before, attempt };
     let expect = Move::Expect { run: run.clone(), stem: stem.clone() };
     let matter = Matter::Freed(run.clone());
-    if orphan.is_over {
-        return Change { matter, run, moves: vec![retire], entry: None, over: None };
+    if let Some(over) = &orphan.over {
+        let Accepted { attempt, status, at, .. } = *over;
+        let lease = Lease { run: run.clone(), attempt };
+        let mut moves =
+            if orphan.held.command { Vec::new() } else { follow(seen.catalog, &orphan.held.job, &lease, status, at) };
+        moves.push(retire);
+        return Change { matter, run, moves, entry: None, notes: due.into_iter().collect() };
     }
     let started = orphan.evidence.log.is_some() && orphan.evidence.accepted.is_none();
     if started {
         let lease = Lease { run: run.clone(), attempt: orphan.last_attempt };
         let outcome = orphan_outcome(seen, &lease, &orphan.held, &orphan.evidence);
-        let remembered = over(&orphan.held, &outcome);
+        let notes = over(&orphan.held, &outcome).into_iter().chain(due).collect();
         let attempt = lease.attempt + 1;
+        let mut after = Vec::new();
         let (last, entry) = if outcome.is_final {
+            if !orphan.held.command {
+                after = follow(seen.catalog, &orphan.held.job, &lease, outcome.status, outcome.finished_at);
+            }
             (retire, None)
         } else {
             let is_alone = open_run(state, plan, &orphan.held.job, &run).is_none();
             let entry = waiting(&orphan.held, attempt, outcome.retried, outcome.losses);
             (wait(attempt), entry.filter(|_| is_alone))
         };
-        let moves = vec![expect, Move::Record(Box::new(outcome)), last];
-        return Change { matter, run: run.clone(), moves, entry, over: remembered };
+        let moves = [expect, Move::Record(Box::new(outcome))].into_iter().chain(after).chain([last]).collect();
+        return Change { matter, run: run.clone(), moves, entry, notes };
+    }
+    // Nobody handed it in, and its job wants another as soon as this one is gone.
+    if cause.is_lasting() {
+        return Change { matter, run, moves: vec![expect, retire], entry: None, notes: Vec::new() };
     }
     // Whoever claimed it may only be slow, where the lock does not exclude: the number that it may still use is left to it.
     let moves = vec![expect, wait(orphan.last_attempt + state.attempt_gap())];
     // What was never committed was never claimed: the run is not open, and blocks no other.
     let entry = state.runs.get(&orphan.run).filter(|held| held.device.is_none()).cloned();
-    Change { matter, run, moves, entry, over: None }
+    Change { matter, run, moves, entry, notes: due.into_iter().collect() }
 }
 
 /// Takes out runs that are listed as waiting although their files are gone: a person removed them, or a commit was overwritten
@@ -169,15 +203,21 @@ pub fn forget(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
     for (run, is_over) in seen.vanished {
         let Some(held) = state.runs.get(run).filter(|held| held.device.is_none()) else { continue };
         let mut moves = Vec::new();
-        let mut over = None;
+        let mut notes = Vec::new();
         if !is_over {
             let lease = Lease { run: run.clone(), attempt: held.attempt };
             let error = "its trigger's file has vanished from .waiting, so that it cannot run again".to_owned();
             let outcome = vanished_outcome(seen, &lease, held, error);
-            over = Some((held.job.clone(), outcome.status));
+            notes.push((held.job.clone(), ended(&outcome)));
             moves.push(Move::Record(Box::new(outcome)));
         }
-        plan.changes.push(Change { matter: Matter::Vanished(run.clone()), run: run.clone(), moves, entry: None, over });
+        plan.changes.push(Change {
+            matter: Matter::Vanished(run.clone()),
+            run: run.clone(),
+            moves,
+            entry: None,
+            notes,
+        });
     }
 }
 
@@ -187,11 +227,22 @@ pub fn answer(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
         let me = request.device == seen.me.device;
         let answered = match request.ask {
             Ask::Cancel => request.run.as_ref().is_none_or(|run| !state.runs.contains_key(run)),
+            Ask::Restart => !is_held(state, request),
             Ask::Drain => me && seen.drained,
             Ask::Resume => me && !seen.drained,
         };
-        if answered || (!me && !seen.devices.is_known(&request.device) && request.ask != Ask::Cancel) {
+        // Who has just started knows nobody yet. What concerns a run is answered by what becomes of the run.
+        let is_old = seen.now.wall - request.at > TimeDelta::from_std(ANSWER_WAIT).unwrap_or_default();
+        let concerns_device = matches!(request.ask, Ask::Drain | Ask::Resume);
+        let is_gone = is_old && concerns_device && !me && !seen.devices.is_known(&request.device);
+        if answered || is_gone {
             plan.answered.insert(request.id.clone());
         }
     }
+}
+
+/// Whether the attempt that a request is about is held still.
+fn is_held(state: &State, request: &Request) -> bool {
+    let held = request.run.as_ref().and_then(|run| state.runs.get(run));
+    held.is_some_and(|held| held.device.is_some() && Some(held.attempt) == request.attempt)
 }

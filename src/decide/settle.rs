@@ -5,24 +5,40 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
+use super::chain::follow;
+use super::marks::over;
 use super::plan::{Change, Matter, Move, Observation, Plan};
 use super::recover::Mine;
 use crate::model::device::Me;
-use crate::model::ids::RunId;
-use crate::model::job::Job;
+use crate::model::ids::{RunId, mix};
+use crate::model::job::{Job, UNLIMITED};
 use crate::model::lease::Lease;
-use crate::model::result::{Outcome, Status, Usage};
+use crate::model::result::{Cause, Outcome, Status, Usage};
 use crate::model::state::{Held, SCHEMA, State};
 use crate::model::time::Moment;
 use crate::model::trigger::Json;
+
+/// How long a daemon must live for its next end to count as the first.
+const HEALTHY: Duration = Duration::from_secs(60);
+
+/// Whether the run of an attempt that was stopped goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GoesOn {
+    /// It does not, or what the program came to says whether it does.
+    No,
+    /// With another attempt, by whoever takes it.
+    Anywhere,
+    /// With another attempt, at once and where it was.
+    Here,
+}
 
 /// How a program ended, as this device saw it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Report {
     /// `succeeded`, `failed`, `timed_out`; `cancelled` if it was stopped from outside.
     pub status: Status,
-    /// It was stopped so that it goes on elsewhere or anew: not final, no backoff.
-    pub hand_back: bool,
+    /// It was stopped so that its run goes on: not final, no backoff.
+    pub goes_on: GoesOn,
     /// The exit code, if it exited.
     pub exit_code: Option<i32>,
     /// The signal that ended it.
@@ -53,7 +69,7 @@ impl Report {
     pub fn unstarted(status: Status, error: String, at: DateTime<Utc>) -> Self {
         Self {
             status,
-            hand_back: false,
+            goes_on: GoesOn::No,
             exit_code: None,
             signal: None,
             error: Some(error),
@@ -81,6 +97,19 @@ pub enum Next {
         /// How many attempts have then been tried again for a failure.
         retried: u32,
     },
+    /// Another attempt, at once and on this device.
+    Here,
+}
+
+/// What an attempt is judged by beside how it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Circumstances {
+    /// Somebody asked for the end of the run.
+    pub cancel_asked: bool,
+    /// The trigger's file has vanished, so that nothing can go on.
+    pub gone: bool,
+    /// Another attempt could be made on this device at once.
+    pub may_stay: bool,
 }
 
 /// An attempt of this device that is over, its result staged.
@@ -92,27 +121,26 @@ pub struct Ended {
     pub next: Next,
     /// The entry it has, or had, in the state.
     pub held: Arc<Held>,
-    /// It was judged knowing that somebody asked for the end of the run.
-    pub cancel_asked: bool,
-    /// It was judged knowing that the run's file has vanished from `.running`.
-    pub gone: bool,
+    /// What it was judged by.
+    pub by: Circumstances,
     /// Its files are where they belong; only the commit that says so failed.
     pub published: bool,
     /// How the program ended, should it have to be judged again.
     pub report: Report,
 }
 
-/// Judges an attempt: its result, and whether the run goes on. `gone`: the trigger's file has vanished, so that nothing
-/// can go on.
+/// Judges an attempt: its result, and whether the run goes on.
 #[must_use]
-pub fn judge(mine: &Mine, report: &Report, me: &Me, cancel_asked: bool, gone: bool, now: Moment) -> Ended {
-    let next = if gone { Next::Over } else { after(mine, report, cancel_asked, now) };
+pub fn judge(mine: &Mine, report: &Report, me: &Me, by: Circumstances, now: Moment) -> Ended {
+    let Circumstances { cancel_asked, gone, .. } = by;
+    let next = if gone { Next::Over } else { after(mine, report, by, now) };
+    let stopped = report.goes_on != GoesOn::No;
     let mut status = report.status;
     let mut error = report.error.clone();
-    if next == Next::Over && report.hand_back && !gone && !cancel_asked {
+    if next == Next::Over && stopped && !gone && !cancel_asked {
         error = Some("its device left, and on_lost = \"fail\" forbids another attempt".to_owned());
     }
-    if gone && report.hand_back {
+    if gone && stopped {
         error = Some("it was stopped, and its trigger's file has vanished from .running".to_owned());
     }
     if cancel_asked && status != Status::Succeeded {
@@ -148,24 +176,33 @@ pub fn judge(mine: &Mine, report: &Report, me: &Me, cancel_asked: bool, gone: bo
         retried: mine.held.retried,
         losses: 0,
     };
-    Ended { outcome, next, held: Arc::clone(&mine.held), cancel_asked, gone, published: false, report: report.clone() }
+    Ended { outcome, next, held: Arc::clone(&mine.held), by, published: false, report: report.clone() }
 }
 
 /// What needs no backoff may start at once: its time is the run's own, which has passed on every device's clock.
-fn after(mine: &Mine, report: &Report, cancel_asked: bool, now: Moment) -> Next {
-    let retried = mine.held.retried;
-    if cancel_asked {
+fn after(mine: &Mine, report: &Report, by: Circumstances, now: Moment) -> Next {
+    let is_daemon = mine.held.cause == Cause::Always;
+    let retried = retried_before(mine.held.cause, mine.held.retried, report.duration);
+    if by.cancel_asked {
         return Next::Over;
     }
-    if report.hand_back {
-        let may_start_again = !mine.held.fail_if_lost || report.started_at.is_none();
-        return if may_start_again { Next::Again { not_before: mine.run.time(), retried } } else { Next::Over };
+    let at_once = Next::Again { not_before: mine.run.time(), retried };
+    match report.goes_on {
+        GoesOn::Here if by.may_stay => return Next::Here,
+        // Somebody asked for it: that is another matter than a device that leaves.
+        GoesOn::Here => return at_once,
+        GoesOn::Anywhere if mine.held.fail_if_lost && report.started_at.is_some() => return Next::Over,
+        GoesOn::Anywhere => return at_once,
+        GoesOn::No => {}
     }
+    let retries = if mine.job.retries == UNLIMITED && !is_daemon { 0 } else { mine.job.retries };
+    let again = || {
+        let wait = backoff(&mine.job, retried, &mine.run);
+        Next::Again { not_before: now.wall + wait, retried: retried.saturating_add(1) }
+    };
     match report.status {
-        Status::Failed | Status::TimedOut if retried < mine.job.retries && is_retried(&mine.job, report) => {
-            let wait = backoff(&mine.job, retried, &mine.run);
-            Next::Again { not_before: now.wall + wait, retried: retried + 1 }
-        }
+        Status::Failed | Status::TimedOut if retried < retries && is_retried(&mine.job, report) => again(),
+        Status::Succeeded if is_daemon => again(),
         Status::Failed
         | Status::TimedOut
         | Status::Succeeded
@@ -175,6 +212,12 @@ fn after(mine: &Mine, report: &Report, cancel_asked: bool, now: Moment) -> Next 
         | Status::Lost
         | Status::Superseded => Next::Over,
     }
+}
+
+/// How many attempts count as tried again before one that lived so long: a daemon that lived well begins anew.
+#[must_use]
+pub fn retried_before(cause: Cause, retried: u32, lived: Duration) -> u32 {
+    if cause == Cause::Always && lived >= HEALTHY { 0 } else { retried }
 }
 
 /// A timeout counts as exit code 124, a signal n as 128 + n, as shells have it.
@@ -199,9 +242,7 @@ fn is_retried(job: &Job, report: &Report) -> bool {
 pub fn backoff(job: &Job, retried: u32, run: &RunId) -> TimeDelta {
     let doubled = job.backoff.saturating_mul(1_u32.checked_shl(retried.min(30)).unwrap_or(u32::MAX));
     let capped = doubled.min(job.backoff_max);
-    let hash = run.as_str().bytes().fold(u64::from(retried) ^ 0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
+    let hash = mix(u64::from(retried), run.as_str());
     let per_mille = 900 + (hash >> 33) % 201;
     let ms = capped.as_millis() * u128::from(per_mille) / 1_000;
     TimeDelta::milliseconds(i64::try_from(ms).unwrap_or(i64::MAX / 2))
@@ -216,47 +257,53 @@ pub fn settle(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
             continue;
         }
         // Asked for since it was judged: it is judged again before it can be accepted.
-        if ended.next != Next::Over && state.cancel_asked(&lease.run) && !ended.cancel_asked {
+        if ended.next != Next::Over && state.cancel_asked(&lease.run) && !ended.by.cancel_asked {
             continue;
         }
-        plan.changes.push(accept(lease, ended));
+        plan.changes.push(accept(lease, ended, seen));
     }
 }
 
 /// Only where the run's file is still in `.running`: it names the run even where the state was lost or the lock lied.
-fn accept(lease: &Lease, ended: &Ended) -> Change {
+fn accept(lease: &Lease, ended: &Ended, seen: &Observation<'_>) -> Change {
     let (run, stem) = (lease.run.clone(), ended.held.stem.clone());
+    let notes = over(&ended.held, &ended.outcome).into_iter().collect();
+    let matter = Matter::Settled(lease.clone());
     if ended.published {
         let entry = match ended.next {
             Next::Over => None,
             Next::Again { retried, .. } => waiting(&ended.held, lease.attempt + 1, retried, 0),
+            Next::Here => Some(stays(&ended.held, seen.now.wall)),
         };
-        let over = over(&ended.held, &ended.outcome);
-        return Change { matter: Matter::Settled(lease.clone()), run, moves: Vec::new(), entry, over };
+        return Change { matter, run, moves: Vec::new(), entry, notes };
     }
     let mut moves = Vec::with_capacity(3);
-    if !ended.gone {
+    if !ended.by.gone {
         moves.push(Move::Expect { run: run.clone(), stem: stem.clone() });
     }
-    moves.push(Move::Publish { job: ended.held.job.clone(), lease: lease.clone(), doubtful: ended.gone });
+    moves.push(Move::Publish { job: ended.held.job.clone(), lease: lease.clone(), doubtful: ended.by.gone });
     let entry = match ended.next {
         Next::Over => {
-            moves.push(Move::Retire { run: run.clone(), stem });
+            if !ended.held.command {
+                let Outcome { status, finished_at, .. } = ended.outcome;
+                moves.extend(follow(seen.catalog, &ended.held.job, lease, status, finished_at));
+            }
+            moves.push(Move::Retire { run: run.clone(), stem, keep: ended.held.cause.is_dropped() });
             None
         }
+        Next::Here => Some(stays(&ended.held, seen.now.wall)),
         Next::Again { not_before, retried } => {
             let attempt = lease.attempt + 1;
             moves.push(Move::Wait { run: run.clone(), stem, not_before, attempt });
             waiting(&ended.held, attempt, retried, 0)
         }
     };
-    Change { matter: Matter::Settled(lease.clone()), run, moves, entry, over: over(&ended.held, &ended.outcome) }
+    Change { matter, run, moves, entry, notes }
 }
 
-/// What a job remembers of this end: nothing, unless the run is over and the job has a file.
-#[must_use]
-pub fn over(held: &Held, outcome: &Outcome) -> Option<(crate::model::ids::JobName, Status)> {
-    (outcome.is_final && !held.command).then(|| (held.job.clone(), outcome.status))
+/// The entry of a run whose next attempt begins at once, where the last one was.
+fn stays(held: &Held, now: DateTime<Utc>) -> Arc<Held> {
+    Arc::new(Held { attempt: held.attempt + 1, losses: 0, claimed_at: now, ..held.clone() })
 }
 
 /// The entry of a run while it waits: only where overlap must be judged.

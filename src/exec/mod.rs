@@ -14,17 +14,17 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
-
 use crate::model::lease::Lease;
 use crate::model::result::Usage;
 
 pub mod device;
 mod end;
 pub mod leftovers;
+pub mod machine;
 pub mod native;
 mod procfs;
 mod program;
+pub mod talk;
 mod tree;
 
 /// Everything needed to start one attempt; nothing is looked up later.
@@ -78,6 +78,10 @@ pub enum StopCause {
     Drained,
     /// The attempt is no longer this device's.
     Fenced,
+    /// Its job does not want it any more.
+    Dismissed,
+    /// It ran only while there was nothing else to do.
+    Preempted,
 }
 
 /// The end of one attempt: sent exactly once for each started [`Spec`].
@@ -89,10 +93,11 @@ pub struct Exit {
     pub ending: Ending,
     /// Why it was stopped; `None`: it had ended by itself, even if nobody had seen that yet. The first cause counts.
     pub stopped: Option<StopCause>,
-    /// When its process was started; `None`: it never was.
-    pub started_at: Option<DateTime<Utc>>,
-    /// When the end of its main process was seen; what that left behind is dead by the time the exit can be taken.
-    pub finished_at: DateTime<Utc>,
+    /// Whether its process was started.
+    pub started: bool,
+    /// When the end of its main process was seen, by the machine's boot time; what that left behind is dead by the time the
+    /// exit can be taken. Wall time is the volume's, which this room does not know.
+    pub finished: Duration,
     /// From start to end, on a clock that never jumps.
     pub duration: Duration,
     /// What it used.

@@ -17,7 +17,6 @@ use std::process::Child;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, Utc};
 use rustix::process::{Resource, Rlimit, Signal};
 use tokio::runtime::Handle;
 use tokio::signal::unix::SignalKind;
@@ -30,6 +29,7 @@ use super::tree::{self, Known, Signalled, Survey};
 use super::{Ending, Executor, Exit, MARKER, Spec, StopCause, program};
 use crate::model::lease::Lease;
 use crate::model::result::Usage;
+use crate::volume::os::boot;
 
 /// As many descriptors as are asked for: each run holds one while it lives.
 const DESCRIPTORS: u64 = 65_536;
@@ -196,7 +196,7 @@ impl Executor for NativeExecutor {
         if self.shared.table().listed.contains_key(&spec.lease) {
             return;
         }
-        let (at, clock) = (Utc::now(), Instant::now());
+        let clock = Instant::now();
         let log = spec.log.as_ref().and_then(|log| rustix::fs::fstat(log).ok()).map(|file| (file.st_dev, file.st_ino));
         let started = program::command(&mut spec).and_then(|(mut command, program)| {
             tree::spawn(&mut command, spec.env.get(MARKER).map(String::as_str), log)
@@ -208,15 +208,15 @@ impl Executor for NativeExecutor {
                     Attempt { lease: spec.lease.clone(), known, orders: Mutex::default(), changed: Notify::new() };
                 let attempt = Arc::new(attempt);
                 self.shared.table().listed.insert(spec.lease, Some(Arc::clone(&attempt)));
-                let plan = Plan { at, clock, timeout: spec.timeout, grace: spec.grace };
+                let plan = Plan { clock, timeout: spec.timeout, grace: spec.grace };
                 self.runtime.spawn(attend(Arc::clone(&self.shared), attempt, child, plan));
             }
             Err(error) => self.shared.deliver(Exit {
                 lease: spec.lease,
                 ending: Ending::NotStarted { error },
                 stopped: None,
-                started_at: None,
-                finished_at: Utc::now(),
+                started: false,
+                finished: boot(),
                 duration: clock.elapsed(),
                 usage: None,
             }),
@@ -339,7 +339,6 @@ fn usage(used: &wait4::ResourceUsage) -> Usage {
 /// What an attendant goes by from the start on.
 #[derive(Debug)]
 struct Plan {
-    at: DateTime<Utc>,
     clock: Instant,
     timeout: Option<Duration>,
     grace: Duration,
@@ -372,7 +371,7 @@ async fn attend(shared: Arc<Shared>, attempt: Arc<Attempt>, mut child: Child, pl
             }
         }
     }
-    let (duration, finished_at) = (plan.clock.elapsed(), Utc::now());
+    let (duration, finished) = (plan.clock.elapsed(), boot());
     let (ending, usage) = attempt.reap(&mut child, plan.grace);
     let newest = shared.newest.as_ref().filter(|_| plan.clock.elapsed() < PIDS_LAST);
     if hunt.was_pressed || !tree::is_gone(&attempt.known, newest) {
@@ -381,7 +380,7 @@ async fn attend(shared: Arc<Shared>, attempt: Arc<Attempt>, mut child: Child, pl
     tree::forget(&attempt.known);
     let stopped = attempt.orders().stopped;
     let lease = attempt.lease.clone();
-    shared.deliver(Exit { lease, ending, stopped, started_at: Some(plan.at), finished_at, duration, usage });
+    shared.deliver(Exit { lease, ending, stopped, started: true, finished, duration, usage });
 }
 
 /// The processes of one attempt that are being ended.

@@ -109,6 +109,30 @@ pub(super) fn outputs(pid: i32) -> [Option<FileId>; 2] {
     [1, 2].map(|fd| fs::metadata(format!("/proc/{pid}/fd/{fd}")).ok().map(|file| (file.dev(), file.ino())))
 }
 
+/// A file that holds one number.
+pub(super) fn number(path: &str) -> Option<u64> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// The file event instances of this user's processes and the watches in them, as far as they may be looked at.
+pub(super) fn inotify_of_this_user() -> (u64, u64) {
+    let uid = rustix::process::getuid().as_raw();
+    let is_own = |pid: i32| fs::metadata(format!("/proc/{pid}")).is_ok_and(|folder| folder.uid() == uid);
+    let (mut instances, mut watches) = (0, 0);
+    for pid in processes().0.iter().map(|stat| stat.pid).filter(|pid| is_own(*pid)) {
+        for fd in fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten() {
+            if !fs::read_link(fd.path()).is_ok_and(|target| target.as_os_str() == "anon_inode:inotify") {
+                continue;
+            }
+            instances += 1;
+            let info = format!("/proc/{pid}/fdinfo/{}", fd.file_name().to_string_lossy());
+            let text = fs::read_to_string(info).unwrap_or_default();
+            watches += text.lines().filter(|line| line.starts_with("inotify ")).count() as u64;
+        }
+    }
+    (instances, watches)
+}
+
 /// The newest pid that was handed out: by it, that no process was made since some moment can be known at the price of
 /// one read.
 #[derive(Debug)]

@@ -17,6 +17,14 @@ pub struct Config {
     pub poll: bool,
     /// The largest log of one attempt, bytes.
     pub log_limit: u64,
+    /// How many bytes must be free on the volume for new work; `None`: by the size of its file system; 0: none.
+    pub min_free: Option<u64>,
+    /// How long results, logs and processed triggers are kept, by each file's own age.
+    pub keep: Duration,
+    /// How many bytes of them are kept; `None`: as many as there are.
+    pub keep_bytes: Option<u64>,
+    /// How often it is looked for what was kept long enough.
+    pub keep_every: Duration,
 }
 
 impl Default for Config {
@@ -28,6 +36,10 @@ impl Default for Config {
             stop_grace: Duration::from_secs(5),
             poll: false,
             log_limit: 64 << 20,
+            min_free: None,
+            keep: Duration::from_secs(30 * 86_400),
+            keep_bytes: None,
+            keep_every: Duration::from_secs(3_600),
         }
     }
 }
@@ -50,3 +62,5 @@ pub const JOB_FILE_SETTLE: Duration = Duration::from_millis(300);
 pub const LOSSES_IN_A_ROW: u32 = 3;
 /// How long an idempotency key is kept after its run's end.
 pub const KEY_KEPT: Duration = Duration::from_secs(86_400);
+/// What is younger is kept in any case: a network file system may not show yet whose it is.
+pub const KEPT_AT_LEAST: Duration = Duration::from_secs(600);

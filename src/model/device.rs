@@ -68,6 +68,9 @@ pub struct Beat {
     /// After how long without a beat it counts as dead, as it is configured itself, milliseconds.
     #[serde(default = "default_lease_ms")]
     pub lease_ms: u64,
+    /// What Common's file system has too little of for it to take new work, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub low_on: Option<String>,
     /// What hinders it, in sentences for people.
     #[serde(default)]
     pub problems: Vec<String>,

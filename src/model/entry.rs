@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-use super::ids::{RunId, parse_stamp, stamp};
-use super::trigger::Trigger;
+use super::ids::{DeviceId, RunId, parse_stamp, stamp};
+use super::result::{Cause, Status};
+use super::trigger::{Target, Trigger};
 
 /// The longest stem, bytes.
 pub const STEM_LIMIT: usize = 120;
@@ -20,6 +21,8 @@ pub enum Source {
     Inbox,
     /// `Triggers/.waiting/`: waits for another attempt.
     Waiting,
+    /// Nowhere yet: it is due, and its claim makes the file in `Triggers/.running/`.
+    Due,
 }
 
 /// Which file: its folder and its name, exactly.
@@ -78,15 +81,55 @@ pub struct Entry {
     pub trigger: Arc<Trigger>,
     /// What is known of its `id`, if it has one.
     pub key_seen: Option<KeySeen>,
+    /// By which devices agree whose it is, where several could take it.
+    pub lot: u64,
+    /// The attempt before this one, if there was one: where it ran, and how it ended.
+    pub last: Option<(DeviceId, Status)>,
 }
 
 impl Entry {
+    /// The first attempt of a run that nobody dropped.
+    #[must_use]
+    pub fn due(run: RunId, lot: u64, trigger: Trigger) -> Self {
+        Self {
+            key: FileKey { source: Source::Due, name: run.as_str().into() },
+            id: FileId { inode: 0, size: 0, modified_ns: 0 },
+            run,
+            attempt: 1,
+            was_started: false,
+            retried: 0,
+            losses: 0,
+            dropped: "".into(),
+            not_before: None,
+            trigger: Arc::new(trigger),
+            key_seen: None,
+            lot,
+            last: None,
+        }
+    }
+
+    /// What made the run.
+    #[must_use]
+    pub fn cause(&self) -> Cause {
+        self.trigger.origin.as_ref().map_or(Cause::Trigger, |origin| origin.cause)
+    }
+
+    /// The name it was dropped under; `None`: nobody dropped it.
+    #[must_use]
+    pub fn dropped_name(&self) -> Option<String> {
+        self.trigger.origin.is_none().then(|| self.dropped.to_string())
+    }
+
     /// What its files are named after.
     #[must_use]
     pub fn stem(&self) -> String {
         match self.key.source {
             Source::Inbox => split_dropped(&self.key.name).0,
             Source::Waiting => Waiting::parse(&self.key.name).map_or_else(|| stem_of(&self.key.name), |name| name.stem),
+            Source::Due => match &self.trigger.target {
+                Target::Job(job) => job.to_string(),
+                Target::Command(_) => stem_of(&self.key.name),
+            },
         }
     }
 }

@@ -10,6 +10,9 @@ use serde::{Deserialize, Deserializer, Serialize};
 /// The rule that names of jobs, devices, tags and pools follow, as messages quote it.
 pub const NAME_RULE: &str = "1 to 64 characters of A-Z a-z 0-9 . _ -, the first a letter or a digit";
 
+/// The same as a regular expression.
+pub const NAME_PATTERN: &str = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$";
+
 /// A name that breaks [`NAME_RULE`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what} name {found:?} is not valid: expected {NAME_RULE}")]
@@ -75,6 +78,12 @@ macro_rules! name_type {
             }
         }
 
+        impl AsRef<str> for $name {
+            fn as_ref(&self) -> &str {
+                &self.0
+            }
+        }
+
         impl Borrow<str> for $name {
             fn borrow(&self) -> &str {
                 &self.0
@@ -104,6 +113,11 @@ name_type!(
     /// Something a device has and a job can require.
     Tag,
     "tag"
+);
+name_type!(
+    /// A pool of `pools.toml`: so many runs over all devices share it.
+    PoolName,
+    "pool"
 );
 
 /// One life of one device: random, new at every start.
@@ -210,6 +224,13 @@ impl<'de> Deserialize<'de> for RunId {
             serde::de::Error::custom(format!("{text:?} is not a run id such as 20261121T034156123Z-k3f9q2"))
         })
     }
+}
+
+/// A number from text that is the same on every device, to spread things by; never to keep a secret (FNV-1a, 64 bits).
+#[must_use]
+pub fn mix(seed: u64, text: &str) -> u64 {
+    text.bytes()
+        .fold(seed ^ 0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }
 
 /// An instant as file names carry it: `20261121T034156123Z`. It sorts as text, for the years 0 to 9999.

@@ -4,18 +4,90 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::ids::{JobName, Tag};
+use super::ids::{JobName, PoolName, Tag};
 use super::message;
+use super::schedule::{Instances, Schedule, Timing};
 use super::toml_read::{self, Problem};
 use super::trigger::{Json, Trigger};
 
+pub mod draft;
 mod file;
+pub mod from_json;
+pub mod keys;
+mod timing;
 
-/// How a job comes to run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg(test)]
+pub(super) use file::KEYS;
+pub(super) use timing::TYPES;
+
+/// How a job comes to run, beside being asked for.
+#[derive(Debug, Clone, PartialEq)]
 pub enum JobType {
-    /// When somebody asks for it.
+    /// Only when somebody asks for it.
     Trigger,
+    /// At its due times.
+    Timed(Timing),
+    /// For as long as it is enabled: each end is followed by another attempt.
+    Always(Instances),
+    /// When a device has nothing else to do.
+    Idle(Instances),
+}
+
+impl JobType {
+    /// The word for it in job files.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Trigger => "trigger",
+            Self::Always(_) => "always",
+            Self::Idle(_) => "idle",
+            Self::Timed(timing) => match timing.schedule {
+                Schedule::Daily { .. } => "daily",
+                Schedule::Interval(_) => "interval",
+                Schedule::RandomDaily { .. } => "random_daily",
+                Schedule::Cron { .. } => "cron",
+            },
+        }
+    }
+}
+
+/// What a job's file says of another file, and where: it is held against that one when both are known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mention {
+    /// What is mentioned.
+    pub of: Mentioned,
+    /// Its name.
+    pub name: String,
+    /// The line, from 1.
+    pub line: usize,
+    /// The column in characters, from 1.
+    pub column: usize,
+}
+
+/// The things that a job's file names and another file has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mentioned {
+    /// A pool of `pools.toml`.
+    Pool,
+    /// A job that its success triggers.
+    OnSuccess,
+    /// A job that its failure triggers.
+    OnFailure,
+    /// A job whose success it waits for.
+    After,
+}
+
+impl Mentioned {
+    /// The key that names it.
+    #[must_use]
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Pool => "pool",
+            Self::OnSuccess => "on_success",
+            Self::OnFailure => "on_failure",
+            Self::After => "after",
+        }
+    }
 }
 
 /// What a run executes.
@@ -80,10 +152,14 @@ pub struct Job {
     pub slots: u32,
     /// What a second run does while one is open.
     pub overlap: Overlap,
-    /// How many attempts that ended `failed` or `timed_out` are tried again.
+    /// The pool whose size bounds how many of its runs there are over all devices.
+    pub pool: Option<PoolName>,
+    /// How many attempts that ended `failed` or `timed_out` are tried again; [`UNLIMITED`]: all.
     pub retries: u32,
     /// Only these exit codes are tried again (124 for a timeout, 128 + n for a signal); `None`: all.
     pub retry_on: Option<BTreeSet<i32>>,
+    /// Another attempt is better made on another device.
+    pub retry_elsewhere: bool,
     /// The first wait before another attempt; it doubles each time.
     pub backoff: Duration,
     /// The longest wait before another attempt.
@@ -94,8 +170,18 @@ pub struct Job {
     pub stop_grace: Duration,
     /// What happens when its device dies.
     pub on_lost: OnLost,
-    /// Whether its triggers are claimed at all.
+    /// Whether it runs at all: not its triggers, nor what its file makes due.
     pub enabled: bool,
+    /// Jobs that are triggered when a run of it ends as `succeeded`.
+    pub on_success: Vec<JobName>,
+    /// Jobs that are triggered when a run of it ends as `failed`, `timed_out` or `lost`.
+    pub on_failure: Vec<JobName>,
+    /// It runs when each of these has a success later than its own newest run.
+    pub after: Vec<JobName>,
+    /// Where a first failure and a recovery are told.
+    pub notify: Option<String>,
+    /// Where its file names what other files have.
+    pub mentions: Vec<Mention>,
 }
 
 /// The largest and smallest priority.
@@ -105,41 +191,64 @@ pub const PRIORITY: RangeInclusive<i64> = -999..=999;
 const SLOTS: RangeInclusive<i64> = 0..=1000;
 const RETRIES: RangeInclusive<i64> = 0..=1000;
 const EXIT_CODES: RangeInclusive<i64> = 0..=255;
+const INSTANCES: RangeInclusive<i64> = 1..=1000;
+/// [`Job::retries`] of a job that is tried again for ever.
+pub const UNLIMITED: u32 = u32::MAX;
 const BACKOFF: Duration = Duration::from_secs(1);
 const BACKOFF_MAX: Duration = Duration::from_secs(300);
 const STOP_GRACE: Duration = Duration::from_secs(10);
 
 impl Job {
-    /// A job of whose file only the program is known. Every default stands here and nowhere else.
-    fn with_defaults(name: JobName, program: Program) -> Self {
+    /// A job of whose file only type and program are known. Every default stands here and nowhere else.
+    fn with_defaults(name: JobName, kind: JobType, program: Program) -> Self {
+        let is_lasting = matches!(kind, JobType::Always(_) | JobType::Idle(_));
         Self {
             name,
-            kind: JobType::Trigger,
             program,
             args: Vec::new(),
             kwargs: Vec::new(),
             env: BTreeMap::new(),
             pass_env: BTreeSet::new(),
             tags: BTreeSet::new(),
-            priority: 0,
-            slots: 1,
-            overlap: Overlap::Allow,
-            retries: 0,
+            priority: if matches!(kind, JobType::Idle(_)) { -1 } else { 0 },
+            slots: if is_lasting { 0 } else { 1 },
+            overlap: if matches!(kind, JobType::Trigger) { Overlap::Allow } else { Overlap::Skip },
+            pool: None,
+            retries: if matches!(kind, JobType::Always(_)) { UNLIMITED } else { 0 },
             retry_on: None,
+            retry_elsewhere: false,
             backoff: BACKOFF,
             backoff_max: BACKOFF_MAX,
             timeout: None,
             stop_grace: STOP_GRACE,
             on_lost: OnLost::default(),
             enabled: true,
+            on_success: Vec::new(),
+            on_failure: Vec::new(),
+            after: Vec::new(),
+            notify: None,
+            mentions: Vec::new(),
+            kind,
         }
+    }
+
+    /// Whether a process that was started by the definition `other` is what this one would start.
+    #[must_use]
+    pub fn starts_like(&self, other: &Self) -> bool {
+        let of = |job: &Self| (job.stop_grace, job.timeout);
+        of(self) == of(other)
+            && self.program == other.program
+            && self.args == other.args
+            && self.kwargs == other.kwargs
+            && self.env == other.env
+            && self.pass_env == other.pass_env
     }
 }
 
 /// The job of a trigger that brings its own command, which is not empty: all else as a job file leaves it unsaid.
 #[must_use]
 pub fn for_command(name: JobName, command: Vec<String>) -> Job {
-    Job::with_defaults(name, Program::Command(command))
+    Job::with_defaults(name, JobType::Trigger, Program::Command(command))
 }
 
 /// The positional arguments of a run: the trigger's, if it brings any or none on purpose, else the job's.
@@ -207,11 +316,20 @@ pub struct JobError {
 pub fn parse(name: &JobName, file_name: &str, text: &str) -> Result<Job, Vec<JobError>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let document = toml_read::document(text).map_err(|problem| located(file_name, text, vec![problem]))?;
-    file::job(name, text, document.as_table()).map_err(|problems| located(file_name, text, problems))
+    let (mut job, named) =
+        file::job(name, text, document.as_table()).map_err(|problems| located(file_name, text, problems))?;
+    job.mentions = named
+        .into_iter()
+        .map(|(of, at, name)| {
+            let (line, column) = message::place(text, at);
+            Mention { of, name, line, column }
+        })
+        .collect();
+    Ok(job)
 }
 
 /// Gives problems, which are in the order of the text, their lines and columns, in one pass over the text.
-fn located(file: &str, text: &str, problems: Vec<Problem>) -> Vec<JobError> {
+pub(super) fn located(file: &str, text: &str, problems: Vec<Problem>) -> Vec<JobError> {
     let (mut from, mut line, mut column) = (0, 1, 1);
     let mut errors = Vec::with_capacity(problems.len());
     for Problem { at, error, hint } in problems {

@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::ids::{DeviceId, JobName, RunId};
+use super::lease::Lease;
 use super::time::{utc, utc_opt};
 use super::trigger::Json;
 
@@ -52,6 +53,58 @@ impl Status {
 pub enum Cause {
     /// A file was dropped.
     Trigger,
+    /// It was due.
+    Schedule,
+    /// It is to run all the time.
+    Always,
+    /// A device had nothing else to do.
+    Idle,
+    /// It was asked for over HTTP.
+    Api,
+    /// It was asked for on the command line.
+    Manual,
+    /// Another job's end.
+    Job,
+}
+
+impl Cause {
+    /// The word for it, as files show it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Trigger => "trigger",
+            Self::Schedule => "schedule",
+            Self::Always => "always",
+            Self::Idle => "idle",
+            Self::Api => "api",
+            Self::Manual => "manual",
+            Self::Job => "job",
+        }
+    }
+
+    /// Whether somebody handed its trigger in: then the file is kept when the run is over.
+    #[must_use]
+    pub fn is_dropped(self) -> bool {
+        match self {
+            Self::Trigger | Self::Api | Self::Manual => true,
+            Self::Schedule | Self::Always | Self::Idle | Self::Job => false,
+        }
+    }
+
+    /// Whether the run lasts for as long as its job wants it, rather than having an end of its own.
+    #[must_use]
+    pub fn is_lasting(self) -> bool {
+        match self {
+            Self::Always | Self::Idle => true,
+            Self::Trigger | Self::Schedule | Self::Api | Self::Manual | Self::Job => false,
+        }
+    }
+}
+
+/// Where the result of an attempt stands, relative to `Common/`.
+#[must_use]
+pub fn result_name(job: &JobName, lease: &Lease) -> String {
+    format!("Results/{}/{job}.{lease}.json", lease.run.date())
 }
 
 /// What an attempt used.

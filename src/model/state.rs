@@ -9,8 +9,9 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::ids::{DeviceId, JobName, RunId, Session};
+use super::ids::{DeviceId, JobName, PoolName, RunId, Session};
 use super::lease::Lease;
+use super::news::News;
 use super::result::{Cause, Status};
 use super::time::{utc, utc_opt};
 
@@ -100,6 +101,13 @@ impl State {
         self.requests.iter().filter(move |request| request.run.as_ref() == Some(run))
     }
 
+    /// Whether somebody asked for another attempt instead of this one.
+    #[must_use]
+    pub fn restart_asked(&self, lease: &Lease) -> bool {
+        let asks = |request: &Request| request.ask == Ask::Restart && request.attempt == Some(lease.attempt);
+        self.requests_for(&lease.run).any(asks)
+    }
+
     /// Whether somebody asked for the end of this run.
     #[must_use]
     pub fn cancel_asked(&self, run: &RunId) -> bool {
@@ -128,6 +136,12 @@ pub struct Held {
     pub priority: i16,
     /// How many slots it takes.
     pub slots: u32,
+    /// The pool it counts in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<PoolName>,
+    /// The one device that it is for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub only_on: Option<DeviceId>,
     /// When this attempt was claimed.
     #[serde(with = "utc")]
     pub claimed_at: DateTime<Utc>,
@@ -158,6 +172,12 @@ impl Held {
         self.device.as_ref() == Some(device) && self.session.as_ref() == Some(session)
     }
 
+    /// How many slots it keeps from others: what runs only while nothing else does is in nobody's way.
+    #[must_use]
+    pub fn slots_taken(&self) -> u32 {
+        if self.cause == Cause::Idle { 0 } else { self.slots }
+    }
+
     /// Who holds it, if anybody does.
     #[must_use]
     pub fn holder(&self) -> Option<(&DeviceId, &Session)> {
@@ -171,7 +191,13 @@ pub struct JobMark {
     /// When it was first seen.
     #[serde(with = "utc_opt", default)]
     pub since: Option<DateTime<Utc>>,
-    /// The newest due time that became a run.
+    /// Its schedule as it counts since then.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub schedule: String,
+    /// It is disabled, or gone: what is due meanwhile is not missed.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub paused: bool,
+    /// The newest due time that became a run, or was passed over.
     #[serde(with = "utc_opt", default)]
     pub last_due_at: Option<DateTime<Utc>>,
     /// The run that ended last.
@@ -180,15 +206,42 @@ pub struct JobMark {
     /// How it ended.
     #[serde(default)]
     pub last_status: Option<Status>,
+    /// When a run of it ended last.
+    #[serde(with = "utc_opt", default, skip_serializing_if = "Option::is_none")]
+    pub last_ended_at: Option<DateTime<Utc>>,
+    /// The newest run that was claimed, by its own time; kept only where `after` needs it.
+    #[serde(with = "utc_opt", default, skip_serializing_if = "Option::is_none")]
+    pub last_run_at: Option<DateTime<Utc>>,
+    /// The newest success.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_success: Option<Success>,
     /// How many runs in a row ended without success.
     #[serde(default)]
     pub failures: u32,
     /// How many triggers were skipped because a run was open.
     #[serde(default)]
     pub skipped: u64,
+    /// The last that its webhook was told, or is to be told, is a failure.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub told_failed: bool,
+    /// What its webhook is still to be told, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub news: Vec<News>,
     /// Keys of a newer program.
     #[serde(flatten)]
     pub extra: Extra,
+}
+
+/// A run that succeeded.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Success {
+    /// The run.
+    pub run_id: RunId,
+    /// The attempt that ended it.
+    pub attempt: u32,
+    /// When.
+    #[serde(with = "utc")]
+    pub at: DateTime<Utc>,
 }
 
 /// What a person asked of a device.
@@ -201,6 +254,9 @@ pub struct Request {
     pub ask: Ask,
     /// The run it concerns, if it concerns one.
     pub run: Option<RunId>,
+    /// The attempt it concerns, if it concerns only one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<u32>,
     /// The device that is asked.
     #[serde(rename = "for")]
     pub device: DeviceId,
@@ -218,6 +274,8 @@ pub struct Request {
 pub enum Ask {
     /// End the run.
     Cancel,
+    /// End the attempt and start another.
+    Restart,
     /// Take no new work.
     Drain,
     /// Take work again.

@@ -220,6 +220,33 @@ impl<'t> Reader<'t> {
         self.bounded(key, found, range)
     }
 
+    /// An integer of `range`, or the one word that stands for none.
+    pub(super) fn integer_or_word<T: TryFrom<i64>>(
+        &mut self,
+        key: &str,
+        range: &RangeInclusive<i64>,
+        word: &str,
+        expected: &str,
+    ) -> Option<Option<T>> {
+        let found = self.get(key)?;
+        if found.value.as_str() == Some(word) {
+            return Some(None);
+        }
+        let number = found.value.value().and_then(Value::as_integer).filter(|number| range.contains(number));
+        number.and_then(|number| T::try_from(number).ok()).map(Some).or_else(|| self.wrong_type(key, found, expected))
+    }
+
+    /// A number, whole or not.
+    pub(super) fn number(&mut self, key: &str) -> Option<At<f64>> {
+        let found = self.get(key)?;
+        let value = found.value.value();
+        let number = value.and_then(|value| value.as_float().or_else(|| value.as_integer().map(|whole| whole as f64)));
+        match number.filter(|number| number.is_finite()) {
+            Some(value) => Some(At { at: found.at, value }),
+            None => self.wrong_type(key, found, "a number"),
+        }
+    }
+
     /// An array of integers of `range`.
     pub(super) fn integers<T: TryFrom<i64>>(&mut self, key: &str, range: &RangeInclusive<i64>) -> Option<Vec<T>> {
         let expected = format!("an array of integers from {} to {}", range.start(), range.end());
@@ -286,11 +313,22 @@ impl<'t> Reader<'t> {
         hint: &str,
         read: impl Fn(&str) -> Result<T, E>,
     ) -> Option<Vec<T>> {
+        Some(self.names_at(key, expected, hint, read)?.into_iter().map(|found| found.value).collect())
+    }
+
+    /// The same, each with its place.
+    pub(super) fn names_at<T, E: Display>(
+        &mut self,
+        key: &str,
+        expected: &str,
+        hint: &str,
+        read: impl Fn(&str) -> Result<T, E>,
+    ) -> Option<Vec<At<T>>> {
         let strings = self.strings(key, expected)?;
         let mut names = Vec::with_capacity(strings.len());
         for (what, At { at, value }) in strings {
             match read(value) {
-                Ok(name) => names.push(name),
+                Ok(name) => names.push(At { at, value: name }),
                 Err(bad) => self.problem(at, format!("`{what}`: {bad}"), hint),
             }
         }

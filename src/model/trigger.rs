@@ -9,9 +9,11 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use super::config::TRIGGER_LIMIT;
-use super::ids::{JobName, Tag};
+use super::ids::{DeviceId, JobName, RunId, Tag};
 use super::message;
 pub use super::message::suggest;
+use super::result::Cause;
+pub(super) use read::{ID_LIMIT, KEYS};
 
 mod read;
 
@@ -85,6 +87,71 @@ pub struct Trigger {
     pub expires: Option<DateTime<Utc>>,
     /// Idempotency key.
     pub id: Option<String>,
+    /// What made the run, if nobody dropped it; only in the orchestrator's own files.
+    pub origin: Option<Origin>,
+}
+
+/// What made a run that nobody dropped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// What kind of thing it was.
+    pub cause: Cause,
+    /// The run whose end it was.
+    pub by: Option<CausedBy>,
+}
+
+/// The run that caused another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CausedBy {
+    /// The run.
+    pub run: RunId,
+    /// Its result, relative to `Common/`.
+    pub result: String,
+}
+
+impl Trigger {
+    /// A run of a job that nobody asks for: on which device alone, if on one.
+    #[must_use]
+    pub fn own(job: &JobName, origin: Origin, only_on: Option<Tag>) -> Self {
+        Self {
+            target: Target::Job(job.clone()),
+            args: None,
+            kwargs: Vec::new(),
+            priority: None,
+            tags: only_on.into_iter().collect(),
+            not_before: None,
+            expires: None,
+            id: None,
+            origin: Some(origin),
+        }
+    }
+
+    /// The one device that a run of a daemon or an idle job is for, if its job runs once on each.
+    #[must_use]
+    pub fn only_on(&self) -> Option<DeviceId> {
+        self.origin.as_ref().filter(|origin| origin.cause.is_lasting())?;
+        DeviceId::new(self.tags.first()?.as_str()).ok()
+    }
+
+    /// The file of a run that [`Trigger::own`] made; [`parse_own`] reads it.
+    #[must_use]
+    pub fn own_text(&self) -> String {
+        let mut text = serde_json::Map::new();
+        if let Target::Job(job) = &self.target {
+            text.insert("job".to_owned(), job.as_str().into());
+        }
+        if !self.tags.is_empty() {
+            text.insert("tags".to_owned(), self.tags.iter().map(Tag::as_str).collect());
+        }
+        if let Some(Origin { cause, by }) = &self.origin {
+            text.insert("cause".to_owned(), cause.as_str().into());
+            if let Some(CausedBy { run, result }) = by {
+                text.insert("cause_run_id".to_owned(), run.as_str().into());
+                text.insert("cause_result".to_owned(), result.as_str().into());
+            }
+        }
+        serde_json::Value::Object(text).to_string()
+    }
 }
 
 /// Why a trigger cannot be taken.
@@ -114,6 +181,18 @@ const EXAMPLE: &str = r#"a trigger is one JSON object, such as {"job": "NAME"}"#
 /// The first thing that is wrong, as [`Refusal`]. It is `unfinished` as long as the bytes are no JSON: a writer may be
 /// at work. JSON that is no trigger will not become one by more bytes.
 pub fn parse(bytes: &[u8]) -> Result<Trigger, Refusal> {
+    read_text(bytes, false)
+}
+
+/// Reads a trigger of the orchestrator's own folders, which may say what made its run.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_own(bytes: &[u8]) -> Result<Trigger, Refusal> {
+    read_text(bytes, true)
+}
+
+fn read_text(bytes: &[u8], own: bool) -> Result<Trigger, Refusal> {
     let text = decode(bytes)?;
     if text.trim_matches([' ', '\t', '\n', '\r']).is_empty() {
         return Err(Refusal {
@@ -124,7 +203,7 @@ pub fn parse(bytes: &[u8]) -> Result<Trigger, Refusal> {
             unfinished: true,
         });
     }
-    read::trigger(text)
+    read::trigger(text, own)
 }
 
 /// The text of a file, without a byte order mark.

@@ -77,7 +77,7 @@ pub(super) fn perform(
                 return Ok(());
             }
             match Waiting::parse(&from.name) {
-                Some(waiting) if is_over(disk, layout, job, run, 0..waiting.attempt)? => {
+                Some(waiting) if is_over(disk, layout, job, run, before(waiting.attempt, gap))? => {
                     retire(disk, &layout.running_file(run, stem), &layout.processed_file(run, stem))?;
                     Err(Failure::Gone)
                 }
@@ -86,7 +86,7 @@ pub(super) fn perform(
         }
         Move::Publish { job, lease, doubtful } => {
             let later = lease.attempt + 1..=lease.attempt + if *doubtful { 2 * gap } else { gap };
-            if is_over(disk, layout, job, &lease.run, (1..lease.attempt).chain(later))? {
+            if is_over(disk, layout, job, &lease.run, before(lease.attempt, gap).chain(later))? {
                 return Err(Failure::Taken);
             }
             publish(disk, &staged_path(layout, job, lease, session), &layout.result(job, lease))
@@ -101,7 +101,15 @@ pub(super) fn perform(
             let bytes = serde_json::to_vec(outcome).map_err(io::Error::from).on("write", &path)?;
             if write_new(disk, names, &path, &bytes)? { Ok(()) } else { Err(Failure::Taken) }
         }
-        Move::Retire { run, stem } => retire(disk, &layout.running_file(run, stem), &layout.processed_file(run, stem)),
+        Move::Make { run, job, text } => make(disk, layout, names, job, run, text, gap),
+        Move::Chain { run, job, text } => chain(disk, layout, names, job, run, text, gap),
+        Move::Retire { run, stem, keep: true } => {
+            retire(disk, &layout.running_file(run, stem), &layout.processed_file(run, stem))
+        }
+        Move::Retire { run, stem, keep: false } => {
+            let path = layout.running_file(run, stem);
+            Ok(found(disk.remove(&path)).on("remove", &path).map(|_| ())?)
+        }
         Move::Wait { run, stem, not_before, attempt } => {
             let name = Waiting { not_before: *not_before, run: run.clone(), attempt: *attempt, stem: stem.clone() };
             relocate(disk, &layout.running_file(run, stem), &layout.waiting_file(&name))
@@ -120,6 +128,79 @@ fn take(disk: &dyn Disk, layout: &Layout, from: &FileKey, expect: FileId, to: &P
         return Err(Failure::Changed);
     }
     relocate(disk, &path, to)
+}
+
+/// The claim of a run that nobody dropped: its file is made, and only one device can make it.
+fn make(
+    disk: &dyn Disk,
+    layout: &Layout,
+    names: &mut Temporary,
+    job: &JobName,
+    run: &RunId,
+    text: &str,
+    gap: u32,
+) -> Result<(), Failure> {
+    if has_traces(disk, layout, job, run, gap)? || waits(disk, layout, run)? {
+        return Err(Failure::Taken);
+    }
+    let path = layout.running_file(run, job.as_str());
+    if !write_new(disk, names, &path, text.as_bytes())? {
+        return Err(Failure::Taken);
+    }
+    // Where the lock does not exclude, another may have made it, run it and taken it out since the first look.
+    if has_traces(disk, layout, job, run, gap)? {
+        disk.remove(&path).on("remove", &path)?;
+        return Err(Failure::Taken);
+    }
+    Ok(())
+}
+
+/// A run that another's end causes: made once, however often it is asked for.
+fn chain(
+    disk: &dyn Disk,
+    layout: &Layout,
+    names: &mut Temporary,
+    job: &JobName,
+    run: &RunId,
+    text: &str,
+    gap: u32,
+) -> Result<(), Failure> {
+    let running = layout.running_file(run, job.as_str());
+    let is_running = found(disk.stat(&running)).on("look at", &running)?.is_some();
+    if is_running || waits(disk, layout, run)? || has_traces(disk, layout, job, run, gap)? {
+        return Ok(());
+    }
+    let name = Waiting { not_before: run.time(), run: run.clone(), attempt: 1, stem: job.to_string() };
+    let path = layout.waiting_file(&name);
+    write_new(disk, names, &path, text.as_bytes())?;
+    Ok(())
+}
+
+/// Whether a run has left anything behind: a result, or a log.
+fn has_traces(disk: &dyn Disk, layout: &Layout, job: &JobName, run: &RunId, gap: u32) -> Result<bool, Failure> {
+    // A file that nobody named goes on at a distance.
+    for attempt in 0..=1 + gap {
+        let lease = Lease { run: run.clone(), attempt };
+        for path in [layout.result(job, &lease), layout.log(job, &lease)] {
+            if found(disk.stat(&path)).on("look at", &path)?.is_some() {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
+/// The attempts that may have ended a run before this one without its being seen. Each one since has looked at as many before
+/// itself, so that no more need be looked at however many a daemon has had.
+fn before(attempt: u32, gap: u32) -> impl Iterator<Item = u32> {
+    std::iter::once(0).chain(attempt.saturating_sub(2 * gap).max(1)..attempt)
+}
+
+/// Whether a run waits for another attempt.
+fn waits(disk: &dyn Disk, layout: &Layout, run: &RunId) -> Result<bool, Failure> {
+    let folder = layout.waiting();
+    let names = found(disk.list(&folder)).on("list", &folder)?.unwrap_or_default();
+    Ok(names.iter().any(|name| Waiting::parse(name).is_some_and(|waiting| waiting.run == *run)))
 }
 
 /// An id that a name carries, or a hash that met its like, may have had its run already: then the trigger gets another id.

@@ -13,6 +13,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use crate::model::entry::FileId;
+use crate::model::space::Space;
 
 /// What a name stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +37,18 @@ pub struct Meta {
     pub id: FileId,
     /// The last change of the file's content or place (`ctime`), which copying with old dates does not fake.
     pub changed: DateTime<Utc>,
+}
+
+impl Meta {
+    /// The last change of the content (`mtime`). Whoever copies a file may bring its old date along.
+    #[must_use]
+    pub fn modified(&self) -> DateTime<Utc> {
+        const SECOND: i128 = 1_000_000_000;
+        let seconds = i64::try_from(self.id.modified_ns.div_euclid(SECOND)).unwrap_or(i64::MAX);
+        let nanos = u32::try_from(self.id.modified_ns.rem_euclid(SECOND)).unwrap_or(0);
+        // A date that no calendar has says nothing: then that of the file's place.
+        DateTime::from_timestamp(seconds, nanos).unwrap_or(self.changed)
+    }
 }
 
 /// Holds the lock until it is dropped.
@@ -101,6 +114,12 @@ pub trait Disk {
     /// As the system says.
     fn remove(&self, path: &Path) -> io::Result<()>;
 
+    /// Removes a folder that is empty.
+    ///
+    /// # Errors
+    /// `DirectoryNotEmpty`, or as the system says.
+    fn remove_folder(&self, path: &Path) -> io::Result<()>;
+
     /// Makes a folder and those above it; one that is there is fine.
     ///
     /// # Errors
@@ -125,9 +144,22 @@ pub trait Disk {
     /// As the system says.
     fn cut(&self, path: &Path, limit: u64) -> io::Result<u64>;
 
+    /// Copies the first `limit` bytes of a file into one that is not there yet; says how many there were. What is appended
+    /// meanwhile comes with them. A failure leaves nothing behind.
+    ///
+    /// # Errors
+    /// `AlreadyExists`, or as the system says.
+    fn copy(&self, from: &Path, to: &Path, limit: u64) -> io::Result<u64>;
+
     /// Appends to a file.
     ///
     /// # Errors
     /// As the system says.
     fn append(&self, path: &Path, bytes: &[u8]) -> io::Result<()>;
+
+    /// The room on the file system that a path is on.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn space(&self, path: &Path) -> io::Result<Space>;
 }

@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use super::disk::{Disk, Kind, Meta};
 use super::layout::Layout;
 use super::{Context, Error, found, keys, results};
+use crate::decide::agenda::lot_of;
 use crate::decide::lost::Accepted;
 use crate::decide::queue::job_name;
 use crate::model::config::{SETTLE, TRIGGER_LIMIT};
@@ -22,7 +23,7 @@ use crate::model::entry::{Entry, FileId, FileKey, Source, Waiting, split_dropped
 use crate::model::ids::RunId;
 use crate::model::lease::Lease;
 use crate::model::time::Moment;
-use crate::model::trigger::{Refusal, Trigger, parse};
+use crate::model::trigger::{Refusal, Trigger, parse, parse_own};
 
 /// Whether a name is one of a trigger: it ends in `.json` and does not start with a dot.
 #[must_use]
@@ -126,7 +127,7 @@ impl Inbox {
         if let Some(refusal) = wrong_kind(&meta) {
             return Ok(Look::Refused(run, refusal));
         }
-        match self.parse(bytes, &meta) {
+        match self.parse(bytes, &meta, key.source == Source::Waiting) {
             Ok(trigger) => {
                 let entry = match entry(disk, layout, key, run, meta.id, trigger, now) {
                     Ok(entry) => entry,
@@ -205,16 +206,18 @@ impl Inbox {
         }
     }
 
-    fn parse(&mut self, bytes: Vec<u8>, meta: &Meta) -> Result<Arc<Trigger>, Refusal> {
+    fn parse(&mut self, bytes: Vec<u8>, meta: &Meta, own: bool) -> Result<Arc<Trigger>, Refusal> {
         if meta.id.size > TRIGGER_LIMIT {
             return Err(too_large(meta.id.size));
         }
         if let Some((newest, trigger)) = &self.newest
             && *newest == bytes
+            && (own || trigger.origin.is_none())
         {
             return Ok(Arc::clone(trigger));
         }
-        let trigger = Arc::new(parse(&bytes)?);
+        let read = if own { parse_own } else { parse };
+        let trigger = Arc::new(read(&bytes)?);
         self.newest = Some((bytes, Arc::clone(&trigger)));
         Ok(trigger)
     }
@@ -254,6 +257,7 @@ fn entry(
     trigger: Arc<Trigger>,
     now: Moment,
 ) -> Result<Entry, Error> {
+    let lot = lot_of(&run);
     let mut entry = Entry {
         key: key.clone(),
         id,
@@ -266,6 +270,8 @@ fn entry(
         not_before: None,
         trigger,
         key_seen: None,
+        lot,
+        last: None,
     };
     if let Some(waiting) = Waiting::parse(&key.name).filter(|_| key.source == Source::Waiting) {
         entry.attempt = waiting.attempt;
@@ -289,6 +295,7 @@ fn take_up_history(disk: &dyn Disk, layout: &Layout, entry: &mut Entry) -> Resul
         let lease = Lease { run: entry.run.clone(), attempt };
         if let Some(outcome) = results::read(disk, &layout.result(&job, &lease))? {
             (entry.retried, entry.losses) = Accepted::from(&outcome).counts_after();
+            entry.last = Some((outcome.device, outcome.status));
             if let Some(dropped) = outcome.trigger {
                 entry.dropped = dropped.into();
             }

@@ -1,5 +1,7 @@
 //! Idempotency keys: which run has one, and whether it still counts.
 
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
@@ -44,6 +46,21 @@ pub fn holder(disk: &dyn Disk, layout: &Layout, id: &str) -> Result<Option<RunId
     Ok(read.and_then(|(bytes, _)| serde_json::from_slice::<Key>(&bytes).ok()).map(|key| key.run_id))
 }
 
+/// The runs that have a key, whether it still counts or not.
+///
+/// # Errors
+/// What the system said.
+pub fn runs(disk: &dyn Disk, layout: &Layout) -> Result<BTreeSet<RunId>, Error> {
+    let folder = layout.keys();
+    let mut runs = BTreeSet::new();
+    for name in found(disk.list(&folder)).on("list", &folder)?.unwrap_or_default() {
+        let path = folder.join(name);
+        let read = found(disk.read(&path, 4_096)).on("read", &path)?;
+        runs.extend(read.and_then(|(bytes, _)| serde_json::from_slice::<Key>(&bytes).ok()).map(|key| key.run_id));
+    }
+    Ok(runs)
+}
+
 /// A key counts while its run can be found: held, waiting, or ended within the last day.
 fn counts(disk: &dyn Disk, layout: &Layout, key: &Key, now: DateTime<Utc>) -> Result<bool, Error> {
     let names =
@@ -53,7 +70,7 @@ fn counts(disk: &dyn Disk, layout: &Layout, key: &Key, now: DateTime<Utc>) -> Re
     if names(layout.running())?.iter().any(is_held) || names(layout.waiting())?.iter().any(waits) {
         return Ok(true);
     }
-    let ended = results::final_of(disk, layout, &key.job, &key.run_id, LARGEST_GAP)?;
+    let ended = results::final_of(disk, layout, &key.job, &key.run_id, 1, LARGEST_GAP)?;
     Ok(ended.is_some_and(|outcome| (now - outcome.finished_at).to_std().map_or(true, |age| age < KEY_KEPT)))
 }
 

@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 use crate::model::entry::{FileKey, Source, Waiting, running_name};
 use crate::model::ids::{DeviceId, JobName, RunId};
 use crate::model::lease::Lease;
+use crate::model::result::result_name;
 
 /// The two folders of a volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +35,12 @@ impl Layout {
     #[must_use]
     pub fn lock(&self) -> PathBuf {
         self.common.join(".state.lock")
+    }
+
+    /// Locked by whoever removes what was kept long enough; its change time says when that was done last.
+    #[must_use]
+    pub fn kept(&self) -> PathBuf {
+        self.common.join(".kept")
     }
 
     /// The shared state.
@@ -97,6 +104,8 @@ impl Layout {
         match source {
             Source::Inbox => self.triggers(),
             Source::Waiting => self.waiting(),
+            // Made where it is claimed.
+            Source::Due => self.running(),
         }
     }
 
@@ -151,7 +160,7 @@ impl Layout {
     /// One attempt's result.
     #[must_use]
     pub fn result(&self, job: &JobName, lease: &Lease) -> PathBuf {
-        self.results().join(lease.run.date()).join(format!("{job}.{lease}.json"))
+        self.common.join(result_name(job, lease))
     }
 
     /// What an attempt reported after it had lost its lease.

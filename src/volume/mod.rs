@@ -15,12 +15,15 @@ pub mod inbox;
 pub mod keys;
 pub mod layout;
 pub mod logs;
+pub mod mounts;
 pub mod os;
+pub mod probe;
 pub mod processed;
 pub mod program_check;
 pub mod programs;
 pub mod rejects;
 pub mod results;
+pub mod retention;
 pub mod watch;
 
 /// An operation on the volume that failed.

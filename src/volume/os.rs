@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, fchown};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -18,6 +18,11 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, Stat, Timesp
 use super::disk::{Disk, Guard, Kind, Meta};
 use super::is_absent;
 use crate::model::entry::FileId;
+use crate::model::space::Space;
+
+/// How files of others are read: no link is followed, nothing blocks.
+const READ: OFlags =
+    OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
 
 /// The file system of this machine.
 #[derive(Debug, Default)]
@@ -108,8 +113,7 @@ impl Disk for OsDisk {
     }
 
     fn read(&self, path: &Path, limit: u64) -> io::Result<(Vec<u8>, Meta)> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let fd = match rustix::fs::open(path, flags, Mode::empty()) {
+        let fd = match rustix::fs::open(path, READ, Mode::empty()) {
             Ok(fd) => fd,
             // A link, or a socket or device without a driver: what it is matters more than why it cannot be opened.
             Err(rustix::io::Errno::LOOP | rustix::io::Errno::NXIO | rustix::io::Errno::NODEV) => {
@@ -154,13 +158,8 @@ impl Disk for OsDisk {
     }
 
     fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
-        match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-            // NFS and some FUSE file systems do not know the flag.
-            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS | rustix::io::Errno::NOTSUP) => {
-                rename_new_in_steps(from, to)
-            }
-            other => Ok(other?),
-        }
+        // NFS and some FUSE file systems do not know the flag.
+        if renames_at_once(from, to)? { Ok(()) } else { rename_new_in_steps(from, to) }
     }
 
     fn replace(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -179,6 +178,14 @@ impl Disk for OsDisk {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         fs::remove_file(path)
+    }
+
+    fn remove_folder(&self, path: &Path) -> io::Result<()> {
+        match fs::remove_dir(path) {
+            // The other of the two words that POSIX has for it.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(io::ErrorKind::DirectoryNotEmpty.into()),
+            done => done,
+        }
     }
 
     fn make_folders(&self, path: &Path) -> io::Result<()> {
@@ -222,6 +229,26 @@ impl Disk for OsDisk {
     fn append(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         OpenOptions::new().append(true).open(path)?.write_all(bytes)
     }
+
+    fn space(&self, path: &Path) -> io::Result<Space> {
+        let found = rustix::fs::statvfs(path)?;
+        let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+        Ok(Space {
+            free_bytes: bytes(found.f_bavail),
+            total_bytes: bytes(found.f_blocks),
+            free_inodes: found.f_favail,
+            total_inodes: found.f_files,
+        })
+    }
+
+    fn copy(&self, from: &Path, to: &Path, limit: u64) -> io::Result<u64> {
+        let source = File::from(rustix::fs::open(from, READ, Mode::empty())?);
+        let mut target = OpenOptions::new().write(true).create_new(true).open(to)?;
+        io::copy(&mut source.take(limit), &mut target).inspect_err(|_| {
+            // Half a copy helps nobody; that it cannot be removed either changes nothing.
+            let _ = fs::remove_file(to);
+        })
+    }
 }
 
 /// Writes everything of the file system that a path is on to the disk.
@@ -230,6 +257,31 @@ impl Disk for OsDisk {
 /// As the system says.
 pub fn sync(path: &Path) -> io::Result<()> {
     Ok(rustix::fs::syncfs(File::open(path)?)?)
+}
+
+/// Finishes a new file before it takes its place: gives it the mode and, as far as this user may, the owner of another one,
+/// and writes its content to the disk.
+///
+/// # Errors
+/// As the system says.
+pub fn settle(new: &Path, like: Option<&Path>) -> io::Result<()> {
+    let file = File::open(new)?;
+    // One that is gone, or may not be looked at, has no rights to hand on.
+    if let Some(like) = like.and_then(|like| fs::symlink_metadata(like).ok()) {
+        let made = file.metadata()?;
+        // A group may be given away where an owner may not; where neither may, the file is this user's.
+        if (made.uid(), made.gid()) != (like.uid(), like.gid()) {
+            let _ =
+                fchown(&file, Some(like.uid()), Some(like.gid())).or_else(|_| fchown(&file, None, Some(like.gid())));
+        }
+        if made.mode() != like.mode() {
+            let outcome = file.set_permissions(like.permissions());
+            // Some file systems know no modes.
+            outcome
+                .or_else(|error| if error.kind() == io::ErrorKind::PermissionDenied { Ok(()) } else { Err(error) })?;
+        }
+    }
+    file.sync_all()
 }
 
 /// Removes a folder that this program made, with everything in it.
@@ -245,8 +297,7 @@ pub fn remove_tree(path: &Path) -> io::Result<()> {
 /// # Errors
 /// As the system says.
 pub fn read_from(path: &Path, offset: u64, limit: u64) -> io::Result<Vec<u8>> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let mut file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    let mut file = File::from(rustix::fs::open(path, READ, Mode::empty())?);
     file.seek(SeekFrom::Start(offset))?;
     let mut bytes = Vec::new();
     file.take(limit).read_to_end(&mut bytes)?;
@@ -260,6 +311,29 @@ pub fn is_network(path: &Path) -> bool {
     const NETWORK: [u64; 6] = [0x6969, 0x517B, 0xFE53_4D42, 0xFF53_4D42, 0x0102_1997, 0x6573_5546];
     let there = path.ancestors().find_map(|path| rustix::fs::statfs(path).ok());
     there.is_some_and(|stat| NETWORK.contains(&(stat.f_type as u64 & 0xFFFF_FFFF)))
+}
+
+/// Renames without replacing, by the system's own means alone. `false`: it has none here, and nothing moved.
+///
+/// # Errors
+/// As the system says.
+pub fn renames_at_once(from: &Path, to: &Path) -> io::Result<bool> {
+    match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS | rustix::io::Errno::NOTSUP) => Ok(false),
+        other => Ok(other.map(|()| true)?),
+    }
+}
+
+/// Whether this user may write at a path, as its rights and its mount have it.
+#[must_use]
+pub fn may_write(path: &Path) -> bool {
+    rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_ok()
+}
+
+/// A path without links in it; as it is, if there is nothing.
+#[must_use]
+pub fn real_path(path: &Path) -> PathBuf {
+    fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// Which folder is at a path now.

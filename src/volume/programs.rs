@@ -2,8 +2,8 @@
 //!
 //! An error in one leaves its previous good definition in force and every other job untouched.
 
-use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,22 +11,33 @@ use super::disk::{Disk, Kind};
 use super::layout::Layout;
 use super::{Context, Error};
 use crate::decide::catalog::Catalog;
+use crate::decide::mentions::check;
 use crate::model::config::JOB_FILE_SETTLE;
 use crate::model::entry::FileId;
 use crate::model::ids::{JobName, NAME_RULE};
-use crate::model::job::{self, JobError};
+use crate::model::job::{self, Job, JobError};
+use crate::model::pools::{self, Pools};
+
+pub mod write;
 
 /// The largest job file that is read, bytes.
-const LIMIT: u64 = 1 << 20;
+pub const LIMIT: u64 = 1 << 20;
+/// Where the sizes of pools stand.
+const POOLS: &str = "pools.toml";
 /// Files in `Programs/` that look like jobs and are none.
-const NO_JOBS: [&str; 3] = ["pools.toml", "pyproject.toml", "Cargo.toml"];
+const NO_JOBS: [&str; 3] = [POOLS, "pyproject.toml", "Cargo.toml"];
 
 #[derive(Debug)]
 struct File {
     id: FileId,
     since: Duration,
     taken: bool,
+    /// What it said when it was read last, if it could be read.
+    read: Option<Arc<Job>>,
+    /// What is wrong with it by itself.
     errors: Vec<JobError>,
+    /// What is wrong with what it says of other files.
+    mentions: Vec<JobError>,
 }
 
 /// What one device knows of `Programs/`.
@@ -35,6 +46,8 @@ pub struct Programs {
     files: BTreeMap<OsString, File>,
     misnamed: Vec<JobError>,
     catalog: Catalog,
+    /// Jobs whose file came, changed or went, and that nobody has asked for since.
+    fresh: BTreeSet<JobName>,
     started: bool,
 }
 
@@ -47,7 +60,27 @@ impl Programs {
 
     /// What is wrong with job files, in the order of their names.
     pub fn errors(&self) -> impl Iterator<Item = &JobError> {
-        self.files.values().flat_map(|file| &file.errors).chain(&self.misnamed)
+        self.files.values().flat_map(|file| file.errors.iter().chain(&file.mentions)).chain(&self.misnamed)
+    }
+
+    /// Each job file in its newest version: what it says, or all that is wrong with it.
+    pub fn newest(&self) -> impl Iterator<Item = (JobName, Result<Arc<Job>, Vec<JobError>>)> {
+        self.files.iter().filter_map(|(name, file)| {
+            let errors: Vec<JobError> = file.errors.iter().chain(&file.mentions).cloned().collect();
+            let read = file.read.clone().filter(|_| errors.is_empty()).ok_or(errors);
+            Some((job_of(name)?, read))
+        })
+    }
+
+    /// What is wrong with other files than those of jobs: with pools, and with names.
+    pub fn errors_beside(&self) -> impl Iterator<Item = &JobError> {
+        let pools = self.files.get(OsStr::new(POOLS)).into_iter().flat_map(|file| &file.errors);
+        pools.chain(&self.misnamed)
+    }
+
+    /// The jobs whose definition came, changed or went since the last call.
+    pub fn take_fresh(&mut self) -> BTreeSet<JobName> {
+        std::mem::take(&mut self.fresh)
     }
 
     /// Looks at every job file; `true`: the catalog changed. A changed file is taken once it has been still for
@@ -57,29 +90,29 @@ impl Programs {
     /// What the system said; the catalog stays as it was.
     pub fn scan(&mut self, disk: &dyn Disk, layout: &Layout, now: Duration) -> Result<bool, Error> {
         let folder = &layout.programs;
-        let mut there = BTreeMap::new();
+        let mut there = BTreeSet::new();
         let mut misnamed = Vec::new();
-        for name in disk.list(folder).on("list", folder)? {
-            match job_of(&name) {
-                Some(job) => {
-                    there.insert(name, job);
-                }
-                None => misnamed.extend(misnamed_job(&name)),
+        let names = disk.list(folder).on("list", folder)?;
+        let mut changed = std::mem::replace(&mut self.catalog.is_bare, names.is_empty()) != names.is_empty();
+        for name in names {
+            if name == POOLS || job_of(&name).is_some() {
+                there.insert(name);
+            } else {
+                misnamed.extend(misnamed_job(&name));
             }
         }
-        let mut changed = misnamed != self.misnamed;
+        changed |= misnamed != self.misnamed;
         self.misnamed = misnamed;
-        let gone: Vec<_> = self.files.keys().filter(|name| !there.contains_key(*name)).cloned().collect();
-        for name in gone {
-            self.files.remove(&name);
-            if let Some(job) = job_of(&name) {
-                changed |= self.catalog.jobs.remove(&job).is_some() | self.catalog.broken.remove(&job);
-            }
-        }
-        for (name, job) in there {
-            changed |= self.look(disk, layout, &name, &job, now)?;
+        let before = self.files.len();
+        self.files.retain(|name, _| there.contains(name));
+        changed |= self.files.len() != before;
+        for name in there {
+            changed |= self.look(disk, layout, &name, now);
         }
         self.started = true;
+        if changed {
+            self.compile();
+        }
         Ok(changed)
     }
 
@@ -89,43 +122,72 @@ impl Programs {
         self.files.values().filter(|file| !file.taken).map(|file| file.since + JOB_FILE_SETTLE).min()
     }
 
-    fn look(
-        &mut self,
-        disk: &dyn Disk,
-        layout: &Layout,
-        name: &OsString,
-        job: &JobName,
-        now: Duration,
-    ) -> Result<bool, Error> {
+    /// `true`: the file was read anew.
+    fn look(&mut self, disk: &dyn Disk, layout: &Layout, name: &OsString, now: Duration) -> bool {
         let path = layout.programs.join(name);
-        let Ok(meta) = disk.stat(&path) else { return Ok(false) };
+        let Ok(meta) = disk.stat(&path) else { return false };
         let known = self.files.get(name).filter(|file| file.id == meta.id);
+        if known.is_some_and(|file| file.taken) {
+            return false;
+        }
         let since = known.map_or(now, |file| file.since);
         let waited = !self.started || now.saturating_sub(since) >= JOB_FILE_SETTLE;
-        if known.is_some_and(|file| file.taken) {
-            return Ok(false);
-        }
+        let before = self.files.remove(name);
+        let mut file = File { id: meta.id, since, taken: waited, read: None, errors: Vec::new(), mentions: Vec::new() };
         if !waited {
-            let errors = self.files.remove(name).map_or_else(Vec::new, |file| file.errors);
-            self.files.insert(name.clone(), File { id: meta.id, since, taken: false, errors });
-            return Ok(false);
+            if let Some(File { read, errors, mentions, .. }) = before {
+                file = File { read, errors, mentions, ..file };
+            }
+        } else if let Some(job) = job_of(name) {
+            match read(disk, layout, name, &job) {
+                Ok(good) => file.read = Some(Arc::new(good)),
+                Err(errors) => file.errors = errors,
+            }
+        } else {
+            match read_pools(disk, layout) {
+                // A size that is in force stays in force for jobs that go by it still.
+                Ok(pools) => self.catalog.pools = pools,
+                Err(errors) => file.errors = errors,
+            }
         }
-        let errors = match read(disk, layout, name, job) {
-            Ok(good) => {
-                self.catalog.broken.remove(job);
-                self.catalog.jobs.insert(job.clone(), Arc::new(good));
-                Vec::new()
-            }
-            Err(errors) => {
-                if !self.catalog.jobs.contains_key(job) {
-                    self.catalog.broken.insert(job.clone());
-                }
-                errors
-            }
-        };
-        self.files.insert(name.clone(), File { id: meta.id, since, taken: true, errors });
-        Ok(true)
+        self.files.insert(name.clone(), file);
+        waited
     }
+
+    /// Makes the catalog of what was read: each job in its newest definition that is good and agrees with the other files.
+    fn compile(&mut self) {
+        if !self.files.contains_key(OsStr::new(POOLS)) {
+            self.catalog.pools.clear();
+        }
+        let of_files = || self.files.iter().filter_map(|(name, file)| Some((job_of(name)?, file)));
+        let names: Vec<JobName> = of_files().map(|(job, _)| job).collect();
+        let jobs = self.files.values().filter_map(|file| file.read.as_deref()).map(|job| (&job.name, job)).collect();
+        let mut wrong = check(&jobs, &names.iter().map(JobName::as_str).collect(), &self.catalog.pools);
+        let mut good: Vec<Arc<Job>> = Vec::new();
+        for (name, file) in &mut self.files {
+            file.mentions = job_of(name).and_then(|job| wrong.remove(&job)).unwrap_or_default();
+            good.extend(file.read.clone().filter(|_| file.mentions.is_empty()));
+        }
+        let names: BTreeSet<JobName> = names.into_iter().collect();
+        let gone: Vec<JobName> = self.catalog.jobs.keys().filter(|name| !names.contains(*name)).cloned().collect();
+        for name in gone {
+            self.catalog.jobs.remove(&name);
+            self.fresh.insert(name);
+        }
+        for job in good {
+            let before = self.catalog.jobs.get(&job.name);
+            if before.is_none_or(|before| !Arc::ptr_eq(before, &job)) {
+                self.fresh.insert(job.name.clone());
+                self.catalog.jobs.insert(job.name.clone(), job);
+            }
+        }
+        self.catalog.broken = names.into_iter().filter(|name| !self.catalog.jobs.contains_key(name)).collect();
+    }
+}
+
+fn read_pools(disk: &dyn Disk, layout: &Layout) -> Result<Pools, Vec<JobError>> {
+    let (text, _) = read_text(disk, layout, OsStr::new(POOLS))?;
+    pools::parse(POOLS, &text)
 }
 
 /// The job that a file name stands for, if it stands for one.
@@ -158,8 +220,17 @@ pub fn misnamed_job(name: &OsString) -> Option<JobError> {
 /// Reads one job file.
 ///
 /// # Errors
-/// Everything that is wrong with it.
-pub fn read(disk: &dyn Disk, layout: &Layout, name: &OsString, job: &JobName) -> Result<job::Job, Vec<JobError>> {
+/// Everything that is wrong with it by itself.
+pub fn read(disk: &dyn Disk, layout: &Layout, name: &OsString, job: &JobName) -> Result<Job, Vec<JobError>> {
+    let (text, _) = read_text(disk, layout, name)?;
+    job::parse(job, &name.to_string_lossy(), &text)
+}
+
+/// The text of a job file, and which file it was.
+///
+/// # Errors
+/// Why it is no text.
+pub fn read_text(disk: &dyn Disk, layout: &Layout, name: &OsStr) -> Result<(String, FileId), Vec<JobError>> {
     let file = name.to_string_lossy();
     let whole = |error: String, hint: &str| {
         vec![JobError { file: file.to_string(), line: 1, column: 1, error, hint: hint.to_owned() }]
@@ -173,8 +244,9 @@ pub fn read(disk: &dyn Disk, layout: &Layout, name: &OsString, job: &JobName) ->
     if meta.id.size > LIMIT {
         return Err(whole(format!("found {} bytes, expected at most {LIMIT}", meta.id.size), "a job file is short"));
     }
-    let text = std::str::from_utf8(&bytes).map_err(|error| {
-        whole(format!("found a byte that is not UTF-8 at offset {}", error.valid_up_to()), "save it as UTF-8")
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        whole(format!("found a byte that is not UTF-8 at offset {at}"), "save it as UTF-8")
     })?;
-    job::parse(job, &file, text)
+    Ok((text, meta.id))
 }

@@ -86,6 +86,14 @@ pub fn read(disk: &dyn Disk, path: &Path) -> Result<Option<Outcome>, Error> {
     }
 }
 
+/// Reads a result as it stands there, byte for byte. `None`: there is none.
+///
+/// # Errors
+/// What the system said.
+pub fn read_bytes(disk: &dyn Disk, path: &Path) -> Result<Option<Vec<u8>>, Error> {
+    Ok(found(disk.read(path, FILE_LIMIT)).on("read", path)?.map(|(bytes, _)| bytes))
+}
+
 /// What a program reported through `AIOS_RESULT`.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Output {
@@ -184,7 +192,7 @@ pub fn of_day(disk: &dyn Disk, layout: &Layout, date: &str) -> Result<Vec<Named>
     names_in(disk, &layout.results().join(date), "json")
 }
 
-/// The result that ended a run, if one did. Attempts are looked for by name, one after another, until `gap` of them in a row are
+/// The result that ended a run, if one did. Attempts are looked for by name, 0 and then one after another from `first`, until `gap` of them in a row are
 /// missing: a day's folder may hold too many to be listed for one run.
 ///
 /// # Errors
@@ -194,10 +202,11 @@ pub fn final_of(
     layout: &Layout,
     job: &JobName,
     run: &RunId,
+    first: u32,
     gap: u32,
 ) -> Result<Option<Outcome>, Error> {
     let mut missing = 0;
-    for attempt in 0.. {
+    for attempt in std::iter::once(0).chain(first.max(1)..) {
         match read(disk, &layout.result(job, &Lease { run: run.clone(), attempt }))? {
             Some(outcome) if outcome.is_final => return Ok(Some(outcome)),
             Some(_) => missing = 0,

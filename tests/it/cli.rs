@@ -96,7 +96,7 @@ fn names(folder: &Path) -> Vec<String> {
 fn a_folder_that_is_no_volume_is_refused_and_left_alone() {
     let home = tempfile::tempdir().unwrap();
     let volume = Volume { home };
-    for words in [&["status"][..], &["runs", "list"], &["jobs", "list"], &["devices", "list"], &["logs"]] {
+    for words in [&["status"][..], &["runs", "list"], &["jobs", "list"], &["devices", "list"], &["logs"], &["doctor"]] {
         assert_eq!(volume.failure(words).0, 4, "{words:?}");
     }
     assert_eq!(names(volume.home.path()), Vec::<String>::new());

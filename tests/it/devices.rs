@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::volume::{PATIENCE, Volume, files, pause, processes_of, read};
+use super::volume::{PATIENCE, Volume, files, mount_small, pause, processes_of, read};
 
 #[test]
 fn three_devices_share_the_work_and_do_each_thing_once() {
@@ -273,13 +273,7 @@ fn a_newer_state_ends_a_device_once_its_runs_are_over() {
 fn a_full_disk_stops_nothing_for_good() {
     let mut volume = Volume::new();
     let common = volume.path("Common");
-    std::fs::create_dir(&common).unwrap();
-    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(&common).status();
-    if !mounted.is_ok_and(|status| status.success()) {
-        println!("SKIPPED: a small file system cannot be mounted here (not root?); a full disk is not tested");
-        return;
-    }
-    let _unmount = Unmount(common.clone());
+    let Some(_mounted) = mount_small(&common, "size=1m") else { return };
     volume.script("slow.sh", "while [ ! -e \"$AIOS_PROGRAMS/go\" ]; do sleep 0.02; done");
     volume.job("slow", "file = \"slow.sh\"\n");
     volume.start("a", &["--slots", "1"]);
@@ -301,14 +295,6 @@ fn a_full_disk_stops_nothing_for_good() {
     std::fs::remove_file(common.join("ballast")).unwrap();
     volume.drop_copy("three.json", "{\"job\": \"slow\"}");
     volume.check("slow", 3);
-}
-
-struct Unmount(PathBuf);
-
-impl Drop for Unmount {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
-    }
 }
 
 /// Writes until nothing more fits.

@@ -7,9 +7,19 @@
 )]
 
 mod cli;
+mod daemons;
 mod devices;
+mod doctor;
+mod due;
+mod edit;
 mod exec_contract;
+mod guard;
 mod jobs;
+mod keep;
+mod rotation;
+mod schedules;
+mod schemas;
 mod tidy;
 mod triggers;
 mod volume;
+mod webhooks;

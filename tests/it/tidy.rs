@@ -4,15 +4,24 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// The rooms and their floors, as `ARCHITECTURE.md` draws them.
-const FLOORS: [(&str, u32); 7] =
-    [("model", 0), ("decide", 1), ("volume", 2), ("store", 3), ("exec", 3), ("coordinator", 4), ("cli", 6)];
+const FLOORS: [(&str, u32); 8] = [
+    ("model", 0),
+    ("decide", 1),
+    ("volume", 2),
+    ("store", 3),
+    ("exec", 3),
+    ("notify", 3),
+    ("coordinator", 4),
+    ("cli", 6),
+];
 
 /// What may not stand in a room's code, and why.
-const BANS: [(&str, &[&str], &str); 5] = [
+const BANS: [(&str, &[&str], &str); 6] = [
     ("model", &["tokio", "std::fs", "::now()", "rand::", "async "], "model/ is free of effects"),
     ("decide", &["tokio", "std::fs", "::now()", "rand::", "async "], "decide/ is pure"),
     ("coordinator", &["std::fs", "std::process::Command"], "files are volume/'s, processes exec/'s"),
     ("store", &["std::fs", "tokio", "std::process"], "files are volume/'s, and a lock hold waits for nothing"),
+    ("notify", &["std::fs", "std::process", "::now()"], "what it tells, to whom and when is given to it"),
     ("cli", &["std::fs::", "std::process::Command"], "files are volume/'s, processes exec/'s"),
 ];
 

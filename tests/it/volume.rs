@@ -13,13 +13,15 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Volume {
     pub(crate) home: tempfile::TempDir,
     pub(crate) devices: BTreeMap<String, Child>,
+    /// Variables for its devices.
+    pub(crate) env: Vec<(&'static str, PathBuf)>,
 }
 
 impl Volume {
     pub(crate) fn new() -> Self {
         let memory = Path::new("/dev/shm");
         let home = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
-        let volume = Self { home: home.unwrap(), devices: BTreeMap::new() };
+        let volume = Self { home: home.unwrap(), devices: BTreeMap::new(), env: Vec::new() };
         std::fs::create_dir_all(volume.path("Programs")).unwrap();
         volume
     }
@@ -58,7 +60,7 @@ impl Volume {
         for (option, value) in usual.into_iter().filter(|(option, _)| !more.contains(option)) {
             command.args([option, value]);
         }
-        command.args(more);
+        command.args(more).envs(self.env.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()
     }
 
@@ -219,10 +221,41 @@ impl Drop for Volume {
             let _ = child.kill();
             let _ = child.wait();
         }
+        // Devices that are killed leave their programs behind.
+        let own = format!("AIOS_COMMON={}", self.path("Common").display());
+        for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let environment = std::fs::read(entry.path().join("environ")).unwrap_or_default();
+            let pid = entry.file_name().to_str().and_then(|pid| pid.parse().ok());
+            if environment.split(|byte| *byte == 0).any(|variable| variable == own.as_bytes())
+                && let Some(pid) = pid.and_then(rustix::process::Pid::from_raw)
+            {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
         if std::thread::panicking() {
             println!("{}", self.tell());
         }
     }
+}
+
+/// A file system in memory; it goes when this is dropped.
+pub(crate) struct Mounted(PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+/// Mounts a small file system on a new folder. `None`: it cannot be done here, and what needs it is not tested.
+pub(crate) fn mount_small(path: &Path, options: &str) -> Option<Mounted> {
+    std::fs::create_dir_all(path).unwrap();
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(path).status();
+    if mounted.is_ok_and(|status| status.success()) {
+        return Some(Mounted(path.to_owned()));
+    }
+    println!("SKIPPED: a small file system cannot be mounted here (not root?); what happens on one is not tested");
+    None
 }
 
 pub(crate) fn pause() {

@@ -136,7 +136,7 @@ class Debug(Case):
         self.assertIn("there are: hello", out)
 
     def test_clean(self):
-        for name in ("Results/2026-11-21/a.json", "Triggers/wait.json", "Backups/a.tar.gz", "mine.txt", "state.json"):
+        for name in ("Results/2026-11-21/a.json", "Triggers/wait.json", "Backups/a.tar.gz", "mine.txt", "state.json", ".kept"):
             path = self.common / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("{}")
@@ -151,7 +151,7 @@ class Debug(Case):
         code, out = self.debug("clean", "--yes")
         self.assertEqual(code, 0, out)
         left = sorted(path.name for path in self.common.iterdir())
-        self.assertEqual(left, ["Backups", "Devices", "Triggers", "mine.txt", "state.json"])
+        self.assertEqual(left, [".kept", "Backups", "Devices", "Triggers", "mine.txt", "state.json"])
         self.assertEqual(self.debug("clean", "--yes", "--all")[0], 0)
         self.assertEqual([path.name for path in self.common.iterdir()], ["mine.txt"])
         self.assertEqual(self.debug("clean", "--wrong")[0], 2)

@@ -28,7 +28,7 @@ class Jobs(Case):
     @unittest.skipIf(tomllib is None, "reads TOML with Python 3.11")
     def test_every_job_names_what_exists(self):
         known = {"command", "file", "function", "args", "kwargs", "env", "pass_env", "tags", "priority", "overlap", "retries", "retry_on",
-                 "backoff", "timeout", "stop_grace", "on_lost", "enabled", "type"}
+                 "backoff", "timeout", "stop_grace", "on_lost", "enabled", "type", "time", "after_time", "before_time"}
         found = sorted(PROGRAMS.glob("*.toml"))
         self.assertEqual(len(found), 8)
         for path in found:

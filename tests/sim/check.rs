@@ -7,8 +7,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use aios::exec::Spec;
+use aios::notify::Letter;
 use serde_json::Value;
 
+use super::timed::Calendar;
 use super::world::{File, World};
 
 /// What the judge knows of a job, from the same table that the job files were written from.
@@ -38,8 +40,18 @@ pub(crate) struct Checker {
     spawns: BTreeMap<String, u64>,
     results: BTreeMap<PathBuf, Rc<Vec<u8>>>,
     finals: BTreeMap<String, (PathBuf, u64)>,
+    pub(crate) calendar: Calendar,
     pub(crate) commits: u64,
     pub(crate) accepted: u64,
+    /// The jobs that have a webhook.
+    pub(crate) hooked: Vec<String>,
+    /// Nothing hinders a device between its commit and the telling.
+    pub(crate) tells_in_order: bool,
+    /// What each job's webhook was told: the event and the result's path, without what was told again.
+    told: BTreeMap<String, Vec<(String, PathBuf)>>,
+    pub(crate) letters: usize,
+    /// What each job's webhook should have heard: each final result that ends otherwise than the one before.
+    turns: BTreeMap<String, Vec<(String, PathBuf)>>,
 }
 
 impl Checker {
@@ -68,11 +80,11 @@ impl Checker {
         }
     }
 
-    pub(crate) fn removed(&mut self, path: &Path) {
+    pub(crate) fn removed(&mut self, path: &Path, own: bool) {
         if self.results.contains_key(path) {
             self.broken(3, format!("the result {} was removed", path.display()));
         }
-        if path.starts_with("/c/Triggers") && !is_hidden(path) && !path.starts_with("/c/Triggers/.ids") {
+        if !own && path.starts_with("/c/Triggers") && !is_hidden(path) && !path.starts_with("/c/Triggers/.ids") {
             self.broken(5, format!("{} was removed", path.display()));
         }
     }
@@ -94,6 +106,8 @@ impl Checker {
             self.chained(revision, &chain, world);
             self.shared(&state);
         }
+        let wrong = self.calendar.committed(&state, self.honest_lock, self.state_was_ever_hurt);
+        self.violations.extend(wrong);
         self.fenced(&state, world.now.get());
         self.newest = Some((revision, chain));
         self.state_was_hurt = false;
@@ -189,6 +203,7 @@ impl Checker {
         }
         if result["final"] == Value::Bool(true) {
             self.finals.insert(run.clone(), (path.to_owned(), attempt));
+            self.turned(path, &result);
         }
         let holder = self.holders.get(&(run.clone(), attempt)).map(|(_, session)| session.clone());
         let lives = holder.is_some_and(|session| world.living.borrow().values().any(|living| *living == session));
@@ -209,6 +224,56 @@ impl Checker {
         });
         if own && alive {
             self.broken(11, format!("attempt {attempt} of {run} is recorded as over and still runs on {reporter}"));
+        }
+    }
+
+    /// A run is over: whether its job's webhook should hear of it.
+    fn turned(&mut self, path: &Path, result: &Value) {
+        let Some(event) = event_of(result) else { return };
+        let turns = self.turns.entry(result["job"].as_str().unwrap_or("").to_owned()).or_default();
+        let before = turns.last().map_or("recovered", |(event, _)| event.as_str());
+        if before != event {
+            turns.push((event.to_owned(), path.to_owned()));
+        }
+    }
+
+    /// A webhook is told something: a final result that stands there, as it stands there.
+    pub(crate) fn told(&mut self, letter: &Letter) {
+        let (run, attempt) = (&letter.news.run_id, letter.news.attempt);
+        let name = format!("{}.{run}.{attempt}.json", letter.job);
+        let path = self.results.keys().find(|path| path.ends_with(&name)).cloned();
+        let result = path.as_ref().and_then(|path| serde_json::from_slice::<Value>(&self.results[path]).ok());
+        let mut said = serde_json::from_slice::<Value>(&letter.body).unwrap_or_default();
+        let event = said.as_object_mut().and_then(|said| said.remove("event"));
+        let event = event.as_ref().and_then(Value::as_str).unwrap_or("nothing").to_owned();
+        let fits = result.as_ref().is_some_and(|result| {
+            *result == said && result["final"] == true && event_of(result) == Some(event.as_str())
+        });
+        let Some(path) = path.filter(|_| fits) else {
+            self.violations.push(format!("a webhook was told {event} of {name}: {said}, and there stands {result:?}"));
+            return;
+        };
+        let told = self.told.entry(letter.job.to_string()).or_default();
+        if told.last().is_none_or(|(_, last)| *last != path) {
+            told.push((event, path));
+        }
+        self.letters += 1;
+    }
+
+    /// Once everything is told: each failure before its recovery, nothing that was no turn, and the last turn at last.
+    fn all_told(&mut self) {
+        if !self.tells_in_order {
+            return;
+        }
+        for job in &self.hooked {
+            let told = self.told.get(job).cloned().unwrap_or_default();
+            let turns = self.turns.get(job).cloned().unwrap_or_default();
+            let is_in_order = told.iter().enumerate().all(|(at, (event, _))| (event == "failed") == (at % 2 == 0));
+            let is_true = told.iter().all(|told| turns.contains(told));
+            let is_up_to_date = told.last().map(|(event, _)| event) == turns.last().map(|(event, _)| event);
+            if !(is_in_order && is_true && is_up_to_date) {
+                self.violations.push(format!("the webhook of {job} heard {told:?} of {turns:?}"));
+            }
         }
     }
 
@@ -271,6 +336,7 @@ impl Checker {
 
     /// Invariants 3, 4 and 5 over everything, once all is quiet.
     pub(crate) fn at_the_end(&mut self, dropped: &[Dropped], files: &BTreeMap<PathBuf, File>) {
+        self.all_told();
         for (path, bytes) in self.results.clone() {
             if files.get(&path).is_none_or(|file| file.bytes != bytes) {
                 self.broken(3, format!("the result {} changed or went", path.display()));
@@ -346,6 +412,15 @@ pub(crate) struct Dropped {
 fn is_final(bytes: &[u8]) -> bool {
     serde_json::from_slice::<Value>(bytes)
         .is_ok_and(|result| result["final"] == Value::Bool(true) && result["status"] != "superseded")
+}
+
+/// What a webhook hears of such an end, if anything.
+fn event_of(result: &Value) -> Option<&'static str> {
+    match result["status"].as_str()? {
+        "failed" | "timed_out" | "lost" | "expired" => Some("failed"),
+        "succeeded" => Some("recovered"),
+        _ => None,
+    }
 }
 
 fn is_hidden(path: &Path) -> bool {

@@ -81,6 +81,21 @@ fn a_rename_replaces_nothing_unless_it_is_asked_to() {
 }
 
 #[test]
+fn a_copy_takes_the_first_bytes_and_replaces_nothing() {
+    both(|root, (a, b)| {
+        let [from, to] = ["from", "to"].map(|name| root.join(name));
+        assert_eq!(kind(a.copy(&from, &to, 9)), Some(io::ErrorKind::NotFound));
+        assert_eq!(kind(b.stat(&to)), Some(io::ErrorKind::NotFound));
+        a.create(&from, b"hello").unwrap();
+        assert_eq!(a.copy(&from, &to, 4).unwrap(), 4);
+        assert_eq!(b.read(&to, 9).unwrap().0, b"hell");
+        assert_eq!(kind(b.copy(&from, &to, 9)), Some(io::ErrorKind::AlreadyExists));
+        assert_eq!(b.read(&to, 9).unwrap().0, b"hell");
+        assert_eq!(b.copy(&from, &root.join("all"), 9).unwrap(), 5);
+    });
+}
+
+#[test]
 fn folders_are_listed_made_and_told_from_files() {
     both(|root, (a, b)| {
         assert_eq!(kind(a.list(&root.join("none"))), Some(io::ErrorKind::NotFound));
@@ -94,6 +109,12 @@ fn folders_are_listed_made_and_told_from_files() {
         b.remove(&deep.join("f")).unwrap();
         assert_eq!(kind(a.remove(&deep.join("f"))), Some(io::ErrorKind::NotFound));
         assert_eq!(a.list(&deep).unwrap(), Vec::<std::ffi::OsString>::new());
+        assert_eq!(kind(a.remove_folder(&root.join("x"))), Some(io::ErrorKind::DirectoryNotEmpty));
+        a.remove_folder(&deep).unwrap();
+        assert_eq!(kind(b.remove_folder(&deep)), Some(io::ErrorKind::NotFound));
+        assert_eq!(kind(b.create(&deep.join("f"), b"")), Some(io::ErrorKind::NotFound));
+        b.create(&root.join("x").join("f"), b"").unwrap();
+        assert_eq!(kind(a.remove_folder(&root.join("x"))), Some(io::ErrorKind::DirectoryNotEmpty));
     });
 }
 
@@ -112,6 +133,15 @@ fn a_lock_has_one_holder_and_ends_with_its_guard() {
         let before = a.boot();
         a.touch(&path).unwrap();
         assert!(a.boot() >= before);
+    });
+}
+
+#[test]
+fn a_file_system_says_how_much_room_there_is() {
+    both(|root, (a, _)| {
+        let space = a.space(root).unwrap();
+        assert!(space.free_bytes > 0 && space.free_bytes <= space.total_bytes, "{space:?}");
+        assert!(space.free_inodes <= space.total_inodes, "{space:?}");
     });
 }
 
@@ -146,6 +176,8 @@ fn list(hash: u64) -> Plan {
         session: None,
         priority: 0,
         slots: 1,
+        pool: None,
+        only_on: None,
         claimed_at: run.time(),
         command: false,
         fail_if_lost: false,
@@ -155,7 +187,7 @@ fn list(hash: u64) -> Plan {
         extra: std::collections::BTreeMap::new(),
     };
     let matter = Matter::Listed(run.clone());
-    let change = Change { matter, run, moves: Vec::new(), entry: Some(Arc::new(held)), over: None };
+    let change = Change { matter, run, moves: Vec::new(), entry: Some(Arc::new(held)), notes: Vec::new() };
     Plan { changes: vec![change], ..Plan::default() }
 }
 

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use aios::model::entry::FileId;
+use aios::model::space::Space;
 use aios::volume::disk::{Disk, Guard, Kind, Meta};
 
 use super::world::{File, World};
@@ -166,6 +167,11 @@ impl SimDisk {
     }
 }
 
+/// Whether the orchestrator made this file of a run itself: then it takes it out when the run is over.
+fn is_own(bytes: &[u8]) -> bool {
+    serde_json::from_slice::<serde_json::Value>(bytes).is_ok_and(|run| run.get("cause").is_some())
+}
+
 pub(crate) fn crashed() -> io::Error {
     io::Error::other("this orchestrator is dead")
 }
@@ -282,8 +288,24 @@ impl Disk for SimDisk {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         self.step(|| {
-            self.world.check.borrow_mut().removed(path);
+            let own = self.world.files.borrow().get(path).map(|file| is_own(&file.bytes));
+            self.world.check.borrow_mut().removed(path, own.ok_or(io::ErrorKind::NotFound)?);
             self.world.files.borrow_mut().remove(path).map(|_| ()).ok_or_else(|| io::ErrorKind::NotFound.into())
+        })
+    }
+
+    fn remove_folder(&self, path: &Path) -> io::Result<()> {
+        self.step(|| {
+            let mut folders = self.world.folders.borrow_mut();
+            if !folders.contains(path) {
+                return Err(io::ErrorKind::NotFound.into());
+            }
+            let is_below = |other: &PathBuf| other.starts_with(path) && other != path;
+            if folders.iter().any(is_below) || self.world.files.borrow().keys().any(is_below) {
+                return Err(io::ErrorKind::DirectoryNotEmpty.into());
+            }
+            folders.remove(path);
+            Ok(())
         })
     }
 
@@ -317,6 +339,12 @@ impl Disk for SimDisk {
         Ok(0)
     }
 
+    fn copy(&self, from: &Path, to: &Path, limit: u64) -> io::Result<u64> {
+        let bytes = self.read_head(from, usize::try_from(limit).unwrap_or(usize::MAX))?;
+        self.create(to, &bytes)?;
+        Ok(bytes.len() as u64)
+    }
+
     fn append(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         // Logs have no content here.
         if !path.ends_with(".state.lock") {
@@ -328,5 +356,11 @@ impl Disk for SimDisk {
             self.world.put(path, [&before, bytes].concat());
             Ok(())
         })
+    }
+
+    // Always plenty, and no step of its own: what a full disk does is seen at the writes.
+    fn space(&self, _path: &Path) -> io::Result<Space> {
+        let (bytes, inodes) = (1 << 40, 1 << 20);
+        Ok(Space { free_bytes: bytes, total_bytes: bytes, free_inodes: inodes, total_inodes: inodes })
     }
 }

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use aios::exec::{Ending, Executor, Exit, Spec, StopCause};
 use aios::model::lease::Lease;
-use chrono::TimeDelta;
 
 use super::rng::Rng;
 use super::world::{Process, World};
@@ -77,7 +76,6 @@ impl Executor for SimExecutor {
 
     fn take_exits(&mut self) -> Vec<Exit> {
         let now = self.world.now.get();
-        let wall = self.world.wall();
         let mut exits = Vec::new();
         let (device, life) = (self.device, self.life);
         if self.dead.get() {
@@ -91,8 +89,8 @@ impl Executor for SimExecutor {
                     lease: process.lease.clone(),
                     ending: process.ending.clone(),
                     stopped: process.stopped,
-                    started_at: Some(wall - TimeDelta::from_std(duration).unwrap()),
-                    finished_at: wall,
+                    started: true,
+                    finished: process.ends_at,
                     duration,
                     usage: None,
                 });

@@ -14,8 +14,10 @@ mod check;
 mod contract;
 mod disk;
 mod executor;
+mod notifier;
 mod rng;
 mod scheduler;
+mod timed;
 mod user;
 mod world;
 
@@ -36,6 +38,7 @@ struct Story {
     ticks: u64,
     accepted: u64,
     dropped: usize,
+    letters: usize,
 }
 
 fn simulate(seed: u64) -> Story {
@@ -52,7 +55,14 @@ fn simulate(seed: u64) -> Story {
         .map(|machine| (machine.id.to_string(), machine.tags.clone(), u64::from(machine.slots)))
         .collect();
     *world.check.borrow_mut() = checker;
-    user::write_programs(&world);
+    // The histories of seeds that are kept stay as they were.
+    let has_hooks = !KEPT.contains(&seed) && Rng::new(seed, "webhooks").one_in(2);
+    let hooked = if has_hooks { user::hooked() } else { Vec::new() };
+    user::write_programs(&world, &hooked);
+    world.check.borrow_mut().hooked = hooked;
+    if world.timed {
+        timed::write(&world, true);
+    }
     let hurts_state = swarm.one_in(4) && !lying_lock;
     // Each seed has its own mixture: some are calm but for one thing.
     let mut some = |often: u64| if swarm.one_in(2) { often * swarm.between(1, 8) } else { 0 };
@@ -67,6 +77,8 @@ fn simulate(seed: u64) -> Story {
     };
     tracing::info!(hurts_state, ?faults, "the mixture");
     world.punctual.set(faults.pause == 0 && faults.full == 0);
+    let undisturbed = faults.pause == 0 && faults.full == 0 && faults.stale == 0 && faults.crash == 0;
+    world.check.borrow_mut().tells_in_order = undisturbed && !lying_lock && !hurts_state;
     world.calm.set(faults.pause == 0 && faults.stale == 0 && faults.full == 0 && !lying_lock && !hurts_state);
     let mut user = User::new(seed, Rc::clone(&world), Rc::clone(&scheduler), hurts_state);
     scheduler.run_until(world.now.get() + Duration::from_secs(1));
@@ -77,26 +89,56 @@ fn simulate(seed: u64) -> Story {
         let pause = Duration::from_millis(swarm.between(1, 1_500));
         scheduler.run_until(world.now.get() + pause);
     }
-    converge(&world, &scheduler, &mut user);
+    calm_down(&world, &scheduler, &mut user);
+    let off = world.wall();
+    if world.timed {
+        catch_up(&world, &scheduler);
+        timed::write(&world, false);
+    }
+    converge(&world, &scheduler);
     let dropped = user.dropped.len();
     let mut check = world.check.borrow_mut();
     check.at_the_end(&user.dropped, &world.files.borrow());
+    if world.timed {
+        let wrong = check.calendar.at_the_end(&world.files.borrow(), world.epoch, off);
+        check.violations.extend(wrong);
+    }
     Story {
         violations: std::mem::take(&mut check.violations),
         commits: check.commits,
         ticks: scheduler.ticks.get(),
         accepted: check.accepted,
         dropped,
+        letters: check.letters,
     }
 }
 
-/// The faults stop: everything that was dropped must come to its end in bounded time.
-fn converge(world: &Rc<World>, scheduler: &Rc<Scheduler>, user: &mut User) {
+/// The faults stop.
+fn calm_down(world: &Rc<World>, scheduler: &Rc<Scheduler>, user: &mut User) {
     *world.faults.borrow_mut() = Faults::default();
     world.full_until.set(Duration::ZERO);
     scheduler.right_all_clocks();
     scheduler.wake_all();
     user.finish();
+}
+
+/// What runs by itself must come to where it should be, in bounded time, and stay there for a while.
+fn catch_up(world: &Rc<World>, scheduler: &Rc<Scheduler>) {
+    let patience = world.now.get() + Duration::from_secs(400);
+    while world.now.get() < patience {
+        scheduler.run_until(world.now.get() + Duration::from_secs(1));
+        if world.check.borrow().calendar.is_caught_up(world) {
+            return;
+        }
+    }
+    let files = world.files.borrow();
+    let state = files.get(std::path::Path::new("/c/state.json"));
+    let state = state.map(|file| String::from_utf8_lossy(&file.bytes).into_owned());
+    world.check.borrow_mut().violations.push(format!("liveness: what runs by itself does not catch up: {state:?}"));
+}
+
+/// Everything that was dropped must come to its end in bounded time.
+fn converge(world: &Rc<World>, scheduler: &Rc<Scheduler>) {
     // The sum of everything that may still have to be waited for: three losses, retries with backoff, the longest runs.
     let patience = world.now.get() + Duration::from_secs(400);
     while world.now.get() < patience {
@@ -168,8 +210,8 @@ fn nothing_forbidden_happens_and_everything_ends_even_seeds() {
         tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).without_time().with_test_writer().init();
         let story = simulate(seed);
         eprintln!(
-            "seed {seed}: {} commits, {} ticks, {} accepted results, {} triggers",
-            story.commits, story.ticks, story.accepted, story.dropped
+            "seed {seed}: {} commits, {} ticks, {} accepted results, {} triggers, {} letters",
+            story.commits, story.ticks, story.accepted, story.dropped, story.letters
         );
         report(
             &[(seed, story.violations)]

@@ -17,6 +17,7 @@ use chrono::TimeDelta;
 
 use super::disk::SimDisk;
 use super::executor::SimExecutor;
+use super::notifier::SimNotifier;
 use super::rng::Rng;
 use super::world::{Process, World};
 
@@ -120,7 +121,10 @@ impl Scheduler {
         let processes = self.world.processes.borrow();
         let ends =
             processes.iter().filter(|process| process.device == machine.index && !life).map(|process| process.ends_at);
-        ends.fold(machine.wake_at.get(), Duration::min)
+        let letters = self.world.letters.borrow();
+        let answers =
+            letters.iter().filter(|letter| letter.device == machine.index && !life).map(|letter| letter.answered_at);
+        ends.chain(answers).fold(machine.wake_at.get(), Duration::min)
     }
 
     fn turn(&self, machine: &Machine) {
@@ -195,10 +199,20 @@ impl Scheduler {
             dead: Rc::clone(&dead),
             chance: Rng::new(life ^ self.chance.borrow_mut().next(), "executor"),
         };
+        // Nobody waits any more for what an earlier life had on its way.
+        self.world.letters.borrow_mut().retain(|letter| letter.device != machine.index);
+        let notifier = SimNotifier {
+            world: Rc::clone(&self.world),
+            device: machine.index,
+            life,
+            dead: Rc::clone(&dead),
+            chance: Rng::new(life, "notifier"),
+        };
         let parts = Parts {
             disk,
             layout,
             executor: Box::new(executor),
+            notifier: Box::new(notifier),
             config: Config { heartbeat: BEAT, lease: LEASE, poll: true, ..Config::default() },
             me,
             volume,
@@ -301,8 +315,14 @@ impl Scheduler {
         let state = files.get(Path::new("/c/state.json"));
         let none_held = state.is_some_and(|state| {
             serde_json::from_slice::<serde_json::Value>(&state.bytes)
-                .is_ok_and(|state| state["runs"].as_object().is_some_and(serde_json::Map::is_empty))
+                .is_ok_and(|state| state["runs"].as_object().is_some_and(serde_json::Map::is_empty) && all_told(&state))
         });
         none_held && !files.keys().any(open)
     }
+}
+
+/// Whether no webhook is still to be told anything.
+fn all_told(state: &serde_json::Value) -> bool {
+    let mut jobs = state["jobs"].as_object().into_iter().flatten();
+    jobs.all(|(_, mark)| mark["news"].as_array().is_none_or(Vec::is_empty))
 }

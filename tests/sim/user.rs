@@ -26,7 +26,12 @@ pub(crate) fn jobs() -> BTreeMap<String, Rules> {
     .collect()
 }
 
-pub(crate) fn write_programs(world: &World) {
+/// The jobs that have a webhook, where any has: every other one.
+pub(crate) fn hooked() -> Vec<String> {
+    jobs().into_keys().step_by(2).collect()
+}
+
+pub(crate) fn write_programs(world: &World, hooked: &[String]) {
     world.make_folders(Path::new("/p"));
     let extra = |name: &str| match name {
         "gpu" => "tags = [\"gpu\"]\n",
@@ -38,8 +43,9 @@ pub(crate) fn write_programs(world: &World) {
         _ => "",
     };
     for name in jobs().keys() {
-        world
-            .put(&PathBuf::from(format!("/p/{name}.toml")), format!("command = [\"x\"]\n{}", extra(name)).into_bytes());
+        let hook = if hooked.contains(name) { "notify = \"http://hook/\"\n" } else { "" };
+        let text = format!("command = [\"x\"]\n{}{hook}", extra(name));
+        world.put(&PathBuf::from(format!("/p/{name}.toml")), text.into_bytes());
     }
 }
 

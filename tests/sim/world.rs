@@ -11,13 +11,9 @@ use aios::model::lease::Lease;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::check::Checker;
+use super::notifier::OnItsWay;
 use super::rng::Rng;
 use super::scheduler::Scheduler;
-
-/// When every simulation begins.
-pub(crate) fn epoch() -> DateTime<Utc> {
-    DateTime::parse_from_rfc3339("2026-11-21T23:59:30Z").unwrap().to_utc()
-}
 
 /// What goes wrong, and how often (once in so many operations; 0: never).
 #[derive(Debug, Clone, Default)]
@@ -58,6 +54,7 @@ pub(crate) struct World {
     /// Who holds which lock: the life of an orchestrator.
     pub(crate) locks: RefCell<BTreeMap<PathBuf, u64>>,
     pub(crate) processes: RefCell<Vec<Process>>,
+    pub(crate) letters: RefCell<Vec<OnItsWay>>,
     pub(crate) now: Cell<Duration>,
     pub(crate) faults: RefCell<Faults>,
     pub(crate) full_until: Cell<Duration>,
@@ -67,6 +64,10 @@ pub(crate) struct World {
     pub(crate) calm: Cell<bool>,
     /// Nothing in this world makes a device start late what it has claimed.
     pub(crate) punctual: Cell<bool>,
+    /// When it began, by the volume's time.
+    pub(crate) epoch: DateTime<Utc>,
+    /// Jobs run by themselves here.
+    pub(crate) timed: bool,
     pub(crate) chance: RefCell<Rng>,
     pub(crate) check: RefCell<Checker>,
     pub(crate) scheduler: RefCell<Weak<Scheduler>>,
@@ -80,12 +81,15 @@ impl World {
             folders: RefCell::default(),
             locks: RefCell::default(),
             processes: RefCell::default(),
+            letters: RefCell::default(),
             now: Cell::new(Duration::from_secs(1_000)),
             faults: RefCell::default(),
             full_until: Cell::default(),
             living: RefCell::default(),
             calm: Cell::new(false),
             punctual: Cell::new(false),
+            epoch: super::timed::epoch(seed),
+            timed: Rng::new(seed, "timed").one_in(2),
             chance: RefCell::new(Rng::new(seed, "faults")),
             check: RefCell::new(check),
             scheduler: RefCell::default(),
@@ -95,7 +99,7 @@ impl World {
 
     /// Wall time as the folder's server has it.
     pub(crate) fn wall(&self) -> DateTime<Utc> {
-        epoch() + TimeDelta::from_std(self.now.get() - Duration::from_secs(1_000)).unwrap()
+        self.epoch + TimeDelta::from_std(self.now.get() - Duration::from_secs(1_000)).unwrap()
     }
 
     pub(crate) fn one_in(&self, n: u64) -> bool {

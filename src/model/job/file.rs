@@ -1,21 +1,23 @@
 //! What a job file says: which keys there are, what each may hold, and what follows when one is not there.
 //!
-//! A key or a type that this version does not run stands in [`LATER_KEYS`] or [`LATER_TYPES`]; once it does, the word
-//! moves up to [`KEYS`] or [`TYPES`] and gets its line in [`job`].
+//! A key that this version does not know what to do with stands in [`LATER_KEYS`]; once it does, it moves up to [`KEYS`] and
+//! gets its line in [`job`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use toml_edit::Table;
 
-use super::super::ids::{JobName, Tag};
-use super::super::message::{bad_name, did_you_mean, listed, quoted};
+use super::super::ids::{JobName, PoolName, Tag};
+use super::super::message::{bad_name, quoted};
 use super::super::time::show_duration;
 use super::super::toml_read::{At, Problem, Reader};
-use super::{EXIT_CODES, Job, JobType, OnLost, Overlap, PRIORITY, Program, RETRIES, SLOTS};
+use super::keys::{ON_LOST, OVERLAPS};
+use super::timing::kind;
+use super::{EXIT_CODES, Job, JobType, Mentioned, PRIORITY, Program, RETRIES, SLOTS};
 
 /// The keys that this version reads.
-pub(super) const KEYS: [&str; 20] = [
+pub(in crate::model) const KEYS: [&str; 37] = [
     "type",
     "command",
     "file",
@@ -36,9 +38,6 @@ pub(super) const KEYS: [&str; 20] = [
     "stop_grace",
     "on_lost",
     "enabled",
-];
-/// The keys that the format has and this version does not read.
-pub(super) const LATER_KEYS: [&str; 19] = [
     "time",
     "interval",
     "interval_minutes",
@@ -52,32 +51,38 @@ pub(super) const LATER_KEYS: [&str; 19] = [
     "instances",
     "pool",
     "retry_elsewhere",
-    "limits",
-    "docker",
     "on_success",
     "on_failure",
     "after",
     "notify",
 ];
-/// The types of job that this version runs.
-const TYPES: [(&str, JobType); 1] = [("trigger", JobType::Trigger)];
-/// The types that the format has and this version does not run.
-pub(super) const LATER_TYPES: [&str; 6] = ["always", "daily", "interval", "random_daily", "idle", "cron"];
+/// The keys that the format has and this version does not read.
+pub(super) const LATER_KEYS: [&str; 2] = ["limits", "docker"];
 
 const COMMAND: &str = "an array of strings: a program and its arguments";
 const COMMAND_HINT: &str = r#"write it as command = ["python3", "script.py"]"#;
 const FILE_HINT: &str = "a job's file stands below Programs/, such as file = \"reports/daily.py\"";
 
+/// What a file names that another has, and where, as a byte of the text.
+pub(super) type Named = Vec<(Mentioned, usize, String)>;
+
 /// Reads the keys of a job file.
-pub(super) fn job(name: &JobName, text: &str, table: &Table) -> Result<Job, Vec<Problem>> {
+pub(super) fn job(name: &JobName, text: &str, table: &Table) -> Result<(Job, Named), Vec<Problem>> {
     let mut reader = Reader::new(text, table);
     reader.only_keys(&KEYS, &LATER_KEYS);
-    let kind = kind(&mut reader);
+    let kind = kind(&mut reader).unwrap_or(JobType::Trigger);
     let program = program(&mut reader);
-    let default = Job::with_defaults(name.clone(), program.unwrap_or(Program::Command(Vec::new())));
+    let default = Job::with_defaults(name.clone(), kind, program.unwrap_or(Program::Command(Vec::new())));
+    let mut named = Named::new();
+    let after = jobs(&mut reader, Mentioned::After, &mut named);
+    if matches!(default.kind, JobType::Always(_) | JobType::Idle(_))
+        && let Some(at) = reader.key("after")
+    {
+        let error = format!("found `after` in a job of type `{}`, expected it with another type", default.kind.word());
+        reader.problem(at, error, "what runs by itself all the time waits for no other job");
+    }
     let (backoff, backoff_max) = backoff(&mut reader, &default);
     let job = Job {
-        kind: kind.unwrap_or(default.kind),
         args: args(&mut reader).unwrap_or_default(),
         kwargs: reader.json_table("kwargs").unwrap_or_default(),
         env: env(&mut reader).unwrap_or_default(),
@@ -85,38 +90,65 @@ pub(super) fn job(name: &JobName, text: &str, table: &Table) -> Result<Job, Vec<
         tags: tags(&mut reader).unwrap_or_default(),
         priority: reader.integer("priority", &PRIORITY).unwrap_or(default.priority),
         slots: reader.integer("slots", &SLOTS).unwrap_or(default.slots),
-        overlap: reader
-            .word("overlap", &[("allow", Overlap::Allow), ("skip", Overlap::Skip), ("queue", Overlap::Queue)])
-            .unwrap_or(default.overlap),
+        overlap: reader.word("overlap", &OVERLAPS).unwrap_or(default.overlap),
+        pool: pool(&mut reader, &mut named),
+        retry_elsewhere: reader.boolean("retry_elsewhere").unwrap_or(default.retry_elsewhere),
+        on_success: jobs(&mut reader, Mentioned::OnSuccess, &mut named),
+        on_failure: jobs(&mut reader, Mentioned::OnFailure, &mut named),
+        after,
+        notify: notify(&mut reader),
         retries: reader.integer("retries", &RETRIES).unwrap_or(default.retries),
         retry_on: reader.integers("retry_on", &EXIT_CODES).map(BTreeSet::from_iter),
         backoff,
         backoff_max,
         timeout: timeout(&mut reader),
         stop_grace: reader.duration("stop_grace").map_or(default.stop_grace, |found| found.value),
-        on_lost: reader.word("on_lost", &[("rerun", OnLost::Rerun), ("fail", OnLost::Fail)]).unwrap_or(default.on_lost),
+        on_lost: reader.word("on_lost", &ON_LOST).unwrap_or(default.on_lost),
         enabled: reader.boolean("enabled").unwrap_or(default.enabled),
         ..default
     };
     // Where a value could not be read, the job holds a default; it leaves this function only if there was no such value.
     let problems = reader.into_problems();
-    if problems.is_empty() { Ok(job) } else { Err(problems) }
+    if problems.is_empty() { Ok((job, named)) } else { Err(problems) }
 }
 
-fn kind(reader: &mut Reader<'_>) -> Option<JobType> {
-    let names: Vec<&str> = TYPES.iter().map(|(word, _)| *word).chain(LATER_TYPES).collect();
-    let At { at, value } = reader.string("type", &format!("one of {}", listed(&names)))?;
-    if let Some((_, kind)) = TYPES.iter().find(|(word, _)| *word == value) {
-        return Some(*kind);
+/// The names of other jobs.
+fn jobs(reader: &mut Reader<'_>, of: Mentioned, named: &mut Named) -> Vec<JobName> {
+    let hint = "a job's name is the stem of its file in Programs/";
+    let job = |name: &str| JobName::new(name).map_err(|bad| bad_name(&bad));
+    let found = reader.names_at(of.key(), "an array of names of jobs", hint, job).unwrap_or_default();
+    named.extend(found.iter().map(|found| (of, found.at, found.value.to_string())));
+    found.into_iter().map(|found| found.value).collect()
+}
+
+fn pool(reader: &mut Reader<'_>, named: &mut Named) -> Option<PoolName> {
+    let At { at, value } = reader.string("pool", "the name of a pool of Programs/pools.toml")?;
+    match PoolName::new(value) {
+        Ok(pool) => {
+            named.push((Mentioned::Pool, at, value.to_owned()));
+            Some(pool)
+        }
+        Err(bad) => {
+            reader.problem(
+                at,
+                format!("`pool`: {}", bad_name(&bad)),
+                "pools stand in Programs/pools.toml: NAME = NUMBER",
+            );
+            None
+        }
     }
-    if LATER_TYPES.contains(&value) {
-        let error = format!("`type` is \"{value}\", which is not supported by this version, expected \"trigger\"");
-        reader.problem(at, error, "use a version that supports it, or drop triggers for the job at its times");
-    } else {
-        let error = format!("`type` is {}, expected one of {}", quoted(value), listed(&names));
-        reader.problem(at, error, did_you_mean(value, &names));
+}
+
+fn notify(reader: &mut Reader<'_>) -> Option<String> {
+    let expected = "the URL of a webhook: http:// or https://, a host, and no spaces";
+    let At { at, value } = reader.string("notify", expected)?;
+    let rest = value.strip_prefix("http://").or_else(|| value.strip_prefix("https://"));
+    let host = rest.and_then(|rest| rest.split(['/', '?', '#']).next()).unwrap_or_default();
+    if host.is_empty() || !value.chars().all(|c| c.is_ascii_graphic()) {
+        let error = format!("`notify` is {}, expected {expected}", quoted(value));
+        reader.problem(at, error, "notify = \"https://example.org/hook\"");
     }
-    None
+    Some(value.to_owned())
 }
 
 /// What the job executes. Every key of it is read in any case, so that each of their errors is told.

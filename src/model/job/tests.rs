@@ -2,8 +2,10 @@
 
 use proptest::prelude::*;
 
-use super::file::{KEYS, LATER_KEYS, LATER_TYPES};
+use super::file::{KEYS, LATER_KEYS};
+use super::timing::TYPES;
 use super::*;
+use crate::model::schedule::Missed;
 use crate::model::trigger;
 
 fn name() -> JobName {
@@ -70,7 +72,6 @@ fn what_is_run_must_be_said_once_and_well() {
 fn impossible_values_are_refused_with_their_place() {
     let rows = [
         ("type = \"dayly\"", 8, "`type` is \"dayly\"", "did you mean `daily`?"),
-        ("type = \"daily\"", 8, "not supported by this version", "version"),
         ("type = 1", 8, "`type` is an integer (1)", ""),
         ("agrs = []", 1, "unknown key \"agrs\"", "did you mean `args`?"),
         ("\"a\\u001b\" = 1", 1, "unknown key \"a\\u{1b}\"", ""),
@@ -119,13 +120,12 @@ fn impossible_values_are_refused_with_their_place() {
 #[test]
 fn every_key_and_type_of_the_format_is_known() {
     for key in LATER_KEYS {
-        let value = if matches!(key, "limits" | "docker") { format!("[{key}]\nx = 1") } else { format!("{key} = 1") };
-        let error = error(&format!("file = \"a\"\n{value}"));
+        let error = error(&format!("file = \"a\"\n[{key}]\nx = 1"));
         assert!(error.error.contains(&format!("key `{key}` is not supported by this version")), "{error:?}");
         assert_eq!(error.line, 2);
     }
-    for word in LATER_TYPES {
-        assert!(error(&format!("file = \"a\"\ntype = \"{word}\"")).error.contains("not supported by this version"));
+    for (word, keys) in TYPES {
+        assert!(keys.iter().all(|key| KEYS.contains(key)), "{word}");
     }
     let unique: BTreeSet<&str> = KEYS.into_iter().chain(LATER_KEYS).collect();
     assert_eq!(unique.len(), KEYS.len() + LATER_KEYS.len());
@@ -134,10 +134,96 @@ fn every_key_and_type_of_the_format_is_known() {
 }
 
 #[test]
+fn a_type_has_its_own_keys_and_no_others() {
+    let rows = [
+        ("type = \"daily\"", 1, "found no `time`", "add time"),
+        ("type = \"cron\"", 1, "found no `cron`", ""),
+        ("type = \"interval\"", 1, "found no `interval`", ""),
+        ("time = \"09:00\"", 1, "found `time` in a job of type `trigger`, expected it only with type `daily`", "daily"),
+        ("type = \"daily\"; time = \"25:61\"", 8, "`time` is \"25:61\", expected a time in quotes", ""),
+        ("type = \"daily\"; time = \"9:00\"", 8, "`time` is \"9:00\"", "09:30"),
+        ("type = \"daily\"; time = \"24:00\"", 8, "`time` is \"24:00\"", ""),
+        ("type = \"daily\"; time = 09:00:00", 8, "`time` is a date or time (09:00:00), expected a time in quotes", ""),
+        ("type = \"interval\"; interval = \"0s\"", 12, "`interval` is 0ms, expected at least 1 s", ""),
+        ("type = \"interval\"; interval_minutes = 0", 20, "`interval_minutes` is 0ms, expected at least 1 s", ""),
+        ("type = \"interval\"; interval_seconds = -5", 20, "expected at least 1 s", ""),
+        (
+            "type = \"interval\"; interval_minutes = nan",
+            20,
+            "`interval_minutes` is a float (nan), expected a number",
+            "",
+        ),
+        ("interval = \"1h\"; type = \"interval\"; interval_minutes = 5", 20, "found `interval_minutes` beside", "keep"),
+        ("type = \"interval\"; interval = \"1h\"; jitter = \"1h\"", 10, "expected less than the interval", ""),
+        ("type = \"daily\"; time = \"09:00\"; timezone = \"Europe/Berln\"", 12, "`timezone` is", "Europe/Berlin"),
+        ("type = \"daily\"; time = \"09:00\"; missed = \"never\"", 10, "one of `once`, `all` and `skip`", ""),
+        ("type = \"cron\"; cron = \"* * *\"", 8, "`cron` is \"* * *\"", ""),
+        ("type = \"cron\"; cron = \"0 0 30 2 *\"", 8, "which never occurs", "February"),
+        ("type = \"cron\"; cron = \"61 * * * *\"", 8, "`cron` is \"61 * * * *\"", ""),
+        ("type = \"always\"; instances = 0", 13, "a number from 1 to 1000, or \"every\"", ""),
+        ("type = \"always\"; instances = \"all\"", 13, "a number from 1 to 1000, or \"every\"", ""),
+        ("type = \"always\"; after = [\"a\"]", 1, "found `after` in a job of type `always`", ""),
+        ("pool = 5", 8, "`pool` is an integer (5)", ""),
+        ("pool = \"a b\"", 8, "pool name \"a b\" is not valid", ""),
+        ("after = \"a\"", 9, "`after` is a string", ""),
+        ("on_success = [\"a b\"]", 15, "job name \"a b\" is not valid", ""),
+        ("notify = \"ftp://x\"", 10, "the URL of a webhook", "https"),
+        ("notify = \"https:///x\"", 10, "the URL of a webhook", ""),
+        ("retry_elsewhere = 1", 19, "expected true or false", ""),
+    ];
+    for (lines, column, wrong, hint) in rows {
+        let text = format!("file = \"a\"\n{}", lines.replace("; ", "\n"));
+        let last = text.lines().count();
+        check(&[(&text, (last, column), wrong, hint)]);
+    }
+    let window = "file = \"a\"\ntype = \"random_daily\"\nafter_time = \"10:00\"\nbefore_time = \"10:00:00\"";
+    check(&[(window, (4, 1), "the window has length 0", "22:00 to 02:00")]);
+}
+
+#[test]
+fn each_type_is_read_with_its_keys_and_defaults() {
+    let job = good(
+        "type = \"daily\"\nfile = \"a\"\ntime = \"09:30\"\ntimezone = \"Europe/Berlin\"\njitter = \"5m\"\nmissed = \"skip\"",
+    );
+    let JobType::Timed(timing) = &job.kind else { panic!("{job:?}") };
+    assert_eq!((timing.jitter.as_secs(), timing.missed), (300, Missed::Skip));
+    assert_eq!(timing.schedule.zone().name(), "Europe/Berlin");
+    assert_eq!((job.overlap, job.slots, job.retries, job.kind.word()), (Overlap::Skip, 1, 0, "daily"));
+    for (line, seconds) in [("interval = \"90s\"", 90), ("interval_minutes = 1.5", 90), ("interval_seconds = 90", 90)] {
+        let job = good(&format!("type = \"interval\"\nfile = \"a\"\n{line}"));
+        let expected = Schedule::Interval(Duration::from_secs(seconds));
+        assert!(matches!(&job.kind, JobType::Timed(timing) if timing.schedule == expected), "{line}");
+    }
+    let job = good("type = \"random_daily\"\nfile = \"a\"\nafter_time = \"22:00\"\nbefore_time = \"02:00:30\"");
+    assert!(matches!(&job.kind, JobType::Timed(Timing { schedule: Schedule::RandomDaily { .. }, .. })));
+    for text in ["*/5 * * * *", "0 */5 * * * *", "@daily", "0 9 L * *"] {
+        let job = good(&format!("type = \"cron\"\nfile = \"a\"\ncron = \"{text}\""));
+        assert_eq!(job.kind.word(), "cron");
+    }
+    let job = good("type = \"always\"\nfile = \"a\"\ninstances = \"every\"");
+    assert_eq!((&job.kind, job.slots, job.retries), (&JobType::Always(Instances::Every), 0, UNLIMITED));
+    let job = good("type = \"idle\"\nfile = \"a\"\ninstances = 3\nretries = 2");
+    assert_eq!((&job.kind, job.slots, job.retries, job.priority), (&JobType::Idle(Instances::Count(3)), 0, 2, -1));
+}
+
+#[test]
+fn what_names_other_files_says_where() {
+    let job = good(
+        "file = \"a\"\npool = \"llm\"\nafter = [\"b\",\n  \"c\"]\non_failure = [\"d\"]\nnotify = \"http://h/x?y\"",
+    );
+    let places: Vec<_> = job.mentions.iter().map(|it| (it.of.key(), it.name.as_str(), it.line, it.column)).collect();
+    assert_eq!(
+        places,
+        [("after", "b", 3, 10), ("after", "c", 4, 3), ("pool", "llm", 2, 8), ("on_failure", "d", 5, 15)]
+    );
+    assert_eq!((job.after.len(), job.on_success.len(), job.on_failure.len()), (2, 0, 1));
+}
+
+#[test]
 fn all_errors_are_told_in_the_order_of_the_text() {
-    let text = "retries = -1\nslots = 1001\nfoo = 1\nfile = \"/x\"\nargs = [nan, inf, 1]\nenv = {A = 1, AIOS_B = \"\"}\ntype = \"cron\"\ncron = \"* * * * *\"";
+    let text = "retries = -1\nslots = 1001\nfoo = 1\nfile = \"/x\"\nargs = [nan, inf, 1]\nenv = {A = 1, AIOS_B = \"\"}\ntype = \"corn\"\npool = \"-\"";
     let places: Vec<(usize, usize)> = read(text).unwrap_err().iter().map(|error| (error.line, error.column)).collect();
-    assert_eq!(places, [(1, 11), (2, 9), (3, 1), (4, 8), (5, 9), (5, 14), (6, 12), (6, 15), (7, 8), (8, 1)]);
+    assert_eq!(places, [(1, 11), (2, 9), (3, 1), (4, 8), (5, 9), (5, 14), (6, 12), (6, 15), (7, 8), (8, 8)]);
     let shown = error("file = \"a\"\nslots = 1001").to_string();
     assert_eq!(shown, "demo.toml:2:9: `slots` is 1001, expected an integer from 0 to 1000");
 }
@@ -155,7 +241,7 @@ fn what_is_not_toml_is_one_error_with_its_place() {
 #[test]
 fn a_job_that_says_little_has_the_defaults() {
     let job = good("\u{feff}file = \"bin/é.sh\"");
-    assert_eq!(job, Job::with_defaults(name(), Program::File("bin/é.sh".to_owned())));
+    assert_eq!(job, Job::with_defaults(name(), JobType::Trigger, Program::File("bin/é.sh".to_owned())));
     assert_eq!((job.priority, job.slots, job.retries, job.enabled), (0, 1, 0, true));
     assert_eq!((job.overlap, job.on_lost, job.timeout, job.retry_on), (Overlap::Allow, OnLost::Rerun, None, None));
     let seconds = [job.backoff, job.backoff_max, job.stop_grace].map(|span| span.as_secs());
@@ -257,8 +343,9 @@ proptest! {
         for (at, key) in keys.iter().enumerate() {
             let right = match *key {
                 "file" => value.starts_with('"'),
-                "priority" | "slots" | "retries" => value == "7",
-                "enabled" => value == "true",
+                "priority" | "slots" | "retries" | "instances" => value == "7",
+                "interval_minutes" | "interval_seconds" => value == "7" || value == "1.5",
+                "enabled" | "retry_elsewhere" => value == "true",
                 "kwargs" => value.starts_with('{'),
                 _ => false,
             };

@@ -8,24 +8,27 @@ use chrono::{DateTime, Datelike, Utc};
 use serde_json::value::RawValue;
 
 use super::super::config::TRIGGER_DEPTH;
-use super::super::ids::{BadName, JobName, Tag};
+use super::super::ids::{BadName, JobName, RunId, Tag};
 use super::super::job::PRIORITY;
 use super::super::json_scan::{self, Fault, Kind, Value, string_text};
 use super::super::message::{self, did_you_mean, listed, quoted};
-use super::{EXAMPLE, Json, Refusal, Target, Trigger};
+use super::{Cause, CausedBy, EXAMPLE, Json, Origin, Refusal, Target, Trigger};
 
 /// The keys of a trigger.
-const KEYS: [&str; 10] = ["job", "command", "args", "kwargs", "priority", "tags", "time", "expires", "id", "job_name"];
+pub(in crate::model) const KEYS: [&str; 10] =
+    ["job", "command", "args", "kwargs", "priority", "tags", "time", "expires", "id", "job_name"];
+/// The keys that only the orchestrator's own files have.
+const OWN_KEYS: [&str; 3] = ["cause", "cause_run_id", "cause_result"];
 /// The longest idempotency key, bytes.
-const ID_LIMIT: usize = 256;
+pub(in crate::model) const ID_LIMIT: usize = 256;
 /// How times are written, as messages quote it.
 const TIME_RULE: &str = "an RFC 3339 time with an offset or Z, such as 2026-11-21T09:00:00Z";
 /// How much of a wrong value is shown.
 const VALUE_SHOWN: usize = 60;
 
 /// Reads a trigger from a text that is not empty.
-pub(super) fn trigger(text: &str) -> Result<Trigger, Refusal> {
-    let reader = Reader { text };
+pub(super) fn trigger(text: &str, own: bool) -> Result<Trigger, Refusal> {
+    let reader = Reader { text, own };
     let root = json_scan::scan(text).map_err(|fault| reader.refuse_fault(fault))?;
     reader.trigger(&root)
 }
@@ -33,6 +36,8 @@ pub(super) fn trigger(text: &str) -> Result<Trigger, Refusal> {
 /// Reads values of one text, and knows where they stand.
 struct Reader<'t> {
     text: &'t str,
+    /// It is a file of the orchestrator's own making, or may be.
+    own: bool,
 }
 
 impl<'t> Reader<'t> {
@@ -44,9 +49,11 @@ impl<'t> Reader<'t> {
         let mut target: Option<(&'static str, Target)> = None;
         let (mut args, mut kwargs, mut tags) = (None, Vec::new(), BTreeSet::new());
         let (mut priority, mut not_before, mut expires, mut id) = (None, None, None, None);
+        let (mut cause, mut cause_run, mut cause_result) = (None, None, None);
         for member in &root.inside {
             let name = string_text(self.text, &member.key);
-            let Some(&name) = KEYS.iter().find(|known| Some(**known) == name.as_deref()) else {
+            let own = if self.own { &OWN_KEYS[..] } else { &[] };
+            let Some(&name) = KEYS.iter().chain(own).find(|known| Some(**known) == name.as_deref()) else {
                 return Err(self.unknown_key(member));
             };
             match name {
@@ -57,6 +64,13 @@ impl<'t> Reader<'t> {
                 "time" => not_before = self.time("time", "\"immediate\" or ", member)?,
                 "expires" => expires = self.time("expires", "", member)?,
                 "id" => id = Some(self.id(member)?),
+                "cause" => cause = Some(self.cause(member)?),
+                "cause_run_id" => {
+                    cause_run = RunId::parse(&self.string("cause_run_id", "the id of a run", member)?);
+                }
+                "cause_result" => {
+                    cause_result = Some(self.string("cause_result", "the path of a result", member)?.into_owned());
+                }
                 _ => {
                     if let Some((first, _)) = target {
                         return Err(self.two_targets(first, name, member));
@@ -69,7 +83,17 @@ impl<'t> Reader<'t> {
             let error = "found neither `job` nor `command`, expected one of them".to_owned();
             return Err(self.refuse(root.span.start, error, r#"say what to run: {"job": "NAME"}"#));
         };
-        Ok(Trigger { target, args, kwargs, priority, tags, not_before, expires, id })
+        let by = cause_run.zip(cause_result).map(|(run, result)| CausedBy { run, result });
+        let origin = cause.map(|cause| Origin { cause, by });
+        Ok(Trigger { target, args, kwargs, priority, tags, not_before, expires, id, origin })
+    }
+
+    fn cause(&self, member: &Value) -> Result<Cause, Refusal> {
+        let word = self.string("cause", "what made the run", member)?;
+        serde_json::from_value(serde_json::Value::from(&*word)).map_err(|_| {
+            let error = format!("`cause` is {}, expected what made the run", quoted(&word));
+            self.refuse(member.span.start, error, "it stands only in files of the orchestrator's own making")
+        })
     }
 
     fn unknown_key(&self, member: &Value) -> Refusal {

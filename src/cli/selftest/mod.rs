@@ -3,16 +3,17 @@
 //! Not one line says ok without having looked: real devices in processes of their own run real triggers on a temporary
 //! volume, one of them is killed, and what is found in the files decides.
 
+mod own;
+
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::sync::Notify;
 
 use super::context::new_run_id;
 use super::out::Paint;
+use super::rival::SecondProcess;
 use super::{Code, Context, Failure, Out};
 use crate::coordinator::open_volume;
 use crate::coordinator::run::clock;
@@ -21,16 +22,18 @@ use crate::model::entry::{FileKey, Source};
 use crate::model::ids::{DeviceId, JobName, RunId, Session};
 use crate::model::lease::Lease;
 use crate::model::result::{Outcome, Status};
-use crate::volume::atomic::{Temporary, write_new, write_over};
+use crate::volume::atomic::{Temporary, write_new};
 use crate::volume::disk::Disk;
 use crate::volume::layout::Layout;
-use crate::volume::os::{OsDisk, inode_of, remove_tree};
-use crate::volume::watch::{Mailbox, Watch};
+use crate::volume::os::{OsDisk, remove_tree};
+use crate::volume::probe::{self, Scratch};
 use crate::volume::{heartbeat, results};
 
 /// How long one thing may take before its check fails. Generous: only a fault is that slow.
 const PATIENCE: Duration = Duration::from_secs(20);
 const LOOK: Duration = Duration::from_millis(10);
+/// How long a file event may take.
+const EVENT: Duration = Duration::from_secs(3);
 
 /// The jobs of the test. `attempt` and `ledger` are in every script's hands.
 const JOBS: [(&str, &str); 9] = [
@@ -142,6 +145,12 @@ impl Bench {
         say("an idempotency key runs once", self.keyed())?;
         say("what cannot be taken is kept, with the reason", self.rejected())?;
         say("a disabled job waits", self.disabled())?;
+        say("an interval is due at its multiples", self.intervals())?;
+        say("daily, cron and random_daily are due to the second", self.due_times())?;
+        say("a daemon has its instances and follows its definition", self.daemons())?;
+        say("an idle job gives way to work", self.idle())?;
+        say("an end starts what follows it", self.chains())?;
+        say("a pool holds over all devices", self.pools())?;
         say("a killed device's run goes on elsewhere", self.killed())?;
         say("a device that is asked to leaves with exit code 0", self.left())
     }
@@ -377,96 +386,26 @@ impl Bench {
     }
 }
 
-/// What is asked of the volume that is given: with what the product itself does there.
+/// What is asked of the volume that is given: what `doctor` looks at, and what a device cannot do without.
 fn test_volume(context: &mut Context, report: &mut Report) -> Result<(), Failure> {
     context.make_volume()?;
-    let common = context.layout.common.clone();
-    report.check(&format!("locks exclude in {}", common.display()), locks_exclude(context))?;
-    report.check("a rename replaces nothing, and a reader sees whole documents", renames(context))?;
-    report.check("file events arrive", events_arrive(context))
-}
-
-fn locks_exclude(context: &Context) -> Result<(), String> {
-    let path = context.layout.common.join(format!(".{}.1.tmp", context.session));
-    let (one, other) = (OsDisk::new(), OsDisk::new());
-    let outcome = (0..20).try_for_each(|_| {
-        let guard = one.lock(&path).map_err(|error| error.to_string())?;
-        let guard = guard.ok_or("a free lock was refused")?;
-        if other.lock(&path).map_err(|error| error.to_string())?.is_some() {
-            return Err("two held the lock at once: this file system does not honour locks".to_owned());
-        }
-        drop(guard);
-        let again = other.lock(&path).map_err(|error| error.to_string())?;
-        again.map(|_| ()).ok_or_else(|| "a lock that was given back was refused".to_owned())
-    });
-    one.remove(&path).map_err(|error| error.to_string()).and(outcome)
-}
-
-fn renames(context: &mut Context) -> Result<(), String> {
-    let (first, second) = (
-        context.layout.common.join(format!(".{}.2.tmp", context.session)),
-        context.layout.common.join(format!(".{}.3.tmp", context.session)),
-    );
-    let disk = Rc::clone(&context.disk);
-    let said = |error: std::io::Error| error.to_string();
-    disk.create(&first, b"one").map_err(said)?;
-    disk.create(&second, b"two").map_err(said)?;
-    let refused = disk.rename_new(&first, &second).is_err();
-    let kept = disk.read(&second, 10).map_err(said)?.0 == b"two";
-    let whole = readers_see_whole(context, &second);
-    disk.remove(&first).and(disk.remove(&second)).map_err(said)?;
-    if !refused || !kept {
-        return Err("a rename replaced a file that was there".into());
-    }
-    whole
-}
-
-/// Replaces a document over and over while another thread reads it.
-fn readers_see_whole(context: &mut Context, path: &std::path::Path) -> Result<(), String> {
-    let documents = [vec![b'a'; 8_192], vec![b'b'; 8_192]];
-    let mut names = Temporary::new(Session::from_random(u64::from(std::process::id())));
-    write_over(&*context.disk, &mut names, path, &documents[0]).map_err(|error| error.to_string())?;
-    let done = std::sync::atomic::AtomicBool::new(false);
-    std::thread::scope(|threads| {
-        let reader = threads.spawn(|| {
-            let disk = OsDisk::new();
-            let mut reads = 0_u32;
-            while !done.load(std::sync::atomic::Ordering::Acquire) || reads == 0 {
-                let (bytes, _) = disk.read(path, 10_000).map_err(|error| format!("a reader found nothing: {error}"))?;
-                if bytes.len() != 8_192 || bytes.iter().any(|byte| *byte != bytes[0]) {
-                    return Err("a reader saw half a document".to_owned());
-                }
-                reads += 1;
-            }
-            Ok(())
-        });
-        let written = (0..200).try_for_each(|round| {
-            write_over(&*context.disk, &mut names, path, &documents[round % 2]).map_err(|error| error.to_string())
-        });
-        done.store(true, std::sync::atomic::Ordering::Release);
-        let read = reader.join().unwrap_or_else(|_| Err("the reader panicked".to_owned()));
-        written.and(read)
-    })
-}
-
-fn events_arrive(context: &Context) -> Result<(), String> {
-    let (mailbox, wake) = (Arc::new(Mailbox::default()), Arc::new(Notify::new()));
-    let mut watch = Watch::start(&context.layout, Arc::clone(&mailbox), wake)?;
-    watch.renew(inode_of)?;
-    let name = format!("probe-{}.json", context.session);
-    let path = context.layout.waiting().join(&name);
-    // In `.waiting`, under a name that is none there: no device takes it for a trigger.
-    context.disk.create(&path.with_extension("tmp"), b"").map_err(|error| error.to_string())?;
-    let until = clock().boot + Duration::from_secs(3);
-    context.disk.rename_new(&path.with_extension("tmp"), &path).map_err(|error| error.to_string())?;
-    let mut arrived = false;
-    while !arrived && clock().boot < until {
-        arrived = mailbox.take().names.iter().any(|key| key.name.to_str() == Some(&name));
-        pause();
-    }
-    // A device that lives here may have looked at it, but left it.
-    let removed = context.disk.remove(&path).map_err(|error| error.to_string());
-    if arrived { removed } else { Err("no event within 3 s: new triggers are found by the scan, within --scan".into()) }
+    let locks = format!("locks exclude in {}", context.layout.common.display());
+    let names = [locks.as_str(), "a rename replaces nothing, and a reader sees whole documents", "file events arrive"];
+    let scratch = match Scratch::new(&*context.disk, &context.layout, &context.session) {
+        Ok(scratch) => scratch,
+        Err(error) => return names.iter().try_for_each(|name| report.check(name, Err(error.to_string()))),
+    };
+    let lock = scratch.path("lock");
+    let excludes =
+        SecondProcess::start(&lock).and_then(|mut rival| probe::locks_exclude(&OsDisk::new(), &lock, &mut rival));
+    report.check(names[0], excludes.map_err(|trouble| trouble.to_string()))?;
+    let renames = probe::renames_refuse(&*context.disk, &scratch.path(""))
+        .and_then(|_| probe::replaces_whole(&*context.disk, &mut context.names, &scratch.path("document")).map(|_| ()));
+    report.check(names[1], renames.map_err(|trouble| trouble.to_string()))?;
+    let events = probe::events_arrive(&*context.disk, &mut context.names, &scratch, EVENT, pause);
+    let events = events.map_err(|why| format!("{why}: new triggers are found by the scan, within --scan"));
+    report.check(names[2], events)?;
+    scratch.remove().or_else(|error| report.check("what was made to look is removed", Err(error.to_string())))
 }
 
 fn expect(holds: bool, outcome: &Outcome) -> Result<(), String> {

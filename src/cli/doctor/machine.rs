@@ -1,0 +1,100 @@
+//! What is looked at on this machine: the interpreter, and room for file events.
+
+use super::super::view;
+use super::{Context, Failure, Finding, Report};
+use crate::exec::machine::{FileEvents, PYTHON, Python, file_events, python};
+use crate::model::job::{Job, Program};
+
+/// A device takes one instance of file events, and a handful of watches.
+const WATCHES: u64 = 8;
+/// So few free instances are soon gone.
+const FEW: u64 = 4;
+
+pub(super) fn checks(context: &Context, report: &mut Report) -> Result<(), Failure> {
+    let users = view::programs(context)
+        .map_or(0, |programs| programs.catalog().jobs.values().filter(|job| needs_python(job)).count());
+    report.tell("python3", of_python(&python(), users))?;
+    report.tell("inotify", of_file_events(&file_events()))
+}
+
+fn needs_python(job: &Job) -> bool {
+    match &job.program {
+        Program::Function { .. } => true,
+        Program::File(file) => file.ends_with(".py"),
+        Program::Command(command) => command.first().is_some_and(|program| program == "python3"),
+    }
+}
+
+/// `users`: how many jobs run under it.
+fn of_python(python: &Python, users: usize) -> Finding {
+    let needed = format!("{}.{} or newer", PYTHON.0, PYTHON.1);
+    let found = match python {
+        Python::Found { version, is_enough: true } => return Finding::ok(format!("python3 is {version}")),
+        Python::Found { version, is_enough: false } => format!("python3 is {version}, expected {needed}"),
+        Python::Missing => "there is no python3 in PATH".to_owned(),
+        Python::Broken { why } => format!("python3 cannot be used: {why}"),
+    };
+    let mend = format!("install Python {needed}, and see that `python3` in the device's PATH is that one");
+    match users {
+        0 => Finding::warning(format!("{found}; no job here needs it"), mend),
+        1 => Finding::error(format!("{found}; 1 job runs under it"), mend),
+        many => Finding::error(format!("{found}; {many} jobs run under it"), mend),
+    }
+}
+
+fn of_file_events(events: &FileEvents) -> Finding {
+    let FileEvents { max_watches, max_instances, watches, instances } = *events;
+    let (Some(max_watches), Some(max_instances)) = (max_watches, max_instances) else {
+        return Finding::ok("the kernel does not tell its limits of file events; see events");
+    };
+    let found = format!(
+        "{instances} of {max_instances} instances and {watches} of {max_watches} watches are taken by what this user runs here"
+    );
+    let mend = |key: &str, most: u64| {
+        format!(
+            "sysctl fs.inotify.{key}={} on the host; without events the scan finds triggers",
+            most.max(1).saturating_mul(2)
+        )
+    };
+    if max_instances.saturating_sub(instances) < FEW {
+        return Finding::warning(found, mend("max_user_instances", max_instances));
+    }
+    if max_watches.saturating_sub(watches) < WATCHES * FEW {
+        return Finding::warning(found, mend("max_user_watches", max_watches));
+    }
+    Finding::ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Verdict;
+    use super::*;
+
+    #[test]
+    fn python_is_missed_only_by_those_who_need_it() {
+        let good = Python::Found { version: "3.9.1".to_owned(), is_enough: true };
+        let old = Python::Found { version: "3.7.1".to_owned(), is_enough: false };
+        let broken = Python::Broken { why: "it hangs".to_owned() };
+        assert_eq!(of_python(&good, 2).verdict, Verdict::Ok);
+        for bad in [&old, &Python::Missing, &broken] {
+            assert_eq!((of_python(bad, 0).verdict, of_python(bad, 1).verdict), (Verdict::Warning, Verdict::Error));
+        }
+        assert!(of_python(&old, 2).found.starts_with("python3 is 3.7.1, expected 3.8 or newer; 2 jobs"));
+    }
+
+    #[test]
+    fn limits_that_are_nearly_reached_are_told_with_their_key() {
+        let of = |instances, watches| {
+            let events = FileEvents { max_watches: Some(100), max_instances: Some(10), watches, instances };
+            of_file_events(&events)
+        };
+        assert_eq!((of(1, 5).verdict, of(6, 68).verdict), (Verdict::Ok, Verdict::Ok));
+        let (few, none) = (of(7, 5), of(12, 5));
+        assert_eq!((few.verdict, none.verdict), (Verdict::Warning, Verdict::Warning));
+        assert!(few.mend.unwrap().starts_with("sysctl fs.inotify.max_user_instances=20"));
+        let watches = of(1, 69);
+        assert!(watches.verdict == Verdict::Warning && watches.mend.unwrap().contains("max_user_watches=200"));
+        let silent = FileEvents { max_watches: None, max_instances: None, watches: 0, instances: 0 };
+        assert_eq!(of_file_events(&silent).verdict, Verdict::Ok);
+    }
+}

@@ -1,0 +1,273 @@
+//! Chores: what takes too long for a turn of the loop is done beside it, in threads with a disk of their own.
+//!
+//! The loop waits for none of them, and what they do needs no place in the state: a chore that is cut off is done again.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::{Device, TRY_AGAIN};
+use crate::model::config::Config;
+use crate::model::time::{Moment, show_duration};
+use crate::volume::atomic::Temporary;
+use crate::volume::disk::Disk;
+use crate::volume::layout::Layout;
+use crate::volume::logs;
+use crate::volume::os::OsDisk;
+use crate::volume::retention::{self, Tally, Terms, Turn};
+
+/// How long after its start a device looks at the earliest for what was kept long enough.
+const FIRST: Duration = Duration::from_secs(300);
+/// Every so many rounds one looks everywhere, also where hardly anything can be old enough.
+const THOROUGH: u64 = 24;
+/// How long a thread rests after a failure: a copy that finds no room costs a copy.
+const REST: Duration = Duration::from_secs(60);
+
+/// Something that a device wants done beside its loop.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Chore {
+    /// This log has passed its limit and is rotated.
+    Rotate(PathBuf),
+}
+
+impl Device {
+    /// What is to be done beside the loop, once. Asked for again as long as it is needed.
+    pub fn take_chores(&mut self) -> BTreeSet<Chore> {
+        std::mem::take(&mut self.chores)
+    }
+}
+
+/// A thread that works, or not, and when it has something to do next, on this machine's boot time.
+#[derive(Debug, Clone, Default)]
+struct Thread {
+    busy: Arc<AtomicBool>,
+    due_ms: Arc<AtomicU64>,
+}
+
+impl Thread {
+    fn due_at(at: Duration) -> Self {
+        let thread = Self::default();
+        thread.again_at(at);
+        thread
+    }
+
+    fn again_at(&self, at: Duration) {
+        self.due_ms.store(u64::try_from(at.as_millis()).unwrap_or(u64::MAX), Ordering::Release);
+    }
+
+    /// When it has something to do; `None`: it is at it.
+    fn due(&self) -> Option<Duration> {
+        (!self.busy.load(Ordering::Acquire)).then(|| Duration::from_millis(self.due_ms.load(Ordering::Acquire)))
+    }
+
+    fn is_due(&self, now: Duration) -> bool {
+        self.due().is_some_and(|due| due <= now)
+    }
+
+    /// Works, and says itself for how long it rests then.
+    fn work(&self, work: impl FnOnce(&OsDisk) -> Duration + Send + 'static) {
+        self.busy.store(true, Ordering::Release);
+        let working = Working(self.clone());
+        tokio::task::spawn_blocking(move || {
+            let disk = OsDisk::new();
+            // Should it panic.
+            working.0.again_at(disk.boot() + REST);
+            let rest = work(&disk);
+            working.0.again_at(disk.boot() + rest + Duration::from_millis(1));
+        });
+    }
+}
+
+/// Ends with the work, however that ends.
+struct Working(Thread);
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        self.0.busy.store(false, Ordering::Release);
+    }
+}
+
+/// The chores of one device.
+pub(super) struct Chores {
+    layout: Layout,
+    config: Config,
+    keeping: Thread,
+    rotating: Thread,
+    rounds: Arc<AtomicU64>,
+    names: Temporary,
+    stop: Arc<AtomicBool>,
+}
+
+impl Chores {
+    pub(super) fn new(device: &Device, now: Duration) -> Self {
+        let parts = &device.parts;
+        Self {
+            layout: parts.layout.clone(),
+            config: parts.config.clone(),
+            keeping: Thread::due_at(now + parts.config.keep_every.min(FIRST)),
+            rotating: Thread::default(),
+            rounds: Arc::default(),
+            names: Temporary::new(parts.me.session.clone()),
+            stop: Arc::default(),
+        }
+    }
+
+    /// Starts what is to be done by now.
+    pub(super) fn look(&mut self, device: &mut Device, now: Moment) {
+        if self.keeping.is_due(now.boot) {
+            self.keep(device, now);
+        }
+        if self.rotating.is_due(now.boot) {
+            self.rotate(device.take_chores());
+        }
+    }
+
+    /// When there is something to do that no event tells of.
+    pub(super) fn due(&self) -> Option<Duration> {
+        self.keeping.due()
+    }
+
+    fn keep(&self, device: &Device, now: Moment) {
+        // Files are as old as the volume's time says, and that is not known before the first beat.
+        if device.anchor.is_none() {
+            self.keeping.again_at(now.boot + TRY_AGAIN);
+            return;
+        }
+        let rounds = Arc::clone(&self.rounds);
+        let terms = Terms {
+            volume: device.parts.volume.clone(),
+            device: device.parts.me.device.clone(),
+            keep: self.config.keep,
+            keep_bytes: self.config.keep_bytes,
+            every: self.config.keep_every,
+            thorough: rounds.load(Ordering::Acquire).is_multiple_of(THOROUGH),
+            now: device.by_the_volume(now).wall,
+        };
+        let (layout, stop) = (self.layout.clone(), Arc::clone(&self.stop));
+        self.keeping.work(move |disk| {
+            match retention::round(disk, &layout, &terms, &|| stop.load(Ordering::Acquire)) {
+                Ok(Turn::Later(rest)) => return rest,
+                Ok(Turn::Stopped(tally)) => tell(&tally, &terms),
+                Ok(Turn::Done(tally)) => {
+                    rounds.fetch_add(1, Ordering::AcqRel);
+                    tell(&tally, &terms);
+                }
+                Err(error) => tracing::warn!(hint = error.hint(), "{error}; nothing old is removed for now"),
+            }
+            terms.every
+        });
+    }
+
+    fn rotate(&mut self, chores: BTreeSet<Chore>) {
+        if chores.is_empty() {
+            return;
+        }
+        // In a folder that is swept: a day's folder would keep a leftover for ever.
+        let staged = self.names.beside(&self.layout.logs().join("log"));
+        let (limit, stop) = (self.config.log_limit, Arc::clone(&self.stop));
+        self.rotating.work(move |disk| {
+            let mut rest = Duration::ZERO;
+            for Chore::Rotate(log) in chores.into_iter().take_while(|_| !stop.load(Ordering::Acquire)) {
+                match logs::rotate(disk, &log, &staged, limit) {
+                    Ok(lost) => tracing::debug!(log = %log.display(), lost, "a log that passed its limit is rotated"),
+                    Err(error) => {
+                        tracing::warn!(hint = error.hint(), "{error}; the log is not rotated");
+                        rest = REST;
+                    }
+                }
+            }
+            rest
+        });
+    }
+}
+
+/// Whoever waits for the threads at the end waits for one file.
+impl Drop for Chores {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+    }
+}
+
+fn tell(tally: &Tally, terms: &Terms) {
+    let Tally { files, bytes, failed, error } = tally;
+    let keep = show_duration(terms.keep);
+    if *files > 0 {
+        tracing::info!(files, bytes, keep, keep_bytes = terms.keep_bytes, "removed what was kept long enough");
+    } else {
+        tracing::debug!("nothing was kept long enough to be removed");
+    }
+    if let Some(error) = error {
+        tracing::warn!(failed, hint = error.hint(), "{error}; it is tried again in the next round");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ids::Session;
+
+    fn chores(home: &std::path::Path) -> Chores {
+        let layout = Layout { common: home.to_owned(), programs: home.join("Programs") };
+        OsDisk::new().make_folders(&layout.logs()).unwrap();
+        Chores {
+            layout,
+            config: Config { log_limit: 4, ..Config::default() },
+            keeping: Thread::default(),
+            rotating: Thread::default(),
+            rounds: Arc::default(),
+            names: Temporary::new(Session::from_random(1)),
+            stop: Arc::default(),
+        }
+    }
+
+    /// Waits until a thread is done with its work, and says when it works again.
+    async fn rested(thread: &Thread) -> Duration {
+        let done = async {
+            loop {
+                if let Some(due) = thread.due() {
+                    return due;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), done).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn logs_are_rotated_beside_the_loop_and_one_that_cannot_be_makes_it_rest() {
+        let home = tempfile::tempdir().unwrap();
+        let (mut chores, disk) = (chores(home.path()), OsDisk::new());
+        let [one, other] = ["one.log", "other.log"].map(|name| chores.layout.logs().join(name));
+        disk.create(&one, b"12345").unwrap();
+        disk.create(&other, b"1234").unwrap();
+        chores.rotate([&one, &other].map(|log| Chore::Rotate(log.clone())).into());
+        let due = rested(&chores.rotating).await;
+        assert!(due <= disk.boot() + Duration::from_millis(1));
+        assert_eq!(disk.read(&one, 9).unwrap().0, b"");
+        assert_eq!(disk.read(&logs::earlier_part(&one), 9).unwrap().0, b"12345");
+        assert_eq!(disk.read(&other, 9).unwrap().0, b"1234", "it is within its limit");
+        disk.append(&other, b"5").unwrap();
+        disk.make_folders(&logs::earlier_part(&other)).unwrap();
+        let before = disk.boot();
+        chores.rotate([Chore::Rotate(other)].into());
+        assert!(rested(&chores.rotating).await >= before + REST);
+        assert_eq!(disk.list(&chores.layout.logs()).unwrap().len(), 4, "nothing is left behind");
+    }
+
+    #[tokio::test]
+    async fn a_thread_works_on_one_thing_and_rests_however_that_ends() {
+        let (seconds, thread) = (Duration::from_secs, Thread::due_at(Duration::from_secs(5)));
+        assert!(!thread.is_due(seconds(4)) && thread.is_due(seconds(5)));
+        let (go, wait) = std::sync::mpsc::sync_channel::<()>(0);
+        thread.work(move |_| {
+            // Whoever let go of the other end lets it go on as well.
+            let _ = wait.recv();
+            panic!("of this work nothing comes")
+        });
+        assert!(!thread.is_due(Duration::MAX), "it is at it");
+        drop(go);
+        assert!(rested(&thread).await > REST, "it is free again, and does not panic over and over");
+    }
+}

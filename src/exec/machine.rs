@@ -1,0 +1,119 @@
+//! What this machine offers to those who run programs on it: an interpreter, and room for file events.
+
+use std::io;
+use std::time::Duration;
+
+use super::procfs;
+use super::talk::Talk;
+
+/// How long an interpreter may take to say its version.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The interpreter that Python jobs run under.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Python {
+    /// No folder of `PATH` has it.
+    Missing,
+    /// It is there and cannot be used.
+    Broken {
+        /// Why.
+        why: String,
+    },
+    /// It says which it is.
+    Found {
+        /// As it says it: `3.11.7`.
+        version: String,
+        /// Whether that is at least what is needed.
+        is_enough: bool,
+    },
+}
+
+/// The oldest Python that will do.
+pub const PYTHON: (u32, u32) = (3, 8);
+
+/// Looks for `python3` as a job's start does.
+#[must_use]
+pub fn python() -> Python {
+    let said = Talk::with("python3", &["--version"]).and_then(|mut talk| talk.hear(PATIENCE));
+    match said {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Python::Missing,
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+            Python::Broken { why: format!("it did not say its version within {} s", PATIENCE.as_secs()) }
+        }
+        Err(error) => Python::Broken { why: error.to_string() },
+        Ok(None) => Python::Broken { why: "it ended without saying its version".to_owned() },
+        Ok(Some(line)) => read_version(&line),
+    }
+}
+
+fn read_version(line: &str) -> Python {
+    let version = line.strip_prefix("Python ").unwrap_or_default().trim();
+    let mut numbers = version.split('.').map(str::parse::<u32>);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => {
+            Python::Found { version: version.to_owned(), is_enough: (major, minor) >= PYTHON }
+        }
+        (Some(_) | None, _) => Python::Broken { why: format!("asked for its version it said {line:?}") },
+    }
+}
+
+/// The kernel's limits of file events for each user, and what of them is taken here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileEvents {
+    /// Most watches; `None`: the kernel does not say.
+    pub max_watches: Option<u64>,
+    /// Most instances.
+    pub max_instances: Option<u64>,
+    /// Watches of this user's processes, as far as they can be seen: not those of other containers.
+    pub watches: u64,
+    /// Instances, likewise.
+    pub instances: u64,
+}
+
+/// Looks at the limits and at what is taken.
+#[must_use]
+pub fn file_events() -> FileEvents {
+    let (instances, watches) = procfs::inotify_of_this_user();
+    FileEvents {
+        max_watches: procfs::number("/proc/sys/fs/inotify/max_user_watches"),
+        max_instances: procfs::number("/proc/sys/fs/inotify/max_user_instances"),
+        watches,
+        instances,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read_and_compared_by_number() {
+        let enough = |line: &str| match read_version(line) {
+            Python::Found { is_enough, .. } => Some(is_enough),
+            Python::Missing | Python::Broken { .. } => None,
+        };
+        for (line, expected) in [
+            ("Python 3.11.7", Some(true)),
+            ("Python 3.8.0", Some(true)),
+            ("Python 4.0.0a1", Some(true)),
+            ("Python 3.7.17", Some(false)),
+            ("Python 2.7.18", Some(false)),
+            ("Python", None),
+            ("", None),
+            ("pyenv: no version", None),
+        ] {
+            assert_eq!(enough(line), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn an_instance_and_its_watch_are_counted() {
+        use notify::Watcher as _;
+        let home = tempfile::tempdir().unwrap();
+        let mut watcher = notify::recommended_watcher(|_| {}).unwrap();
+        watcher.watch(home.path(), notify::RecursiveMode::NonRecursive).unwrap();
+        let taken = file_events();
+        assert!(taken.instances >= 1 && taken.watches >= 1, "{taken:?}");
+        assert!(taken.max_instances.is_some_and(|most| most >= taken.instances), "{taken:?}");
+    }
+}
