@@ -1,6 +1,6 @@
 //! `orchestrator runs cancel` and `retry`: what people change about a run, wherever it is.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,10 +10,9 @@ use serde_json::json;
 use super::find::{Place, Run, find, read};
 use super::trigger::{drop_new, tell_run};
 use super::{Code, Context, Failure, view};
+use crate::decide::bystander::Bystander;
 use crate::decide::claim::cancel_waiting;
-use crate::decide::liveness::Liveness;
-use crate::decide::plan::{Observation, Plan};
-use crate::decide::queue::Queue;
+use crate::decide::plan::Plan;
 use crate::model::config::TRIGGER_LIMIT;
 use crate::model::entry::{Entry, Source, Waiting};
 use crate::model::ids::{DeviceId, JobName, RunId};
@@ -114,32 +113,9 @@ fn end_waiting(context: &Context, entry: &Arc<Entry>) -> Result<Done, Failure> {
     let programs = view::programs(context)?;
     let me = view::me(context);
     let mut store = view::store(context);
+    let bystander = Bystander::default();
     let committed = view::patiently(context, |now| {
-        let seen = Observation {
-            now,
-            me: &me,
-            volume: "",
-            quiet: false,
-            upkeep: false,
-            fresh: &BTreeSet::new(),
-            spent: &BTreeSet::new(),
-            marks: &BTreeMap::new(),
-            remembered: None,
-            taking: false,
-            drained: false,
-            catalog: programs.catalog(),
-            queue: &Queue::default(),
-            devices: &Liveness::new(Duration::ZERO, now.boot),
-            ended: &BTreeMap::new(),
-            mine: &BTreeMap::new(),
-            fenced: &BTreeMap::new(),
-            evidence: &BTreeMap::new(),
-            orphans: &[],
-            vanished: &BTreeMap::new(),
-            accounted: None,
-            may_tell: false,
-            told: &BTreeMap::new(),
-        };
+        let seen = bystander.observation(now, &me, programs.catalog());
         store.transact(now, &mut |state| {
             let is_held = state.runs.get(&entry.run).is_some_and(|held| held.device.is_some());
             let changes = if is_held { Vec::new() } else { vec![cancel_waiting(&seen, entry)] };

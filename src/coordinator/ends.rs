@@ -2,11 +2,10 @@
 
 use super::{Chore, Device, End, LOG_LOOK, Leaving, Parts, TRY_AGAIN};
 use crate::decide::agenda::unwanted;
-use crate::decide::catalog::Known;
 use crate::decide::recover::Mine;
-use crate::decide::settle::{Circumstances, GoesOn, Next, Report, judge};
+use crate::decide::settle::{Circumstances, GoesOn, Next, Report, fits_here, judge};
 use crate::exec::{Ending, Exit, StopCause};
-use crate::model::job::{Job, Program};
+use crate::model::job::Program;
 use crate::model::lease::Lease;
 use crate::model::result::{Cause, Status};
 use crate::model::time::{Moment, show_duration};
@@ -79,17 +78,11 @@ impl Device {
 
     /// Whether another attempt of a run could be made here at once.
     fn may_stay(&self, mine: &Mine) -> bool {
-        let fits = |job: &Job| job.enabled && job.tags.is_subset(&self.parts.me.tags) && job.slots <= mine.held.slots;
-        let is_good = match self.programs.catalog().look_up(&mine.held.job) {
-            _ if mine.held.command => true,
-            Known::Good(job) => fits(&job),
-            Known::Broken | Known::Unknown => false,
-        };
-        is_good
-            && self.leaving.is_none()
+        self.leaving.is_none()
             && !self.drained
             && self.could_write
             && !self.problems.contains_key("programs")
+            && fits_here(mine, self.programs.catalog(), &self.parts.me)
     }
 
     /// Keeps what an attempt reported after it had lost its lease.

@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 
 use super::Device;
 use crate::decide::due::run_of;
+use crate::decide::marks::recall;
 use crate::model::entry::{Waiting, parse_running};
 use crate::model::ids::{JobName, RunId};
 use crate::model::job::JobType;
@@ -33,16 +34,7 @@ impl Device {
         }
         match self.last_due_times() {
             Ok(found) => {
-                self.marks = self.known.jobs.clone();
-                for (job, last) in found {
-                    let mark = self.marks.entry(job.clone()).or_default();
-                    mark.since.get_or_insert(last);
-                    let job = self.programs.catalog().jobs.get(&job);
-                    if let Some(JobType::Timed(timing)) = job.map(|job| &job.kind) {
-                        mark.schedule = timing.text();
-                    }
-                    mark.last_due_at = mark.last_due_at.max(Some(last));
-                }
+                self.marks = recall(&self.known.jobs, found, self.programs.catalog());
                 self.remembered = rebuilt;
                 self.solved("history");
             }

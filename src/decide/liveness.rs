@@ -167,7 +167,6 @@ impl Liveness {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeSet;
 
     const LEASE: Duration = Duration::from_secs(15);
 
@@ -176,28 +175,7 @@ mod tests {
     }
 
     fn beat(session: u64, count: u64) -> Beat {
-        Beat {
-            schema: 1,
-            device: DeviceId::new("d").unwrap(),
-            session: Session::from_random(session),
-            beat: count,
-            at: chrono::DateTime::UNIX_EPOCH,
-            revision: count,
-            host: "h".into(),
-            pid: 1,
-            version: "0".into(),
-            started_at: chrono::DateTime::UNIX_EPOCH,
-            tags: BTreeSet::new(),
-            slots: 1,
-            busy: 0,
-            load: 0.0,
-            drained: false,
-            holds: vec![],
-            left: false,
-            lease_ms: u64::try_from(LEASE.as_millis()).unwrap_or(u64::MAX),
-            low_on: None,
-            problems: vec![],
-        }
+        Beat { lease_ms: LEASE.as_millis() as u64, ..Beat::example("d", session, count) }
     }
 
     fn lease() -> Lease {

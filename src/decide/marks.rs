@@ -1,5 +1,7 @@
 //! What is remembered of a job beside its file: since when it counts, which due time was last, how its runs ended.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 
 use crate::model::ids::{JobName, RunId};
@@ -7,6 +9,7 @@ use crate::model::job::{Job, JobType};
 use crate::model::result::{Outcome, Status};
 use crate::model::state::{Held, JobMark, State, Success};
 
+use super::catalog::Catalog;
 use super::notify::{self, Telling};
 use super::plan::{Observation, Plan};
 
@@ -141,6 +144,26 @@ fn schedule_of(job: &Job) -> Option<String> {
         JobType::Timed(timing) => Some(timing.text()),
         JobType::Trigger | JobType::Always(_) | JobType::Idle(_) => None,
     }
+}
+
+/// What is known of jobs when the state is lost: what was known before, and the last due times that left traces.
+#[must_use]
+pub fn recall(
+    known: &BTreeMap<JobName, JobMark>,
+    last: BTreeMap<JobName, DateTime<Utc>>,
+    catalog: &Catalog,
+) -> BTreeMap<JobName, JobMark> {
+    let mut marks = known.clone();
+    for (name, at) in last {
+        let schedule = catalog.jobs.get(&name).and_then(|job| schedule_of(job));
+        let mark = marks.entry(name).or_default();
+        mark.since.get_or_insert(at);
+        if let Some(schedule) = schedule {
+            mark.schedule = schedule;
+        }
+        mark.last_due_at = mark.last_due_at.max(Some(at));
+    }
+    marks
 }
 
 /// Gives a state that was made anew what the lost one knew of jobs, as far as this device knows it.

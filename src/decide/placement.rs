@@ -14,6 +14,9 @@ use crate::model::ids::{DeviceId, Tag, mix};
 use crate::model::result::Status;
 use crate::model::state::{Held, State};
 
+#[cfg(test)]
+mod tests;
+
 /// How long a device waits for each one whose turn comes before its own.
 const STEP: Duration = Duration::from_millis(10);
 /// How long it waits at most.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
+use super::catalog::{Catalog, Known};
 use super::chain::follow;
 use super::marks::over;
 use super::plan::{Change, Matter, Move, Observation, Plan};
@@ -211,6 +212,19 @@ fn after(mine: &Mine, report: &Report, by: Circumstances, now: Moment) -> Next {
         | Status::Skipped
         | Status::Lost
         | Status::Superseded => Next::Over,
+    }
+}
+
+/// Whether the next attempt of a run of this device can be made where the last one was: by the job as it is now, in the slots that
+/// it holds already.
+#[must_use]
+pub fn fits_here(mine: &Mine, catalog: &Catalog, me: &Me) -> bool {
+    if mine.held.command {
+        return true;
+    }
+    match catalog.look_up(&mine.held.job) {
+        Known::Good(job) => job.enabled && job.tags.is_subset(&me.tags) && job.slots <= mine.held.slots,
+        Known::Broken | Known::Unknown => false,
     }
 }
 

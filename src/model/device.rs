@@ -25,6 +25,35 @@ fn default_lease_ms() -> u64 {
     15_000
 }
 
+#[cfg(test)]
+impl Beat {
+    /// A beat of a device that is there and has nothing to do.
+    pub(crate) fn example(device: &str, session: u64, count: u64) -> Self {
+        Self {
+            schema: 1,
+            device: DeviceId::new(device).unwrap(),
+            session: Session::from_random(session),
+            beat: count,
+            at: DateTime::UNIX_EPOCH,
+            revision: count,
+            host: "h".into(),
+            pid: 1,
+            version: "0".into(),
+            started_at: DateTime::UNIX_EPOCH,
+            tags: BTreeSet::new(),
+            slots: 1,
+            busy: 0,
+            load: 0.0,
+            drained: false,
+            holds: vec![],
+            left: false,
+            lease_ms: default_lease_ms(),
+            low_on: None,
+            problems: vec![],
+        }
+    }
+}
+
 /// A heartbeat: `Devices/<id>.json`, written by that device alone.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Beat {

@@ -117,12 +117,8 @@ mod tests {
     use super::*;
 
     fn beat(session: u64, count: u64) -> Beat {
-        let text = format!(
-            r#"{{"schema":1,"device":"d","session":"{session:016x}","beat":{count},"at":"2026-11-21T03:41:56.123Z","revision":1,
-            "host":"h{session}","pid":{session},"version":"0","started_at":"2026-11-21T03:41:56.123Z","tags":[],"slots":1,"busy":0,
-            "load":0.0,"drained":false,"holds":[]}}"#
-        );
-        serde_json::from_str(&text).unwrap()
+        let pid = u32::try_from(session).unwrap();
+        Beat { host: format!("h{session}"), pid, ..Beat::example("d", session, count) }
     }
 
     fn verdict(sessions: &[u64], unheld: usize) -> (Verdict, String) {

@@ -7,10 +7,10 @@ use std::time::Duration;
 use chrono::DateTime;
 
 use super::*;
+use crate::decide::bystander::Bystander;
 use crate::decide::catalog::Catalog;
 use crate::decide::liveness::Liveness;
 use crate::decide::marks;
-use crate::decide::queue::Queue;
 use crate::model::device::Beat;
 use crate::model::ids::RunId;
 use crate::model::job::parse;
@@ -58,31 +58,10 @@ fn after(
     now: u64,
 ) -> JobMark {
     let told: BTreeMap<JobName, News> = told.iter().map(|news| (job(), news.clone())).collect();
-    let seen = Observation {
-        now: Moment { boot: Duration::from_secs(now), wall: DateTime::UNIX_EPOCH },
-        me,
-        volume: "",
-        quiet: false,
-        upkeep: true,
-        fresh: &BTreeSet::new(),
-        spent: &BTreeSet::new(),
-        marks: &BTreeMap::new(),
-        remembered: None,
-        taking: true,
-        drained: false,
-        catalog,
-        queue: &Queue::default(),
-        devices,
-        ended: &BTreeMap::new(),
-        mine: &BTreeMap::new(),
-        fenced: &BTreeMap::new(),
-        evidence: &BTreeMap::new(),
-        orphans: &[],
-        vanished: &BTreeMap::new(),
-        accounted: None,
-        may_tell: true,
-        told: &told,
-    };
+    let now = Moment { boot: Duration::from_secs(now), wall: DateTime::UNIX_EPOCH };
+    let bystander = Bystander::default();
+    let seen =
+        Observation { upkeep: true, may_tell: true, devices, told: &told, ..bystander.observation(now, me, catalog) };
     let mut plan = Plan { changes, ..Plan::default() };
     tell(state, &seen, &mut plan);
     plan.apply(state, me, |_| true).jobs.remove(&job()).unwrap_or_default()
@@ -187,24 +166,15 @@ fn who_was_to_tell_and_died_is_replaced() {
     let (a, b) = (me("a", 1), me("b", 2));
     let waits = state(true, vec![news(Event::Failed, 1, &a)]);
     let mut devices = nobody();
-    let beat = |count: u64| -> Beat {
-        let text = format!(
-            r#"{{"schema":1,"device":"a","session":"{}","beat":{count},"at":"2026-11-21T03:41:56.123Z","revision":0,
-            "host":"","pid":1,"version":"","started_at":"2026-11-21T03:41:56.123Z","tags":[],"slots":1,"busy":0,
-            "load":0.0,"drained":false,"holds":[]}}"#,
-            a.session
-        );
-        serde_json::from_str(&text).unwrap()
-    };
     let at = Duration::from_secs;
     let teller = |devices: &Liveness, now| after(&waits, &b, &catalog(true), devices, &[], Vec::new(), now).news;
     for now in (0..20).step_by(2) {
         devices.meet(at(now), told_by_others(&waits, &b));
-        devices.observe(at(now), vec![beat(now)], &[], true);
+        devices.observe(at(now), vec![Beat::example("a", 1, now)], &[], true);
         assert_eq!(teller(&devices, now), vec![news(Event::Failed, 1, &a)], "it lives");
     }
     for now in (20..36).step_by(2) {
-        devices.observe(at(now), vec![beat(18)], &[], true);
+        devices.observe(at(now), vec![Beat::example("a", 1, 18)], &[], true);
     }
     assert_eq!(teller(&devices, 36), vec![news(Event::Failed, 1, &b)]);
     // Its own next life does not wait for a lease.

@@ -243,6 +243,20 @@ mod tests {
     }
 
     #[test]
+    fn of_a_daemon_whose_run_never_ends_the_old_attempts_go() {
+        let old = "2026-01-01T00:00:00Z";
+        let rule = Rule { stays: BTreeMap::from([(RunId::parse(OPEN).unwrap(), 8)]), ..rule() };
+        let judge = |place, name: String| rule.judge(place, OsStr::new(&name), at(old));
+        for (attempt, expected) in [(1, Verdict::Goes), (7, Verdict::Goes), (8, Verdict::Stays), (9, Verdict::Stays)] {
+            assert_eq!(judge(Place::Results, format!("a.{OPEN}.{attempt}.json")), expected, "{attempt}");
+            assert_eq!(judge(Place::Logs, format!("a.{OPEN}.{attempt}.log")), expected, "{attempt}");
+            assert_eq!(judge(Place::Logs, format!("a.{OPEN}.{attempt}.log.1")), expected, "{attempt}");
+        }
+        // Its trigger is of no attempt.
+        assert_eq!(judge(Place::Processed, format!("a.{OPEN}.json")), Verdict::Stays);
+    }
+
+    #[test]
     fn of_a_run_with_a_key_the_results_stay() {
         let old = "2026-01-01T00:00:00Z";
         assert_eq!(judge(Place::Results, &format!("a.{KEYED}.1.json"), old), Verdict::Stays);

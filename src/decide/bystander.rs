@@ -1,0 +1,84 @@
+//! Who decides without taking part: the command line, which changes one run for a person, and tests of one rule.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::catalog::Catalog;
+use super::liveness::Liveness;
+use super::lost::Evidence;
+use super::plan::Observation;
+use super::queue::Queue;
+use super::recover::Mine;
+use super::settle::Ended;
+use crate::model::device::Me;
+use crate::model::ids::{JobName, RunId};
+use crate::model::lease::Lease;
+use crate::model::news::News;
+use crate::model::state::JobMark;
+use crate::model::time::Moment;
+
+/// Holds nothing, runs nothing and remembers nothing.
+#[derive(Debug)]
+pub struct Bystander {
+    queue: Queue,
+    devices: Liveness,
+    fresh: BTreeSet<JobName>,
+    spent: BTreeSet<RunId>,
+    marks: BTreeMap<JobName, JobMark>,
+    ended: BTreeMap<Lease, Ended>,
+    mine: BTreeMap<RunId, Mine>,
+    fenced: BTreeMap<Lease, Mine>,
+    evidence: BTreeMap<Lease, Evidence>,
+    vanished: BTreeMap<RunId, bool>,
+    told: BTreeMap<JobName, News>,
+}
+
+impl Default for Bystander {
+    fn default() -> Self {
+        Self {
+            queue: Queue::default(),
+            devices: Liveness::new(Duration::ZERO, Duration::ZERO),
+            fresh: BTreeSet::new(),
+            spent: BTreeSet::new(),
+            marks: BTreeMap::new(),
+            ended: BTreeMap::new(),
+            mine: BTreeMap::new(),
+            fenced: BTreeMap::new(),
+            evidence: BTreeMap::new(),
+            vanished: BTreeMap::new(),
+            told: BTreeMap::new(),
+        }
+    }
+}
+
+impl Bystander {
+    /// What it sees: itself and the jobs.
+    #[must_use]
+    pub fn observation<'a>(&'a self, now: Moment, me: &'a Me, catalog: &'a Catalog) -> Observation<'a> {
+        Observation {
+            now,
+            me,
+            catalog,
+            volume: "",
+            quiet: false,
+            upkeep: false,
+            fresh: &self.fresh,
+            spent: &self.spent,
+            marks: &self.marks,
+            remembered: None,
+            taking: false,
+            drained: false,
+            queue: &self.queue,
+            devices: &self.devices,
+            ended: &self.ended,
+            mine: &self.mine,
+            fenced: &self.fenced,
+            evidence: &self.evidence,
+            orphans: &[],
+            vanished: &self.vanished,
+            accounted: None,
+            may_tell: false,
+            told: &self.told,
+        }
+    }
+}
