@@ -16,6 +16,8 @@ BIN=$(absolute "${ORCHESTRATOR:-$TARGET/release/orchestrator}")
 export AIOS_COMMON=$COMMON AIOS_PROGRAMS=$PROGRAMS CARGO_TARGET_DIR=$TARGET
 # What was started from this checkout: one machine's matter, so never in the shared folder.
 RUN=$ROOT/.run
+IMAGE=${AIOS_IMAGE:-aios-orchestrator}
+SLIM=$IMAGE:slim
 UP_SECONDS=${UP_SECONDS:-20}
 DOWN_SECONDS=${DOWN_SECONDS:-20}
 
@@ -23,11 +25,14 @@ usage() {
     cat <<'END'
 usage: ./debug.sh [VERB]
 
-  check            look at this machine: tools, limits, folders
+  check            look at this machine: tools, limits, folders, the container engine
   build            build the release binary
   selftest         run the binary's own self-test on the folder
-  up [ID]          build and start a device in the background (default id: DEVICE_ID or the host's name)
-  down [ID]        stop the devices started here, or one of them
+  up [OPTION…]     start everything: with compose where a container engine answers (OPTIONs are those of compose up, such as
+                   --scale worker=5), else as `up ID`; says which
+  up ID            build and start one device of that id in the background, as a process of this machine
+  up --native      the same, by its default id: DEVICE_ID or the host's name
+  down [ID]        stop what was started here, or one device
   restart [ID]     down and up
   kill ID          end a device at once with SIGKILL, as a crash would
   status           one screen: devices, what runs, what waits and why
@@ -35,13 +40,22 @@ usage: ./debug.sh [VERB]
   trigger [NAME]   drop an example trigger (default: hello) from examples/triggers
   state            show state.json and how many files lie where
   test             run every test
+  checks           everything that must hold before a change is taken (.ci/run)
   bench            run the benchmark
   clean [--yes] [--all]   delete what runs left in Common; --all: waiting triggers, archives and the state too
+
+  image            build the image (the default target of the Dockerfile)
+  slim             build the slim image too, and show the sizes of both
+  base-images      make local stand-ins for the images that the Dockerfile builds on, where no registry can be reached (root)
+  image-test       run the self-test in the image
+  shell            a shell in the image, with the folders mounted as a device has them
+  compose-logs [OPTION…]  what the containers print
+
   menu             choose from a list
   help             this text
 
 environment: AIOS_COMMON, AIOS_PROGRAMS (folders), DEVICE_ID, DEVICE_TAGS, DEVICE_SLOTS (passed to the device),
-  CARGO_TARGET_DIR, ORCHESTRATOR (a binary to use instead of building one)
+  CARGO_TARGET_DIR, ORCHESTRATOR (a binary to use instead of building one), AIOS_IMAGE (the image's name)
 END
 }
 
@@ -178,6 +192,20 @@ END
 }
 
 cmd_up() {
+    case ${1:-} in
+        --native) shift ;;
+        '' | -*)
+            if engine_answers >/dev/null && has_compose; then
+                up_containers "$@"
+                return
+            fi
+            [ $# -eq 0 ] || fail "no container engine with compose answers, which '$1' is for" "./debug.sh up --native, or: docker version"
+            say "no container engine with compose answers: starting a device as a process" ;;
+    esac
+    up_native "$@"
+}
+
+up_native() {
     local id pid out seconds=0
     id=${1:-$(default_id)}
     [ $# -eq 0 ] || shift
@@ -234,10 +262,12 @@ cmd_down() {
     else
         mapfile -t ids < <(ids_started)
     fi
-    if [ ${#ids[@]} -eq 0 ]; then
+    if [ $# -eq 0 ] && [ -f docker-compose.yml ] && engine_answers >/dev/null && has_compose && compose_running; then
+        compose down
+    elif [ ${#ids[@]} -eq 0 ]; then
         say "nothing runs that was started here"
-        return 0
     fi
+    [ ${#ids[@]} -gt 0 ] || return 0
     with_lock
     for id in "${ids[@]}"; do
         if pid=$(pid_of "$id"); then
@@ -275,7 +305,7 @@ cmd_restart() {
         check_id "$id"
         if [ -e "$RUN/$id.pid" ]; then (cmd_down "$id"); fi
     done
-    for id in "${ids[@]}"; do (cmd_up "$id"); done
+    for id in "${ids[@]}"; do (up_native "$id"); done
 }
 
 cmd_kill() {
@@ -289,10 +319,99 @@ cmd_kill() {
     say "$id: killed (process $pid). Once its lease has run out, the other devices take its runs."
 }
 
+# --- containers ------------------------------------------------------------------------------------------------------
+
+engine_socket() { printf '%s\n' "${DOCKER_SOCKET:-/var/run/docker.sock}"; }
+engine_answers() { have docker && timeout 10 docker version --format '{{.Server.Version}}' 2>/dev/null; }
+has_compose() { docker compose version >/dev/null 2>&1 || have docker-compose; }
+need_engine() {
+    have docker || fail "no docker in PATH" "install Docker; Debian: apt-get install docker.io docker-compose"
+    engine_answers >/dev/null || fail "no container engine answers" "is it running, and may $(id -un 2>/dev/null || id -u) use it? docker version"
+}
+
+# Who the devices in containers are: the owner of the folder that they share; and whose group may use the engine.
+container_ids() {
+    mkdir -p "$COMMON" || fail "cannot make $COMMON" "look at the rights of the folder above it" 4
+    AIOS_UID=${AIOS_UID:-$(stat -c %u -- "$COMMON")}
+    AIOS_GID=${AIOS_GID:-$(stat -c %g -- "$COMMON")}
+    DOCKER_GID=${DOCKER_GID:-$(stat -c %g -- "$(engine_socket)" 2>/dev/null || echo 0)}
+    export AIOS_UID AIOS_GID DOCKER_GID AIOS_IMAGE=$IMAGE
+}
+
+compose() {
+    container_ids
+    if docker compose version >/dev/null 2>&1; then docker compose "$@"; else docker-compose "$@"; fi
+}
+
+compose_running() { [ -n "$(compose ps -q 2>/dev/null)" ]; }
+
+# build_image TARGET NAME
+build_image() {
+    need_engine
+    container_ids
+    local base bases
+    mapfile -t bases < <(sed -n 's/^FROM \([^ ]*:[^ ]*\).*/\1/p' Dockerfile)
+    for base in "${bases[@]}"; do
+        docker image inspect "$base" >/dev/null 2>&1 || docker pull "$base" \
+            || fail "$base is not here and cannot be pulled" "./debug.sh base-images makes a stand-in; as root"
+    done
+    docker build --target "$1" --tag "$2" --build-arg "AIOS_UID=$AIOS_UID" --build-arg "AIOS_GID=$AIOS_GID" .
+}
+
+# A container with the folders, rights and limits of a device.
+run_image() {
+    need_engine
+    container_ids
+    docker image inspect "$IMAGE" >/dev/null 2>&1 || build_image full "$IMAGE"
+    docker run --rm --user "$AIOS_UID:$AIOS_GID" --cap-drop ALL --security-opt no-new-privileges --read-only \
+        --tmpfs /tmp:size=64m,mode=1777 --volume "$COMMON:/aios/Common" --volume "$PROGRAMS:/aios/Programs:ro" "$@"
+}
+
+cmd_image() { no_more "$@"; build_image full "$IMAGE"; }
+
+size_of() { docker image inspect --format '{{.Size}}' "$1" | awk '{ printf "%.1f MB", $1 / 1e6 }'; }
+
+cmd_slim() {
+    no_more "$@"
+    build_image full "$IMAGE"
+    build_image slim "$SLIM"
+    printf '%-24s %10s\n' "$IMAGE" "$(size_of "$IMAGE")" "$SLIM" "$(size_of "$SLIM")"
+}
+
+cmd_base-images() { docker/base-images "$@"; }
+cmd_image-test() { run_image --env DEVICE_ID=selftest "$IMAGE" --test "$@"; }
+cmd_shell() { no_more "$@"; run_image --interactive --tty --entrypoint bash "$IMAGE"; }
+cmd_compose-logs() { need_engine; compose logs --tail 100 -f "$@"; }
+
+up_containers() {
+    say "a container engine answers (version $(engine_answers)): starting with compose; as a process instead: ./debug.sh up --native"
+    build_image full "$IMAGE"
+    mkdir -p "$RUN"
+    compose up -d "$@"
+    say "folder    $COMMON"
+    say "programs  $PROGRAMS"
+    cat <<END
+next      ./debug.sh trigger hello              drop a trigger; or copy a JSON file into $COMMON/Triggers
+          ./debug.sh status                     what runs, what waits and why
+          ./debug.sh up --scale worker=5        more devices
+          ./debug.sh down                       stop what was started here
+END
+}
+
 # --- looking ---------------------------------------------------------------------------------------------------------
 
-cmd_status() { need_binary; "$BIN" status "$@"; }
-cmd_logs() { need_binary; "$BIN" logs -f "$@"; }
+# A verb of the binary: the one that was built here, else the one in the image.
+ask() {
+    if [ ! -x "$BIN" ] && engine_answers >/dev/null && docker image inspect "$IMAGE" >/dev/null 2>&1; then
+        run_image "$IMAGE" "$@"
+    else
+        need_binary
+        "$BIN" "$@"
+    fi
+}
+
+cmd_status() { ask status "$@"; }
+cmd_logs() { ask logs -f "$@"; }
 cmd_selftest() { cmd_build; "$BIN" --test "$@"; }
 
 count() { find "$1" "${@:2}" -type f 2>/dev/null | wc -l; }
@@ -411,6 +530,23 @@ check_folders() {
     fi
 }
 
+# Containers are no need: without them a device runs what is no container.
+check_engine() {
+    local version socket
+    socket=$(engine_socket)
+    if ! have docker; then
+        note engine "no docker in PATH" "only jobs in containers and ./debug.sh up need it"
+    elif version=$(engine_answers); then
+        good engine "version $version answers"
+        if has_compose; then good compose "$(docker compose version --short 2>/dev/null || docker-compose version --short)"
+        else note compose "neither docker compose nor docker-compose is there" "./debug.sh up starts a process instead"; fi
+    elif [ -S "$socket" ] && ! [ -w "$socket" ]; then
+        note engine "$socket is not writable for $(id -un 2>/dev/null || id -u)" "it belongs to the group $(stat -c %G -- "$socket"): usermod -aG $(stat -c %G -- "$socket") USER"
+    else
+        note engine "no container engine answers" "start it; docker version says more"
+    fi
+}
+
 cmd_check() {
     no_more "$@"
     check_tool cargo rust "$(rust_found) (expected $(rust_wanted) or newer)"
@@ -420,6 +556,7 @@ cmd_check() {
     check_limit max_user_instances 128
     check_limit max_user_watches 8192
     check_folders
+    check_engine
     if [ "$CHECK_FAILED" = 0 ]; then say "this machine is ready"; else say "something is missing: see the hints above"; fi
     return "$CHECK_FAILED"
 }
@@ -438,6 +575,7 @@ cmd_test() {
     say "PASSED: cargo test and Python tests ($((SECONDS - started)) s)"
 }
 
+cmd_checks() { no_more "$@"; .ci/run; }
 cmd_bench() { need cargo cc; cargo bench --locked --bench pipeline "$@"; }
 
 cmd_clean() {
@@ -488,9 +626,11 @@ cmd_clean() {
 # --- menu ------------------------------------------------------------------------------------------------------------
 
 cmd_menu() {
-    local items=(check build selftest up down status logs trigger state clean test quit) choice verb argument i
-    local texts=("check the machine" "build" "run the self-test" "start a device" "stop" "status" "follow the logs (Ctrl-C ends it)"
-        "drop an example trigger" "show the state" "clean up" "run all tests" "quit")
+    local items=(check build selftest image image-test shell up down compose-logs status logs trigger state slim clean test checks quit)
+    local texts=("check the machine and its container engine" "build the binary" "run the self-test" "build the image" "run the self-test in the image"
+        "a shell in the image" "start: with compose, else as a process" "stop" "follow what the containers print" "status"
+        "follow the orchestrators' logs (Ctrl-C ends it)" "drop an example trigger" "show the state" "build the slim image, show sizes"
+        "clean up" "run all tests" "run all checks" "quit") choice verb argument i
     [ -t 0 ] || fail "the menu needs a terminal" "./debug.sh help names the verbs" 2
     # Ctrl-C ends what runs, not the menu.
     trap : INT
@@ -516,7 +656,8 @@ main() {
         if [ -t 0 ] && [ -t 1 ]; then verb=menu; else verb=help; fi
     fi
     case $verb in
-        check | build | selftest | up | down | restart | kill | status | logs | trigger | state | test | bench | clean | menu) "cmd_$verb" "$@" ;;
+        check | build | selftest | up | down | restart | kill | status | logs | trigger | state | test | checks | bench | clean | menu | \
+            image | slim | base-images | image-test | shell | compose-logs) "cmd_$verb" "$@" ;;
         help | -h | --help) usage ;;
         *) usage >&2; fail "no verb '$verb'" "./debug.sh help" 2 ;;
     esac

@@ -11,6 +11,8 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::exec::init;
+
 mod change;
 pub mod context;
 mod devices;
@@ -19,6 +21,7 @@ mod explain;
 pub mod failure;
 mod find;
 mod follow;
+mod health;
 mod jobs;
 mod logs;
 mod out;
@@ -113,6 +116,8 @@ enum Verb {
     Status,
     /// The orchestrators' own logs, merged by time.
     Logs(logs::LogsArgs),
+    /// Whether this machine's device lives, for those who watch it. Exit code 1 if it does not.
+    Health(health::HealthArgs),
     /// Each thing that can be wrong with this machine and volume, and how to mend it. Exit code 1 if one is an error.
     Doctor,
     /// A shell's completions.
@@ -126,6 +131,12 @@ enum Verb {
 /// Parses the command line, does what it says, and says what went wrong.
 #[must_use]
 pub fn main() -> ExitCode {
+    if init::is_first() {
+        return init::stand_in(std::env::args_os()).unwrap_or_else(|error| {
+            let hint = "as process 1 of a container it runs itself once more: is /proc mounted?";
+            Failure::new(Code::Failed, format!("cannot start as a child of process 1: {error}"), hint).report(false)
+        });
+    }
     if let Some(lock) = rival::wanted(std::env::args_os()) {
         return rival::hold(&lock);
     }
@@ -181,6 +192,7 @@ fn dispatch(cli: Cli, context: &mut Context) -> Result<Code, Failure> {
         Some(Verb::Restart(args)) => restart::restart(&args, context),
         Some(Verb::Status) => status::status(context),
         Some(Verb::Logs(args)) => logs::logs(&args, context),
+        Some(Verb::Health(args)) => health::health(&args, context),
         Some(Verb::Doctor) => doctor::doctor(context),
         Some(Verb::Completions(args)) => pages::completions(&args, context),
         Some(Verb::Man(args)) => pages::man(&args, context),

@@ -73,7 +73,7 @@ pub(super) fn devices(context: &Context) -> Result<Vec<Device>, Failure> {
 }
 
 /// A living device beats; and it holds its lock, where locks reach from machine to machine.
-fn is_alive(context: &Context, beat: &Beat, network: bool) -> Result<bool, Failure> {
+pub(super) fn is_alive(context: &Context, beat: &Beat, network: bool) -> Result<bool, Failure> {
     if beat.left {
         return Ok(false);
     }

@@ -19,6 +19,7 @@ use crate::model::result::Usage;
 
 pub mod device;
 mod end;
+pub mod init;
 pub mod leftovers;
 pub mod machine;
 pub mod native;
