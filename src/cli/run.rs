@@ -1,6 +1,7 @@
 //! `orchestrator run`: this device.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -11,13 +12,17 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use super::context::host_name;
 use super::{Code, Context, Failure};
-use crate::coordinator::run::{Options, RunError, run as run_device};
+use crate::coordinator::run::{Containers, Options, RunError, run as run_device};
 use crate::coordinator::{End, Host};
+use crate::exec::docker::DEFAULT_HOST;
 use crate::model::config::{Config, KEPT_AT_LEAST};
+use crate::model::container::{Allowed, is_plain_path};
 use crate::model::device::Me;
 use crate::model::ids::{DeviceId, Tag};
 use crate::model::time::{DURATION_RULE, SIZE_RULE, parse_duration, parse_size, show_duration};
 
+/// Instead of an engine: this device runs no containers.
+const NO_ENGINE: &str = "none";
 /// How many lines of its own log wait for the disk; more are dropped. The room for them is taken at the start.
 const LOG_LINES: usize = 4_096;
 
@@ -71,6 +76,18 @@ pub(super) struct RunArgs {
     /// How many bytes of them are kept; the oldest go first [default: no limit].
     #[arg(long, value_parser = size, value_name = "SIZE")]
     keep_bytes: Option<u64>,
+    /// The container engine, for jobs with a [docker] table: unix://PATH or tcp://HOST:PORT; `none` for none.
+    #[arg(long, env = "DOCKER_HOST", default_value = DEFAULT_HOST, value_name = "URL", value_parser = engine)]
+    docker_host: String,
+    /// What of the engine's host the containers of jobs may see, comma-separated: absolute paths, and names of volumes.
+    #[arg(long, env = "AIOS_ALLOWED_VOLUMES", default_value = "", value_name = "LIST", value_parser = Allowed::parse, hide_default_value = true)]
+    allowed_volumes: Allowed,
+    /// Where Common lies on the engine's host, if this device is in a container and cannot find out.
+    #[arg(long, env = "AIOS_HOST_COMMON", value_name = "PATH", value_parser = host_path)]
+    host_common: Option<PathBuf>,
+    /// The same for Programs.
+    #[arg(long, env = "AIOS_HOST_PROGRAMS", value_name = "PATH", value_parser = host_path)]
+    host_programs: Option<PathBuf>,
     /// How often it is looked for what was kept long enough.
     #[arg(long, hide = true, default_value = "1h", value_parser = duration, value_name = "D")]
     keep_every: Duration,
@@ -90,6 +107,16 @@ enum Durability {
 
 fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text).ok_or_else(|| format!("expected {DURATION_RULE}"))
+}
+
+fn engine(text: &str) -> Result<String, String> {
+    let is_url = ["unix:///", "tcp://", "http://"].iter().any(|scheme| text.starts_with(scheme));
+    let expected = "expected unix:///PATH, tcp://HOST:PORT, http://HOST:PORT or none";
+    (is_url || text == NO_ENGINE).then(|| text.to_owned()).ok_or_else(|| expected.to_owned())
+}
+
+fn host_path(text: &str) -> Result<PathBuf, String> {
+    is_plain_path(text).then(|| PathBuf::from(text)).ok_or_else(|| "expected an absolute path".to_owned())
 }
 
 fn slots(text: &str) -> Result<u32, String> {
@@ -195,6 +222,12 @@ fn options(args: &RunArgs, context: &Context) -> Result<Options, Failure> {
                 .collect(),
             started_at: context.now().wall,
         },
+        containers: (args.docker_host != NO_ENGINE).then(|| Containers {
+            host: args.docker_host.clone(),
+            allowed: args.allowed_volumes.clone(),
+            common: args.host_common.clone(),
+            programs: args.host_programs.clone(),
+        }),
     })
 }
 

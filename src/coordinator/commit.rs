@@ -14,7 +14,7 @@ use crate::model::state::Held;
 use crate::model::time::Moment;
 use crate::model::trigger::{Target, Trigger};
 use crate::store::{Failure, Refused};
-use crate::volume::results;
+use crate::volume::{results, work};
 
 impl Device {
     /// Plans again under the lock, commits, and takes in the outcome. `true`: more may follow at once.
@@ -95,8 +95,14 @@ impl Device {
                 self.supersede(&lease);
             }
             (Matter::Kept(lease), Some(Failure::Gone)) => self.fence(&lease),
+            (Matter::Adopted(lease), None) => self.adopt(&lease),
+            // Somebody has ended it meanwhile.
+            (Matter::Adopted(lease), Some(_)) => {
+                self.evidence.remove(&lease);
+            }
             (Matter::Lost(lease, job), failure) => {
                 if failure.is_none() {
+                    work::remove(&*self.parts.disk, &self.parts.layout, &lease);
                     results::discard_output(&*self.parts.disk, &self.parts.layout.output(&job, &lease));
                     tracing::warn!(run = %lease.run, attempt = lease.attempt, "its device is dead: the attempt has ended as lost");
                 }
@@ -180,6 +186,15 @@ impl Device {
         false
     }
 
+    fn adopt(&mut self, lease: &Lease) {
+        let trigger = self.evidence.remove(lease).and_then(|evidence| evidence.trigger);
+        let held = self.store.state().runs.get(&lease.run).cloned();
+        if let (Some(trigger), Some(held)) = (trigger, held) {
+            tracing::info!(run = %lease.run, attempt = lease.attempt, "what an earlier life of this device started goes on");
+            self.hold(&lease.run, held, &trigger);
+        }
+    }
+
     fn claimed(&mut self, entry: &Arc<Entry>) {
         let Some(held) = self.store.state().runs.get(&entry.run).cloned() else { return };
         tracing::debug!(run = %entry.run, job = %held.job, attempt = held.attempt, "claimed");
@@ -194,7 +209,9 @@ impl Device {
                 // It was known when the plan was made, in this same tick.
                 Known::Broken | Known::Unknown => return,
             },
-            Target::Command(argv) => Arc::new(for_command(command_job_name(&held.stem), argv.clone())),
+            Target::Command(argv) => {
+                Arc::new(for_command(command_job_name(&held.stem), argv.clone(), trigger.container.clone()))
+            }
         };
         let (args, kwargs) = (merge_args(&job, trigger), merge_kwargs(&job, trigger));
         let mine = Mine { run: run.clone(), held, job, args, kwargs, trigger: Arc::clone(trigger) };

@@ -1,5 +1,6 @@
 //! Ends: from a process that is gone to a result that waits for its commit.
 
+use super::spec::output_of;
 use super::{Chore, Device, End, LOG_LOOK, Leaving, Parts, TRY_AGAIN};
 use crate::decide::agenda::unwanted;
 use crate::decide::recover::Mine;
@@ -8,10 +9,11 @@ use crate::exec::{Ending, Exit, StopCause};
 use crate::model::job::Program;
 use crate::model::lease::Lease;
 use crate::model::result::{Cause, Status};
+use crate::model::space::show_size;
 use crate::model::time::{Moment, show_duration};
 use crate::volume::layout::Layout;
 use crate::volume::results::{Output, stage_result, staged_path, supersede, take_output};
-use crate::volume::{self, Context, logs};
+use crate::volume::{self, Context, logs, work};
 
 impl Device {
     /// Takes the ends since the last tick and stages their results. What cannot be staged is kept and tried again.
@@ -110,13 +112,17 @@ impl Device {
     fn report(&mut self, exit: &Exit, now: Moment) -> Report {
         let lease = &exit.lease;
         let (mut output, mut log_truncated) = (Output::default(), false);
-        let mut timeout = None;
+        let (mut timeout, mut memory) = (None, None);
         if let Some(mine) = holder(&self.mine, &self.fenced, lease) {
             let (job, is_function) = (mine.held.job.clone(), matches!(mine.job.program, Program::Function { .. }));
             timeout = mine.job.timeout;
-            let layout = &self.parts.layout;
-            output = take_output(&*self.parts.disk, &layout.output(&job, lease), is_function)
+            let (disk, layout) = (&*self.parts.disk, &self.parts.layout);
+            output = take_output(disk, &output_of(mine, layout), is_function)
                 .unwrap_or_else(|error| Output { result_error: Some(error.to_string()), ..Output::default() });
+            if mine.job.container.is_some() {
+                work::remove(disk, layout, lease);
+            }
+            memory = mine.job.limits.memory;
             log_truncated = exit.started && self.close_log(&job, lease);
         }
         let (status, goes_on) = status_of(exit);
@@ -125,14 +131,15 @@ impl Device {
         let (exit_code, signal) = match exit.ending {
             Ending::Code(code) => (Some(code), None),
             Ending::Signal(signal) => (None, Some(signal)),
-            Ending::NotStarted { .. } => (None, None),
+            Ending::NotStarted { .. } | Ending::Unknown { .. } => (None, None),
         };
+        let error = self.why_dismissed(exit).or_else(|| error_of(exit, status, timeout, memory, output.error));
         Report {
             status,
             goes_on,
             exit_code,
             signal,
-            error: self.why_dismissed(exit).or_else(|| error_of(exit, status, timeout, output.error)),
+            error,
             result: output.result,
             result_error: output.result_error,
             // By the volume's clock: what follows from it is compared on other machines.
@@ -289,7 +296,7 @@ fn span(span: std::time::Duration) -> chrono::TimeDelta {
 fn status_of(exit: &Exit) -> (Status, GoesOn) {
     let by_itself = match exit.ending {
         Ending::Code(0) => Status::Succeeded,
-        Ending::Code(_) | Ending::Signal(_) | Ending::NotStarted { .. } => Status::Failed,
+        Ending::Code(_) | Ending::Signal(_) | Ending::NotStarted { .. } | Ending::Unknown { .. } => Status::Failed,
     };
     match exit.stopped {
         None => (by_itself, GoesOn::No),
@@ -304,6 +311,7 @@ fn error_of(
     exit: &Exit,
     status: Status,
     timeout: Option<std::time::Duration>,
+    memory: Option<u64>,
     reported: Option<String>,
 ) -> Option<String> {
     if let Ending::NotStarted { error } = &exit.ending {
@@ -319,6 +327,11 @@ fn error_of(
         (Some(StopCause::Preempted), _) => Some("preempted: its device has other work".to_owned()),
         (Some(StopCause::Drained), _) => Some("its device left; the run goes on".to_owned()),
         (Some(StopCause::Fenced), _) => Some("stopped: its lease had gone to another attempt".to_owned()),
+        (None, Ending::Unknown { error }) => Some(error.clone()),
+        (None, Ending::Code(_) | Ending::Signal(_)) if status == Status::Failed && exit.oom_killed => {
+            let limit = memory.map_or_else(String::new, |bytes| format!(" of {}", show_size(bytes)));
+            Some(format!("killed because its memory limit{limit} was used up"))
+        }
         (None, Ending::Code(code)) if status == Status::Failed => {
             reported.or_else(|| Some(format!("exited with code {code}")))
         }

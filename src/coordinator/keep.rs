@@ -1,17 +1,45 @@
 //! Keeping house: what crashes leave behind, swept by whoever comes first.
 
-use super::{Device, SWEEP};
+use super::{Device, SWEEP, TIDY};
 use crate::model::ids::RunId;
+use crate::model::lease::Lease;
 use crate::model::time::Moment;
 use crate::volume::atomic::temporary_session;
-use crate::volume::{keys, results};
+use crate::volume::{keys, results, work};
 
 /// How old a leftover must be.
 const OLD: chrono::TimeDelta = chrono::TimeDelta::minutes(10);
 
 impl Device {
+    /// Has containers removed that belong to none of its attempts, once the state has said which are its own.
+    fn tidy(&mut self, now: Moment) {
+        let state = self.store.state();
+        if now.boot < self.due.tidy || self.anchor.is_none() || state.rebuilt.is_some() {
+            return;
+        }
+        self.due.tidy = now.boot + TIDY;
+        let device = &self.parts.me.device;
+        // Those of an earlier life are not lost before it was decided on them.
+        let held = state.runs.iter().filter(|(_, held)| held.device.as_ref() == Some(device));
+        let held = held.map(|(run, held)| Lease { run: run.clone(), attempt: held.attempt });
+        let held = held.chain(self.running.iter().cloned()).collect();
+        self.parts.executor.tidy(&held);
+    }
+
+    /// Removes work folders of attempts that nobody holds.
+    fn sweep_work(&self) {
+        let (disk, layout) = (&*self.parts.disk, &self.parts.layout);
+        for lease in work::all(disk, layout).unwrap_or_default() {
+            let is_held = self.store.state().runs.get(&lease.run).is_some_and(|held| held.attempt == lease.attempt);
+            if !is_held && !self.running.contains(&lease) {
+                work::remove(disk, layout, &lease);
+            }
+        }
+    }
+
     /// Once an hour: temporary files of sessions that are over, and idempotency keys that no longer count.
     pub(super) fn sweep(&mut self, now: Moment) {
+        self.tidy(now);
         if now.boot < self.due.sweep {
             return;
         }
@@ -21,6 +49,7 @@ impl Device {
         if first {
             return;
         }
+        self.sweep_work();
         let mut swept = 0;
         let layout = &self.parts.layout;
         let mut folders = vec![

@@ -1,6 +1,6 @@
 //! Looking around: heartbeats, job files, the inbox, and what dead devices left behind.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -12,8 +12,8 @@ use crate::decide::queue::job_name;
 use crate::decide::recover::Orphan;
 use crate::model::device::Beat;
 use crate::model::entry::{Entry, FileId, FileKey, Source, parse_running};
-use crate::model::ids::{DeviceId, JobName, RunId};
-use crate::model::job::{OnLost, Overlap, merge_args, merge_kwargs};
+use crate::model::ids::{DeviceId, JobName, RunId, Tag};
+use crate::model::job::{OnLost, Overlap, executor_of, merge_args, merge_kwargs};
 use crate::model::lease::Lease;
 use crate::model::message::suggest;
 use crate::model::result::Cause;
@@ -127,6 +127,22 @@ impl Device {
             self.liveness.watch_anew(now.boot);
         }
         None
+    }
+
+    /// Takes in what this device has because of its executors: an engine came, or went.
+    pub(super) fn take_offers(&mut self, now: Moment) {
+        let offers = self.parts.executor.offers();
+        if offers == self.offers {
+            return;
+        }
+        let own = |tag: &Tag| !self.offers.contains(tag) || self.own_tags.contains(tag);
+        self.parts.me.tags.retain(own);
+        self.parts.me.tags.extend(offers.iter().cloned());
+        self.offers = offers;
+        let Device { parts, queue, programs, .. } = self;
+        queue.place_anew(programs.catalog(), &parts.me, now);
+        // The others are to know at once.
+        self.due.beat = now.boot;
     }
 
     /// Whether the folder still is the volume that this device began on: an empty folder where it was mounted is none.
@@ -353,7 +369,15 @@ impl Device {
     /// Looks at what the attempts of dead devices left behind; `true`: there is something new to decide on.
     pub(super) fn look_at_evidence(&mut self, plan: &Plan) -> bool {
         let mut looked = false;
+        let asked: BTreeSet<Lease> = plan.look.iter().map(|(lease, _, _)| lease.clone()).collect();
+        // What goes on is not to run twice: what this device can reach of it is ended first, unless it is its own to go on with.
+        let (own, others): (BTreeSet<Lease>, BTreeSet<Lease>) =
+            asked.into_iter().partition(|it| self.found.contains(it));
+        let clear = self.parts.executor.evict(&others);
         for (lease, job, stem) in &plan.look {
+            if !own.contains(lease) && !clear.contains(lease) {
+                continue;
+            }
             match self.evidence(lease, job, stem) {
                 Ok(evidence) => {
                     self.evidence.insert(lease.clone(), evidence);
@@ -391,9 +415,15 @@ impl Device {
             (Some(trigger), None) => (trigger.args.clone().unwrap_or_default(), trigger.kwargs.clone()),
             (None, _) => Default::default(),
         };
+        let container = match known {
+            Some(job) => job.container.as_deref(),
+            None => trigger.as_ref().and_then(|trigger| trigger.container.as_deref()),
+        };
         Ok(Evidence {
             accepted,
+            executor: executor_of(container),
             held_file: content.is_some(),
+            trigger: trigger.map(Arc::new),
             args,
             kwargs,
             log: has_log.then(|| Layout::log_name(job, lease)),
@@ -405,7 +435,7 @@ impl Device {
         let folder = self.parts.layout.running();
         let names = found(self.parts.disk.list(&folder)).on("list", &folder)?.unwrap_or_default();
         let state = Arc::clone(self.store.state());
-        let mut there = std::collections::BTreeSet::new();
+        let mut there = BTreeSet::new();
         let mut days = Days::new();
         for (run, stem) in names.iter().filter_map(|name| parse_running(name)) {
             let is_held = state.runs.get(&run).is_some_and(|held| held.device.is_some());

@@ -24,7 +24,7 @@ use crate::decide::space::Shortage;
 use crate::exec::{Executor, StopCause};
 use crate::model::config::Config;
 use crate::model::device::Me;
-use crate::model::ids::{JobName, RunId, Session};
+use crate::model::ids::{JobName, RunId, Session, Tag};
 use crate::model::lease::Lease;
 use crate::model::state::{JobMark, State};
 use crate::model::time::Moment;
@@ -61,6 +61,8 @@ const BUSY_WARNING: Duration = Duration::from_secs(5);
 const LEAVE_GRACE: Duration = Duration::from_secs(3);
 /// How often logs are held against their limit.
 const LOG_LOOK: Duration = Duration::from_secs(1);
+/// How often containers that nobody holds are looked for.
+const TIDY: Duration = Duration::from_secs(60);
 /// How often leftovers are swept.
 const SWEEP: Duration = Duration::from_secs(3_600);
 
@@ -124,6 +126,11 @@ pub struct Device {
     orphans_since: BTreeMap<RunId, Duration>,
     /// What jobs want of their own accord.
     agenda: Agenda,
+    /// Attempts that an earlier life of it started, which go on.
+    found: BTreeSet<Lease>,
+    /// What it has because of its executors, and what it was told that it has.
+    offers: BTreeSet<Tag>,
+    own_tags: BTreeSet<Tag>,
     /// Since when it has had nothing to do.
     quiet_since: Option<Duration>,
     /// Jobs whose definition came, changed or went since that was noted.
@@ -175,6 +182,7 @@ struct Due {
     scan: Duration,
     logs: Duration,
     sweep: Duration,
+    tidy: Duration,
     again: Option<Duration>,
     last_tick: Option<Duration>,
     busy_since: Option<Duration>,
@@ -236,6 +244,9 @@ impl Device {
             orphans: Vec::new(),
             orphans_since: BTreeMap::new(),
             agenda: Agenda::default(),
+            found: parts.executor.found(),
+            offers: BTreeSet::new(),
+            own_tags: parts.me.tags.clone(),
             quiet_since: None,
             fresh: BTreeSet::new(),
             spent: BTreeSet::new(),
@@ -272,6 +283,7 @@ impl Device {
         self.due.again = None;
         let now = self.by_the_volume(now);
         self.wake_up(now, dirty);
+        self.take_offers(now);
         if now.boot >= self.due.beat
             && let Some(end) = self.exchange_beats(now)
         {
@@ -440,6 +452,7 @@ impl Device {
             mine: &self.mine,
             fenced: &self.fenced,
             evidence: &self.evidence,
+            found: &self.found,
             orphans: &self.orphans,
             vanished: &self.vanished,
             accounted: self.accounted,

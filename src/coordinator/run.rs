@@ -1,6 +1,6 @@
 //! The shell around the loop: it gives [`Device::tick`] the time, events, signals and a reason to come back.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,9 +14,13 @@ use tokio::time::{Instant, sleep_until};
 use super::begin::{BeginError, Identity, claim_identity, in_use, open_volume};
 use super::chores::Chores;
 use super::{Device, End, Host, LEAVE_GRACE, Parts, TRY_AGAIN, Tick};
+use crate::exec::Executor;
+use crate::exec::docker::{DockerExecutor, Settings};
+use crate::exec::fleet::Fleet;
 use crate::exec::leftovers::kill_leftovers;
 use crate::exec::native::{NativeError, NativeExecutor};
 use crate::model::config::Config;
+use crate::model::container::Allowed;
 use crate::model::device::{Beat, Me};
 use crate::model::time::Moment;
 use crate::notify::web::WebNotifier;
@@ -48,6 +52,21 @@ pub struct Options {
     pub sync: bool,
     /// The machine.
     pub host: Host,
+    /// Its container engine; `None`: it runs no containers.
+    pub containers: Option<Containers>,
+}
+
+/// What is said of a device's container engine.
+#[derive(Debug, Clone)]
+pub struct Containers {
+    /// Where it listens.
+    pub host: String,
+    /// What of its host jobs may ask for.
+    pub allowed: Allowed,
+    /// Where the shared folder lies on its host, if that was said by hand.
+    pub common: Option<PathBuf>,
+    /// Where the folder of jobs lies there, likewise.
+    pub programs: Option<PathBuf>,
 }
 
 /// Why a device could not run.
@@ -135,7 +154,7 @@ async fn begin(options: &Options, wake: &Arc<Notify>) -> Result<(Device, Watcher
     } else if is_network(&layout.common) {
         stands_still(&*disk, options, identity.before.as_ref()).await?;
     }
-    let executor = NativeExecutor::new(Arc::clone(wake))?;
+    let executor = Box::new(NativeExecutor::new(Arc::clone(wake))?);
     let spare = format!("{volume}/{}/{}/", me.device, me.session);
     let ended = kill_leftovers(&format!("{volume}/{}/", me.device), &spare, LOCK_PATIENCE).await;
     if ended > 0 {
@@ -153,7 +172,7 @@ async fn begin(options: &Options, wake: &Arc<Notify>) -> Result<(Device, Watcher
     let parts = Parts {
         disk,
         layout: layout.clone(),
-        executor: Box::new(executor),
+        executor: with_containers(executor, options, &volume, wake).await?,
         notifier: Box::new(WebNotifier::new(Arc::clone(wake))),
         config,
         me: me.clone(),
@@ -163,6 +182,31 @@ async fn begin(options: &Options, wake: &Arc<Notify>) -> Result<(Device, Watcher
         displaced,
     };
     Ok((Device::new(parts, clock(), beat, drained), watcher, mailbox))
+}
+
+/// The executor of processes, and of containers where there is to be an engine.
+async fn with_containers(
+    processes: Box<NativeExecutor>,
+    options: &Options,
+    volume: &str,
+    wake: &Arc<Notify>,
+) -> Result<Box<dyn Executor>, RunError> {
+    let Some(containers) = &options.containers else { return Ok(processes) };
+    let settings = Settings {
+        host: containers.host.clone(),
+        volume: volume.to_owned(),
+        device: options.me.device.clone(),
+        session: options.me.session.clone(),
+        common: options.layout.common.clone(),
+        programs: options.layout.programs.clone(),
+        host_common: containers.common.clone(),
+        host_programs: containers.programs.clone(),
+        allowed: containers.allowed.clone(),
+    };
+    let executor = DockerExecutor::new(settings, Arc::clone(wake))
+        .map_err(|error| RunError::System("start the thread for containers", error))?;
+    executor.look_back().await;
+    Ok(Box::new(Fleet::new(processes, Box::new(executor))))
 }
 
 /// Takes an id over from a device that may live: shows it another life under its id, and waits until it has stopped its attempts

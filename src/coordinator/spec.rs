@@ -1,14 +1,15 @@
 //! From a claimed attempt to everything its start needs (`formats.md`, "What a program is given").
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::{Device, Host, TRY_AGAIN};
 use crate::decide::recover::Mine;
 use crate::decide::settle::Report;
-use crate::exec::{MARKER, Spec};
+use crate::exec::{Given, Inside, MARKER, Spec};
 use crate::model::config::ENV_LIMIT;
 use crate::model::device::Me;
+use crate::model::ids::RunId;
 use crate::model::job::Program;
 use crate::model::lease::Lease;
 use crate::model::result::Status;
@@ -16,7 +17,7 @@ use crate::model::time::Moment;
 use crate::model::trigger::Json;
 use crate::volume::layout::Layout;
 use crate::volume::retention::rule::day_stays;
-use crate::volume::{Context, found, logs};
+use crate::volume::{Context, found, logs, work};
 
 /// Calls a Python function; given to `python3 -c`.
 const RUNNER: &str = include_str!("../exec/runner.py");
@@ -35,7 +36,10 @@ impl Device {
             return;
         }
         let path = self.parts.layout.log(&mine.held.job, lease);
-        let log = match logs::open(&*self.parts.disk, &path) {
+        let goes_on = self.found.contains(lease);
+        let opened =
+            if goes_on { logs::open_again(&*self.parts.disk, &path) } else { logs::open(&*self.parts.disk, &path) };
+        let log = match opened {
             Ok(log) => log,
             Err(error) if error.source.kind() == std::io::ErrorKind::AlreadyExists => {
                 let error = format!("its log {} is there already: this attempt was started before", path.display());
@@ -59,8 +63,15 @@ impl Device {
             self.results_folder = Some(folder);
         }
         let mine = &self.mine[&lease.run];
+        if mine.job.container.is_some()
+            && let Err(error) = work::make(&*self.parts.disk, &self.parts.layout, lease)
+        {
+            self.end_unstarted(lease, format!("{error}; hint: {}", error.hint()), now);
+            return;
+        }
         let spec = Spec {
             lease: lease.clone(),
+            inside: inside(mine, &self.parts.layout, goes_on),
             argv: argv(mine, &self.parts.layout),
             dir: self.parts.layout.programs.clone(),
             env: environment(mine, &self.parts.layout, &self.parts.me, &self.parts.volume, &self.parts.host),
@@ -79,6 +90,37 @@ impl Device {
         self.unstaged.insert(lease.clone(), report);
         self.due.again = Some(now.boot);
     }
+}
+
+/// Where a program writes its result: beside the others, or where its container can write.
+pub(super) fn output_of(mine: &Mine, layout: &Layout) -> PathBuf {
+    let lease = mine.lease();
+    match mine.job.container {
+        Some(_) => layout.work_inside(&lease).join("result"),
+        None => layout.output(&mine.held.job, &lease),
+    }
+}
+
+/// The container of an attempt, and what it is given of the folders, if it runs in one.
+fn inside(mine: &Mine, layout: &Layout, goes_on: bool) -> Option<Inside> {
+    let container = mine.job.container.clone()?;
+    let lease = mine.lease();
+    let given = |path: PathBuf, writable| Given { path, writable };
+    let mut mounts = vec![given(layout.programs.clone(), false)];
+    if container.share_common {
+        mounts.push(given(layout.common.clone(), true));
+    } else {
+        mounts.push(given(layout.running_file(&lease.run, &mine.held.stem), false));
+        mounts.push(given(layout.work_inside(&lease), true));
+        mounts.extend(cause_of(mine, layout).map(|(_, result)| given(result, false)));
+    }
+    Some(Inside { container, limits: mine.job.limits, mounts, goes_on })
+}
+
+/// The run that caused this one, and its result.
+fn cause_of(mine: &Mine, layout: &Layout) -> Option<(RunId, PathBuf)> {
+    let by = mine.trigger.origin.as_ref()?.by.as_ref()?;
+    Some((by.run.clone(), layout.common.join(&by.result)))
 }
 
 /// The program and its arguments.
@@ -114,8 +156,10 @@ fn as_argument(value: &Json) -> String {
 
 fn environment(mine: &Mine, layout: &Layout, me: &Me, volume: &str, host: &Host) -> BTreeMap<String, String> {
     let lease = mine.lease();
-    let passes =
-        |name: &String| PASSED.contains(&name.as_str()) || name.starts_with("LC_") || mine.job.pass_env.contains(name);
+    // An image has an environment of its own.
+    let is_process = mine.job.container.is_none();
+    let is_usual = |name: &String| is_process && (PASSED.contains(&name.as_str()) || name.starts_with("LC_"));
+    let passes = |name: &String| is_usual(name) || mine.job.pass_env.contains(name);
     let mut env: BTreeMap<String, String> =
         host.env.iter().filter(|(name, _)| passes(name)).map(|(name, value)| (name.clone(), value.clone())).collect();
     env.extend(mine.job.env.iter().map(|(name, value)| (name.clone(), value.clone())));
@@ -126,14 +170,17 @@ fn environment(mine: &Mine, layout: &Layout, me: &Me, volume: &str, host: &Host)
         ("AIOS_ATTEMPT", lease.attempt.to_string()),
         ("AIOS_DEVICE_ID", me.device.to_string()),
         ("AIOS_TRIGGER", text(&layout.running_file(&lease.run, &mine.held.stem))),
-        ("AIOS_RESULT", text(&layout.output(&mine.held.job, &lease))),
+        ("AIOS_RESULT", text(&output_of(mine, layout))),
         ("AIOS_COMMON", text(&layout.common)),
         ("AIOS_PROGRAMS", text(&layout.programs)),
-        (MARKER, format!("{volume}/{}/{}/{lease}", me.device, me.session)),
     ];
-    if let Some(by) = mine.trigger.origin.as_ref().and_then(|origin| origin.by.as_ref()) {
-        env.insert("AIOS_CAUSE_RUN_ID".to_owned(), by.run.to_string());
-        env.insert("AIOS_CAUSE_RESULT".to_owned(), text(&layout.common.join(&by.result)));
+    // By this a process is found and ended that an earlier life of its device left; a container is found by its labels, and goes on.
+    if is_process {
+        env.insert(MARKER.to_owned(), format!("{volume}/{}/{}/{lease}", me.device, me.session));
+    }
+    if let Some((run, result)) = cause_of(mine, layout) {
+        env.insert("AIOS_CAUSE_RUN_ID".to_owned(), run.to_string());
+        env.insert("AIOS_CAUSE_RESULT".to_owned(), text(&result));
     }
     env.extend(own.map(|(name, value)| (name.to_owned(), value)));
     for (name, value) in [("AIOS_ARGS", args_json(&mine.args)), ("AIOS_KWARGS", kwargs_json(&mine.kwargs))] {

@@ -29,6 +29,7 @@ pub struct Bystander {
     mine: BTreeMap<RunId, Mine>,
     fenced: BTreeMap<Lease, Mine>,
     evidence: BTreeMap<Lease, Evidence>,
+    found: BTreeSet<Lease>,
     vanished: BTreeMap<RunId, bool>,
     told: BTreeMap<JobName, News>,
 }
@@ -45,6 +46,7 @@ impl Default for Bystander {
             mine: BTreeMap::new(),
             fenced: BTreeMap::new(),
             evidence: BTreeMap::new(),
+            found: BTreeSet::new(),
             vanished: BTreeMap::new(),
             told: BTreeMap::new(),
         }
@@ -74,6 +76,7 @@ impl Bystander {
             mine: &self.mine,
             fenced: &self.fenced,
             evidence: &self.evidence,
+            found: &self.found,
             orphans: &[],
             vanished: &self.vanished,
             accounted: None,

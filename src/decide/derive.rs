@@ -73,5 +73,5 @@ pub fn is_at_work(mine: &BTreeMap<RunId, Mine>) -> bool {
 /// Whether a daemon runs by a definition that its job no longer has.
 fn is_outdated(mine: &Mine, catalog: &Catalog, me: &Me) -> bool {
     let Some(job) = catalog.jobs.get(&mine.held.job).filter(|_| mine.held.cause == Cause::Always) else { return false };
-    !Arc::ptr_eq(job, &mine.job) && (!job.starts_like(&mine.job) || !job.tags.is_subset(&me.tags))
+    !Arc::ptr_eq(job, &mine.job) && (!job.starts_like(&mine.job) || !job.own_tags().all(|tag| me.tags.contains(tag)))
 }

@@ -38,7 +38,9 @@ pub struct Seen {
 pub fn why(entry: &Entry, catalog: &Catalog, state: &State, devices: &[Seen], now: Moment) -> String {
     let name = job_name(entry);
     let job = match &entry.trigger.target {
-        Target::Command(argv) => Arc::new(for_command(command_job_name(&entry.stem()), argv.clone())),
+        Target::Command(argv) => {
+            Arc::new(for_command(command_job_name(&entry.stem()), argv.clone(), entry.trigger.container.clone()))
+        }
         Target::Job(_) => match catalog.look_up(&name) {
             Known::Good(job) => job,
             Known::Broken => {

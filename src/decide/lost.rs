@@ -15,7 +15,7 @@ use crate::model::ids::DeviceId;
 use crate::model::lease::Lease;
 use crate::model::result::{Cause, Outcome, Status};
 use crate::model::state::{Held, SCHEMA, State};
-use crate::model::trigger::Json;
+use crate::model::trigger::{Json, Trigger};
 
 /// What an attempt of a dead device left behind.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,10 +24,14 @@ pub struct Evidence {
     pub accepted: Option<Accepted>,
     /// Whether the run's file is in `.running`.
     pub held_file: bool,
+    /// What that file says, if it can be read.
+    pub trigger: Option<Arc<Trigger>>,
     /// What it was given, read from the run's file.
     pub args: Vec<Json>,
     /// What it was given, by name.
     pub kwargs: Vec<(String, Json)>,
+    /// What ran it.
+    pub executor: &'static str,
     /// Its log, relative to `Common/`, if it has one: it was started.
     pub log: Option<String>,
 }
@@ -90,10 +94,29 @@ pub fn lose(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
             continue;
         }
         match seen.evidence.get(&lease) {
-            Some(evidence) => plan.changes.push(lose_one(state, seen, lease, held, device, evidence)),
+            Some(evidence) => plan.changes.push(match adopt(seen, &lease, held, device, evidence) {
+                Some(adopted) => adopted,
+                None => lose_one(state, seen, lease, held, device, evidence),
+            }),
             None => plan.look.push((lease, held.job.clone(), held.stem.clone())),
         }
     }
+}
+
+/// Takes over what an earlier life of this device started and what goes on without it: the same attempt, in this life's name.
+fn adopt(seen: &Observation<'_>, lease: &Lease, held: &Held, device: &DeviceId, evidence: &Evidence) -> Option<Change> {
+    let is_earlier = *device == seen.me.device && held.session.as_ref() != Some(&seen.me.session);
+    let goes_on = is_earlier && seen.found.contains(lease) && evidence.accepted.is_none() && evidence.trigger.is_some();
+    goes_on.then(|| Change {
+        matter: Matter::Adopted(lease.clone()),
+        run: lease.run.clone(),
+        moves: vec![
+            Move::Unended { job: held.job.clone(), lease: lease.clone() },
+            Move::Expect { run: lease.run.clone(), stem: held.stem.clone() },
+        ],
+        entry: Some(Arc::new(Held { session: Some(seen.me.session.clone()), ..held.clone() })),
+        notes: Vec::new(),
+    })
 }
 
 fn lose_one(
@@ -217,7 +240,7 @@ fn outcome(
         job: held.job.clone(),
         attempt: lease.attempt,
         device: device.clone(),
-        executor: Some("native".to_owned()),
+        executor: Some(evidence.executor.to_owned()),
         cause: held.cause,
         trigger: held.trigger.clone(),
         args: evidence.args.clone(),
@@ -246,7 +269,15 @@ fn outcome(
 /// The result of a run that cannot go on because its file is gone.
 #[must_use]
 pub fn vanished_outcome(seen: &Observation<'_>, lease: &Lease, held: &Held, error: String) -> Outcome {
-    let nothing = Evidence { accepted: None, held_file: false, args: Vec::new(), kwargs: Vec::new(), log: None };
+    let nothing = Evidence {
+        accepted: None,
+        held_file: false,
+        trigger: None,
+        args: Vec::new(),
+        kwargs: Vec::new(),
+        executor: "native",
+        log: None,
+    };
     let found = outcome(seen, lease, held, &seen.me.device, &nothing, Status::Failed, true, 0, error);
     Outcome { executor: None, claimed_at: None, ..found }
 }

@@ -162,6 +162,7 @@ fn end_of(state: &State, seen: &Observation<'_>, change: &Change) -> Option<(Job
             over.or_else(|| daemon.and(accepted).map(|accepted| (job, accepted.attempt, accepted.status)))
         }
         Matter::Kept(_)
+        | Matter::Adopted(_)
         | Matter::Freed(_)
         | Matter::Listed(_)
         | Matter::Vanished(_)

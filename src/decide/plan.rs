@@ -66,6 +66,8 @@ pub struct Observation<'a> {
     pub fenced: &'a BTreeMap<Lease, Mine>,
     /// What was found out about attempts whose holder may be dead.
     pub evidence: &'a BTreeMap<Lease, Evidence>,
+    /// Attempts that an earlier life of this device started and that go on without it.
+    pub found: &'a BTreeSet<Lease>,
     /// Files in `.running` that nobody holds.
     pub orphans: &'a [Orphan],
     /// Runs listed as waiting whose file has been nowhere for a whole lease, and whether one of their results is final.
@@ -195,6 +197,8 @@ pub enum Matter {
     Settled(Lease),
     /// A run that a lost state forgot is this device's.
     Kept(Lease),
+    /// An attempt that an earlier life of this device started goes on.
+    Adopted(Lease),
     /// An attempt of a dead device is over.
     Lost(Lease, JobName),
     /// A file in `.running` that nobody holds goes on.

@@ -306,7 +306,11 @@ pub fn job_name(entry: &Entry) -> JobName {
 fn place(entry: Arc<Entry>, catalog: &Catalog, me: &Me, now: Moment, unknown_since: Option<Duration>) -> Kept {
     let known = match &entry.trigger.target {
         Target::Job(name) => catalog.look_up(name),
-        Target::Command(argv) => Known::Good(Arc::new(for_command(command_job_name(&entry.stem()), argv.clone()))),
+        Target::Command(argv) => Known::Good(Arc::new(for_command(
+            command_job_name(&entry.stem()),
+            argv.clone(),
+            entry.trigger.container.clone(),
+        ))),
     };
     let own_priority = entry.trigger.priority.unwrap_or(0);
     let (job, priority) = match &known {

@@ -153,7 +153,7 @@ pub fn judge(mine: &Mine, report: &Report, me: &Me, by: Circumstances, now: Mome
         job: mine.held.job.clone(),
         attempt: mine.held.attempt,
         device: me.device.clone(),
-        executor: Some("native".to_owned()),
+        executor: Some(mine.job.executor().to_owned()),
         cause: mine.held.cause,
         trigger: mine.held.trigger.clone(),
         args: mine.args.clone(),

@@ -9,17 +9,23 @@
     reason = "this room starts processes, reads /proc, and measures how long its own waits last"
 )]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use docker::{Given, Inside};
+
+use crate::model::ids::Tag;
 use crate::model::lease::Lease;
 use crate::model::result::Usage;
 
 pub mod device;
+pub mod docker;
 mod end;
+pub mod fleet;
 pub mod init;
+mod ledger;
 pub mod leftovers;
 pub mod machine;
 pub mod native;
@@ -46,6 +52,8 @@ pub struct Spec {
     pub timeout: Option<Duration>,
     /// SIGKILL this long after SIGTERM.
     pub grace: Duration,
+    /// The container that it runs in; `None`: it is a process of this machine.
+    pub inside: Option<Inside>,
 }
 
 /// The variable whose value marks every process of an attempt: `<volume id>/<device>/<session>/<run id>.<attempt>`.
@@ -64,6 +72,11 @@ pub enum Ending {
     Code(i32),
     /// It was ended by this signal.
     Signal(i32),
+    /// It ran, and how it ended cannot be known.
+    Unknown {
+        /// Why.
+        error: String,
+    },
 }
 
 /// Why an attempt was stopped from outside.
@@ -92,6 +105,8 @@ pub struct Exit {
     pub lease: Lease,
     /// How its main process ended.
     pub ending: Ending,
+    /// Whether the system ended it, or a part of it, because its memory was used up.
+    pub oom_killed: bool,
     /// Why it was stopped; `None`: it had ended by itself, even if nobody had seen that yet. The first cause counts.
     pub stopped: Option<StopCause>,
     /// Whether its process was started.
@@ -120,4 +135,26 @@ pub trait Executor {
 
     /// The ends since the last call, oldest first.
     fn take_exits(&mut self) -> Vec<Exit>;
+
+    /// What a device has because of it, beside what its tags say. It may change at any time; the owner is woken then.
+    fn offers(&self) -> BTreeSet<Tag> {
+        BTreeSet::new()
+    }
+
+    /// Attempts that an earlier life of this device started and that go on without it. They are taken over by starting them with
+    /// [`Inside::goes_on`].
+    fn found(&self) -> BTreeSet<Lease> {
+        BTreeSet::new()
+    }
+
+    /// Ends whatever of these attempts of others goes on where this device can reach it, and says of which nothing is left to end; the
+    /// others are asked for again once the owner is woken.
+    fn evict(&mut self, leases: &BTreeSet<Lease>) -> BTreeSet<Lease> {
+        leases.clone()
+    }
+
+    /// Told from time to time which attempts this device holds: what it has left of others is removed.
+    fn tidy(&mut self, held: &BTreeSet<Lease>) {
+        let _ = held;
+    }
 }

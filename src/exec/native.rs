@@ -11,7 +11,7 @@
 //! What cannot be had without privileges: a process that wiped its environment, left its group, closed the log and outlived its parent cannot be
 //! told from that of another attempt that was open when it started. It is stopped with the last of those attempts.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Child;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
@@ -24,6 +24,7 @@ use tokio::sync::{Notify, oneshot};
 use wait4::Wait4;
 
 use super::end::{MainEnd, until};
+use super::ledger::Ledger;
 use super::procfs::NewestPid;
 use super::tree::{self, Known, Signalled, Survey};
 use super::{Ending, Executor, Exit, MARKER, Spec, StopCause, program};
@@ -65,19 +66,11 @@ pub struct NativeExecutor {
 
 #[derive(Debug)]
 struct Shared {
-    wake: Arc<Notify>,
-    table: Mutex<Table>,
+    ledger: Ledger<Attempt>,
     newest: Option<NewestPid>,
     #[expect(clippy::disallowed_types, reason = "as many askers as open attempts, and one answer serves them all")]
     surveys: mpsc::Sender<oneshot::Sender<Arc<Survey>>>,
     adopts: bool,
-}
-
-#[derive(Debug, Default)]
-struct Table {
-    /// `None`: it has ended, and its exit waits to be taken.
-    listed: BTreeMap<Lease, Option<Arc<Attempt>>>,
-    exits: Vec<Exit>,
 }
 
 impl NativeExecutor {
@@ -107,7 +100,7 @@ impl NativeExecutor {
             .stack_size(256 * 1024)
             .spawn(move || survey_when_asked(&asked, adopts))
             .map_err(|source| NativeError { what: "cannot start a thread", source })?;
-        let shared = Shared { wake, table: Mutex::default(), newest: NewestPid::open(), surveys, adopts };
+        let shared = Shared { ledger: Ledger::new(wake), newest: NewestPid::open(), surveys, adopts };
         let shared = Arc::new(shared);
         if adopts {
             runtime.spawn(reap_orphans(Arc::clone(&shared), child_ended));
@@ -166,11 +159,6 @@ async fn reap_orphans(shared: Arc<Shared>, mut child_ended: tokio::signal::unix:
 }
 
 impl Shared {
-    fn table(&self) -> MutexGuard<'_, Table> {
-        // A lease is listed and its exit pushed in one step each: a panic elsewhere cannot have left half of one.
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// A survey that begins after this call.
     async fn survey(&self) -> Arc<Survey> {
         let (answer, survey) = oneshot::channel();
@@ -181,19 +169,11 @@ impl Shared {
             Err(_) => Arc::new(Survey::take(self.adopts)),
         }
     }
-
-    fn deliver(&self, exit: Exit) {
-        let mut table = self.table();
-        table.listed.insert(exit.lease.clone(), None);
-        table.exits.push(exit);
-        drop(table);
-        self.wake.notify_one();
-    }
 }
 
 impl Executor for NativeExecutor {
     fn start(&mut self, mut spec: Spec) {
-        if self.shared.table().listed.contains_key(&spec.lease) {
+        if self.shared.ledger.knows(&spec.lease) {
             return;
         }
         let clock = Instant::now();
@@ -207,13 +187,14 @@ impl Executor for NativeExecutor {
                 let attempt =
                     Attempt { lease: spec.lease.clone(), known, orders: Mutex::default(), changed: Notify::new() };
                 let attempt = Arc::new(attempt);
-                self.shared.table().listed.insert(spec.lease, Some(Arc::clone(&attempt)));
+                self.shared.ledger.add(spec.lease, Arc::clone(&attempt));
                 let plan = Plan { clock, timeout: spec.timeout, grace: spec.grace };
                 self.runtime.spawn(attend(Arc::clone(&self.shared), attempt, child, plan));
             }
-            Err(error) => self.shared.deliver(Exit {
+            Err(error) => self.shared.ledger.deliver(Exit {
                 lease: spec.lease,
                 ending: Ending::NotStarted { error },
+                oom_killed: false,
                 stopped: None,
                 started: false,
                 finished: boot(),
@@ -224,23 +205,17 @@ impl Executor for NativeExecutor {
     }
 
     fn list(&self) -> Vec<Lease> {
-        self.shared.table().listed.keys().cloned().collect()
+        self.shared.ledger.leases()
     }
 
     fn stop(&mut self, lease: &Lease, cause: StopCause, grace: Duration) {
-        let attempt = self.shared.table().listed.get(lease).cloned().flatten();
-        if let Some(attempt) = attempt {
+        if let Some(attempt) = self.shared.ledger.get(lease) {
             attempt.stop(cause, grace);
         }
     }
 
     fn take_exits(&mut self) -> Vec<Exit> {
-        let mut table = self.shared.table();
-        let exits = std::mem::take(&mut table.exits);
-        for exit in &exits {
-            table.listed.remove(&exit.lease);
-        }
-        exits
+        self.shared.ledger.take()
     }
 }
 
@@ -380,7 +355,7 @@ async fn attend(shared: Arc<Shared>, attempt: Arc<Attempt>, mut child: Child, pl
     tree::forget(&attempt.known);
     let stopped = attempt.orders().stopped;
     let lease = attempt.lease.clone();
-    shared.deliver(Exit { lease, ending, stopped, started: true, finished, duration, usage });
+    shared.ledger.deliver(Exit { lease, ending, oom_killed: false, stopped, started: true, finished, duration, usage });
 }
 
 /// The processes of one attempt that are being ended.

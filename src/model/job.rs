@@ -2,14 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::container::{Container, DOCKER_TAG, Limits};
 use super::ids::{JobName, PoolName, Tag};
 use super::message;
 use super::schedule::{Instances, Schedule, Timing};
 use super::toml_read::{self, Problem};
 use super::trigger::{Json, Trigger};
 
+mod container;
 pub mod draft;
 mod file;
 pub mod from_json;
@@ -136,6 +139,10 @@ pub struct Job {
     pub kind: JobType,
     /// What it executes.
     pub program: Program,
+    /// The container that it runs in; `None`: it is a process of the device's machine.
+    pub container: Option<Arc<Container>>,
+    /// What it may use.
+    pub limits: Limits,
     /// Positional arguments unless the trigger brings its own.
     pub args: Vec<Json>,
     /// Keyword arguments, which the trigger's are merged over.
@@ -205,6 +212,8 @@ impl Job {
         Self {
             name,
             program,
+            container: None,
+            limits: Limits::default(),
             args: Vec::new(),
             kwargs: Vec::new(),
             env: BTreeMap::new(),
@@ -232,12 +241,31 @@ impl Job {
         }
     }
 
+    /// In this container, if in one: then its device must reach an engine.
+    fn inside(mut self, container: Option<Arc<Container>>) -> Self {
+        self.tags.extend(container.as_ref().and_then(|_| Tag::new(DOCKER_TAG).ok()));
+        Self { container, ..self }
+    }
+
+    /// The tags without the one that stands for its engine: what runs in a container goes on while the engine is away.
+    pub fn own_tags(&self) -> impl Iterator<Item = &Tag> {
+        self.tags.iter().filter(|tag| self.container.is_none() || tag.as_str() != DOCKER_TAG)
+    }
+
+    /// What runs it, as results say it.
+    #[must_use]
+    pub fn executor(&self) -> &'static str {
+        executor_of(self.container.as_deref())
+    }
+
     /// Whether a process that was started by the definition `other` is what this one would start.
     #[must_use]
     pub fn starts_like(&self, other: &Self) -> bool {
         let of = |job: &Self| (job.stop_grace, job.timeout);
         of(self) == of(other)
             && self.program == other.program
+            && self.container == other.container
+            && self.limits == other.limits
             && self.args == other.args
             && self.kwargs == other.kwargs
             && self.env == other.env
@@ -245,10 +273,17 @@ impl Job {
     }
 }
 
-/// The job of a trigger that brings its own command, which is not empty: all else as a job file leaves it unsaid.
+/// What runs something in this container, or in none.
 #[must_use]
-pub fn for_command(name: JobName, command: Vec<String>) -> Job {
-    Job::with_defaults(name, JobType::Trigger, Program::Command(command))
+pub fn executor_of(container: Option<&Container>) -> &'static str {
+    if container.is_some() { "docker" } else { "native" }
+}
+
+/// The job of a trigger that brings its own command, which is not empty, and perhaps a container: all else as a job file leaves
+/// it unsaid.
+#[must_use]
+pub fn for_command(name: JobName, command: Vec<String>, container: Option<Arc<Container>>) -> Job {
+    Job::with_defaults(name, JobType::Trigger, Program::Command(command)).inside(container)
 }
 
 /// The positional arguments of a run: the trigger's, if it brings any or none on purpose, else the job's.
@@ -288,6 +323,22 @@ pub fn command_job_name(stem: &str) -> JobName {
         reason = "the lines above make it follow the rule, whatever the stem; a property test agrees"
     )]
     JobName::new(&name).expect("a name made to the rule")
+}
+
+/// Reads a container that is written as a JSON object: the table `docker` of a trigger.
+///
+/// # Errors
+/// The first thing that is wrong with it, and a hint.
+pub(super) fn container_from_json(text: &str) -> Result<Container, (String, String)> {
+    let table = from_json::table_from_json(text).map_err(|error| (error, "as in a job file's [docker]".to_owned()))?;
+    let text = format!("docker = {table}\n");
+    let document = toml_read::document(&text).map_err(|problem| (problem.error, problem.hint))?;
+    let mut reader = toml_read::Reader::new(&text, document.as_table());
+    let read = container::container(&mut reader);
+    match (read, reader.into_problems().into_iter().next()) {
+        (Some(container), None) => Ok(container),
+        (_, problem) => Err(problem.map(|problem| (problem.error, problem.hint)).unwrap_or_default()),
+    }
 }
 
 /// Something that is wrong with a job file.

@@ -4,6 +4,7 @@
 //! argument. Everything here can be compared, printed and built in a test.
 
 pub mod config;
+pub mod container;
 pub mod device;
 pub mod entry;
 pub mod ids;

@@ -8,7 +8,7 @@ use std::ops::RangeInclusive;
 use serde_json::{Map, Value, json};
 
 use super::ids::NAME_PATTERN;
-use super::job::keys::{JOB_KEYS, Key, Shape, foreign_keys};
+use super::job::keys::{DOCKER_KEYS, JOB_KEYS, Key, Shape, foreign_keys};
 use super::job::{PRIORITY, TYPES};
 use super::trigger::{ID_LIMIT, KEYS as TRIGGER_KEYS};
 
@@ -24,6 +24,14 @@ const FUNCTION: &str = "^[^\\u0000-@\\[-\\^`{-\\u007f][^\\u0000-/:-@\\[-\\^`{-\\
 const URL: &str = "^https?://[!-\"$-.0->@-~][!-~]*$";
 const VARIABLE: &str = "^[^=\\u0000]+$";
 const RESERVED: &str = "^AIOS_";
+const SIZE: &str = "^[0-9]+[kmg]?$";
+const IMAGE: &str = "^[A-Za-z0-9][A-Za-z0-9._/:@-]{0,511}$";
+/// The name of a volume or a network.
+const PLAIN: &str = "^[A-Za-z0-9][A-Za-z0-9_.-]{0,254}$";
+const USER: &str = "^[A-Za-z0-9][A-Za-z0-9_.-]*(:[A-Za-z0-9][A-Za-z0-9_.-]*)?$";
+const VOLUME: &str = "^[/A-Za-z0-9][^:]*:/[^:]+(:r[ow])?$";
+const TMPFS: &str = "^/[^:]+(:[A-Za-z0-9=,%_]*)?$";
+const OWN_LABELS: &str = "^aios\\.";
 const TIME: &str =
     "^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})$";
 
@@ -35,12 +43,7 @@ const INTERVALS: [&str; 3] = ["interval", "interval_minutes", "interval_seconds"
 /// The schema of `Programs/<job>.toml`.
 #[must_use]
 pub fn job() -> Value {
-    let property = |key: &Key| {
-        let mut value = of_shape(&key.shape);
-        describe(&mut value, key.says, key.example);
-        (key.name.to_owned(), value)
-    };
-    let properties: Map<String, Value> = JOB_KEYS.iter().map(property).collect();
+    let properties = properties(&JOB_KEYS);
     json!({
         "$schema": DRAFT,
         "title": "A job of AIOS",
@@ -49,7 +52,7 @@ pub fn job() -> Value {
         "additionalProperties": false,
         "properties": properties,
         "oneOf": [{"required": ["command"]}, {"required": ["file"]}],
-        "dependentRequired": {"function": ["file"]},
+        "dependentRequired": {"function": ["file"], "limits": ["docker"]},
         "if": {"required": ["function"]},
         "then": {"properties": {"file": {"pattern": "\\.py$"}}},
         "allOf": TYPES.map(|(word, _)| of_type(word)),
@@ -69,7 +72,23 @@ pub fn trigger() -> Value {
         "additionalProperties": false,
         "properties": properties,
         "oneOf": targets,
+        "dependentRequired": {"docker": ["command"]},
     })
+}
+
+fn properties(keys: &[Key]) -> Map<String, Value> {
+    let property = |key: &Key| {
+        let mut value = of_shape(&key.shape);
+        describe(&mut value, key.says, key.example);
+        (key.name.to_owned(), value)
+    };
+    keys.iter().map(property).collect()
+}
+
+/// A table with keys of its own.
+fn table(keys: &[Key], required: Option<&str>) -> Value {
+    let required: Vec<&str> = required.into_iter().collect();
+    json!({"type": "object", "additionalProperties": false, "properties": properties(keys), "required": required})
 }
 
 fn describe(value: &mut Value, says: &str, example: &str) {
@@ -126,6 +145,21 @@ fn of_shape(shape: &Shape) -> Value {
         Shape::Values => values(),
         Shape::Table => json!({"type": "object"}),
         Shape::Integers(range) => json!({"type": "array", "items": integer(range)}),
+        Shape::Size => text(SIZE),
+        Shape::Image => text(IMAGE),
+        Shape::Network => json!({"type": "string", "pattern": PLAIN, "not": {"const": "host"}}),
+        Shape::User => text(USER),
+        Shape::Gpus(range) => {
+            let ids = json!({"type": "array", "items": text(PLAIN)});
+            json!({"anyOf": [integer(range), {"const": "all"}, ids]})
+        }
+        Shape::Volumes => json!({"type": "array", "items": text(VOLUME)}),
+        Shape::Tmpfs => json!({"type": "array", "items": text(TMPFS)}),
+        Shape::Labels => {
+            let name = json!({"minLength": 1, "not": {"pattern": OWN_LABELS}});
+            json!({"type": "object", "propertyNames": name, "additionalProperties": {"type": "string"}})
+        }
+        Shape::Keys(keys, required) => table(keys, *required),
     }
 }
 
@@ -135,6 +169,11 @@ fn of_trigger(key: &str) -> Value {
         "job" => (text(NAME_PATTERN), "A job of Programs.", r#""hello""#),
         "job_name" => (text(NAME_PATTERN), "Another name for `job`.", r#""hello""#),
         "command" => (command(), "A program and its arguments: run this without a job file.", r#"["uname", "-a"]"#),
+        "docker" => (
+            table(&DOCKER_KEYS, Some("image")),
+            "The container that a `command` runs in.",
+            r#"{"image": "debian:bookworm-slim"}"#,
+        ),
         "args" => (values(), "Positional arguments; they replace the job's.", r#"["world", 3]"#),
         "kwargs" => (json!({"type": "object"}), "Keyword arguments, merged over the job's.", r#"{"top": 5}"#),
         "priority" => (integer(&PRIORITY), "Higher is claimed first [default: the job's].", "10"),
@@ -228,6 +267,7 @@ mod tests {
                     .filter(|need| **need != key.name && !(key.name.starts_with("interval") && **need == "interval"))
                     .map(|need| format!("{need} = {}\n", JOB_KEYS.iter().find(|it| it.name == *need).unwrap().example))
                     .chain((key.name == "type").then(|| "time = \"09:00\"\n".to_owned()))
+                    .chain((key.name == "limits").then(|| "docker = {image = \"x\"}\n".to_owned()))
                     .chain((key.name != "file").then(|| program.to_owned()))
                     .collect();
                 read(&format!("{type_line}{line}{more}"))

@@ -144,12 +144,12 @@ pub(super) fn document(text: &str) -> Result<Document<&str>, Problem> {
 /// Reads one document's keys, and notes what is wrong with them.
 pub(super) struct Reader<'t> {
     text: &'t str,
-    table: &'t Table,
+    table: &'t dyn TableLike,
     problems: Vec<Problem>,
 }
 
 impl<'t> Reader<'t> {
-    pub(super) fn new(text: &'t str, table: &'t Table) -> Self {
+    pub(super) fn new(text: &'t str, table: &'t dyn TableLike) -> Self {
         Self { text, table, problems: Vec::new() }
     }
 
@@ -166,6 +166,33 @@ impl<'t> Reader<'t> {
         }
     }
 
+    /// Reads a table inside this one, as `read` does; nothing if there is none.
+    pub(super) fn within<T>(
+        &mut self,
+        key: &str,
+        expected: &str,
+        read: impl FnOnce(&mut Self, usize) -> Option<T>,
+    ) -> Option<T> {
+        let found = self.get(key)?;
+        let Some(table) = found.value.as_table() else {
+            return self.wrong_type(key, found, expected);
+        };
+        let outer = std::mem::replace(&mut self.table, table);
+        let inner = read(self, found.at);
+        self.table = outer;
+        inner
+    }
+
+    /// The keys that are there, with their places.
+    pub(super) fn keys(&self) -> Vec<At<&'t str>> {
+        self.table.iter().map(|(key, _)| At { at: key_at(self.table, key), value: key }).collect()
+    }
+
+    /// Whether the key holds an array.
+    pub(super) fn holds_array(&self, key: &str) -> bool {
+        self.get(key).is_some_and(|found| found.value.elements().is_some())
+    }
+
     /// Where a key stands, if it is there.
     pub(super) fn key(&self, key: &str) -> Option<usize> {
         self.table.contains_key(key).then(|| key_at(self.table, key))
@@ -177,19 +204,14 @@ impl<'t> Reader<'t> {
         found.value.elements().is_some_and(|elements| elements.is_empty()).then_some(found.at)
     }
 
-    /// Refuses keys that are in neither list; those of `later` are known and not supported yet.
-    pub(super) fn only_keys(&mut self, known: &[&str], later: &[&str]) {
-        let all: Vec<&str> = known.iter().chain(later).copied().collect();
-        for (key, _) in self.table {
+    /// Refuses keys that are not in the list.
+    pub(super) fn only_keys(&mut self, known: &[&str]) {
+        for At { at, value: key } in self.keys() {
             if self.problems.len() >= MOST {
                 return;
             }
-            let at = key_at(self.table, key);
-            if later.contains(&key) {
-                let error = format!("key `{key}` is not supported by this version");
-                self.problem(at, error, "leave it out, or use a version that supports it");
-            } else if !known.contains(&key) {
-                self.problem(at, format!("unknown key {}", quoted(key)), did_you_mean(key, &all));
+            if !known.contains(&key) {
+                self.problem(at, format!("unknown key {}", quoted(key)), did_you_mean(key, known));
             }
         }
     }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use super::config::TRIGGER_LIMIT;
+use super::container::Container;
 use super::ids::{DeviceId, JobName, RunId, Tag};
 use super::message;
 pub use super::message::suggest;
@@ -73,6 +74,8 @@ pub enum Target {
 pub struct Trigger {
     /// What to run.
     pub target: Target,
+    /// The container that a command runs in.
+    pub container: Option<Arc<Container>>,
     /// Positional arguments; `None`: the job's.
     pub args: Option<Vec<Json>>,
     /// Keyword arguments, merged over the job's, in the order they were written.
@@ -115,6 +118,7 @@ impl Trigger {
     pub fn own(job: &JobName, origin: Origin, only_on: Option<Tag>) -> Self {
         Self {
             target: Target::Job(job.clone()),
+            container: None,
             args: None,
             kwargs: Vec::new(),
             priority: None,

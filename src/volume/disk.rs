@@ -126,6 +126,12 @@ pub trait Disk {
     /// As the system says.
     fn make_folders(&self, path: &Path) -> io::Result<()>;
 
+    /// Makes a folder, and those above it, with exactly these rights; one that is there is fine and gets them.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn make_folder_with(&self, path: &Path, mode: u32) -> io::Result<()>;
+
     /// Tries to take an exclusive lock on a file, made if it is missing, that ends with its holder's life. `None`: another holds it.
     ///
     /// # Errors
@@ -137,6 +143,12 @@ pub trait Disk {
     /// # Errors
     /// `AlreadyExists`, or as the system says.
     fn open_log(&self, path: &Path) -> io::Result<Option<File>>;
+
+    /// Opens a log that is there, to append to it. `None` only in the simulator.
+    ///
+    /// # Errors
+    /// As the system says.
+    fn open_log_again(&self, path: &Path) -> io::Result<Option<File>>;
 
     /// Cuts a file to its first `limit` bytes; says how many went.
     ///

@@ -175,6 +175,24 @@ impl Layout {
         self.results().join(lease.run.date()).join(format!(".{job}.{lease}.out"))
     }
 
+    /// What attempts in containers write into.
+    #[must_use]
+    pub fn work(&self) -> PathBuf {
+        self.common.join(".work")
+    }
+
+    /// The work folder of one attempt: nobody but its device's user looks into it.
+    #[must_use]
+    pub fn work_of(&self, lease: &Lease) -> PathBuf {
+        self.work().join(lease.to_string())
+    }
+
+    /// What its container is given of that: whoever its processes are, they can write there.
+    #[must_use]
+    pub fn work_inside(&self, lease: &Lease) -> PathBuf {
+        self.work_of(lease).join("out")
+    }
+
     /// All logs.
     #[must_use]
     pub fn logs(&self) -> PathBuf {

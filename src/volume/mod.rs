@@ -25,6 +25,7 @@ pub mod rejects;
 pub mod results;
 pub mod retention;
 pub mod watch;
+pub mod work;
 
 /// An operation on the volume that failed.
 #[derive(Debug, thiserror::Error)]

@@ -192,6 +192,11 @@ impl Disk for OsDisk {
         fs::create_dir_all(path)
     }
 
+    fn make_folder_with(&self, path: &Path, mode: u32) -> io::Result<()> {
+        fs::create_dir_all(path)?;
+        fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))
+    }
+
     fn lock(&self, path: &Path) -> io::Result<Option<Guard>> {
         // Twice, because the file may turn out to be another one than the one kept open.
         for _ in 0..2 {
@@ -216,6 +221,10 @@ impl Disk for OsDisk {
 
     fn open_log(&self, path: &Path) -> io::Result<Option<File>> {
         OpenOptions::new().append(true).create_new(true).open(path).map(Some)
+    }
+
+    fn open_log_again(&self, path: &Path) -> io::Result<Option<File>> {
+        OpenOptions::new().append(true).open(path).map(Some)
     }
 
     fn cut(&self, path: &Path, limit: u64) -> io::Result<u64> {

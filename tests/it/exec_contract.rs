@@ -67,6 +67,7 @@ impl Rig {
             log: Some(File::options().create(true).append(true).open(self.path(&format!("{number}.log"))).unwrap()),
             timeout: None,
             grace: LONG,
+            inside: None,
             lease,
         }
     }
@@ -160,7 +161,7 @@ fn error_of(exit: &Exit) -> &str {
             assert!(!exit.started && exit.usage.is_none() && exit.stopped.is_none());
             error
         }
-        ending @ (Ending::Code(_) | Ending::Signal(_)) => panic!("it started: {ending:?}"),
+        ending @ (Ending::Code(_) | Ending::Signal(_) | Ending::Unknown { .. }) => panic!("it started: {ending:?}"),
     }
 }
 

@@ -350,11 +350,19 @@ impl Disk for Meddled {
     fn make_folders(&self, path: &Path) -> io::Result<()> {
         self.disk.make_folders(path)
     }
+
+    fn make_folder_with(&self, path: &Path, mode: u32) -> io::Result<()> {
+        self.disk.make_folder_with(path, mode)
+    }
     fn lock(&self, path: &Path) -> io::Result<Option<Guard>> {
         self.disk.lock(path)
     }
     fn open_log(&self, path: &Path) -> io::Result<Option<File>> {
         self.disk.open_log(path)
+    }
+
+    fn open_log_again(&self, path: &Path) -> io::Result<Option<File>> {
+        self.disk.open_log_again(path)
     }
     fn cut(&self, path: &Path, limit: u64) -> io::Result<u64> {
         self.disk.cut(path, limit)

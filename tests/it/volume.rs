@@ -50,6 +50,8 @@ impl Volume {
         for name in ["DEVICE_ID", "DEVICE_TAGS", "DEVICE_SLOTS", "AIOS_COMMON", "AIOS_PROGRAMS"] {
             command.env_remove(name);
         }
+        // What an engine adds is tested in tests/container.
+        command.env("DOCKER_HOST", "none");
         command
     }
 

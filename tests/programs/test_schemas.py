@@ -32,7 +32,11 @@ BAD_JOBS = [
     'file = ""', 'file = "/bin/sh"', 'file = "a/../../b"', 'file = ".."', 'file = "a/"', 'file = "."', 'file = 5',
     'file = "a.py"\ncommand = ["b"]', 'function = "f"\ncommand = ["b"]', 'file = "a.sh"\nfunction = "f"',
     'function = "a.b"', 'function = "1a"', 'function = ""', 'function = "a b"',
-    'type = "dayly"', 'type = 1', 'agrs = []', 'limits = {memory = "1g"}', 'args = 5', 'args = ["\\u0000"]', 'kwargs = []',
+    'type = "dayly"', 'type = 1', 'agrs = []', 'limits = {memory = 5}', 'limits = {cores = 1}', 'limits = 5', 'docker = "x"', 'docker = {}', 'docker = {image = ""}',
+    'docker = {image = "x", privileged = true}', 'docker = {image = "x", network = "host"}', 'docker = {image = "x", volumes = ["/a"]}',
+    'docker = {image = "x", labels = {"aios.run" = "x"}}', 'docker = {image = "x", gpus = 0}', 'docker = {image = "x", keep_warm = "1m"}', 'docker = {image = "x", entrypoint = []}',
+    'limits = {memory = "1g"}',
+    'args = 5', 'args = ["\\u0000"]', 'kwargs = []',
     'env = ["a"]', 'env = {A = 5}', 'env = {"A=B" = "x"}', 'env = {AIOS_JOB = "x"}', 'env = {"" = "x"}', 'pass_env = "A"',
     'pass_env = ["AIOS_X"]', 'tags = "gpu"', 'tags = ["a b"]', 'tags = ["-a"]', 'priority = 1000', 'priority = "high"',
     'slots = -1', 'slots = 1001', 'overlap = "skp"', 'retries = 1001', 'retries = "3"', 'retry_on = 5', 'retry_on = [1, 256]',
@@ -54,6 +58,7 @@ VALUES = [
     '"daily"', '"trigger"', '"09:00"', '"23:59:59"', '"0s"', '"005m"', '"250ms"', '"10000d"', '"a.py"', '"b/./c"', '"..a"', '"a//b"', '".a"',
     '"a\\nb"', '"ünïcode"', '"_x1"', '"UTC"', '"America/Argentina/Buenos_Aires"', '"Etc/GMT+5"', '"@daily"', '"0 9 L * *"',
     '"*/5 * * * *"', '"http://h"', '"https://h:1/x?y#z"', '"http://[::1]/"', '[]', '["a"]', '["a", "a"]', '["A_B", "lower"]', '["", "a"]',
+    '"64m"', '"all"', '"host"', '"bridge"', '"1000:1000"', '"never"', '"swarm"', '["/a:/b:ro"]', '["c:/d", "/e:/f"]', '["a:b:c:d"]', '["/t:size=1m"]',
     '[""]', '["a\\nb"]', '[0, 255]', '[1, "x", 1.5, [true], {a = 1}, 1979-05-27]', '{}', '{a = 1}', '{A = "x", "b c" = ""}', '{a = {b = [1.50]}}',
 ]
 NEEDS = {None: {}, "always": {}, "idle": {}, "daily": {"time": '"09:00"'}, "interval": {"interval": '"1h"'}, "cron": {"cron": '"0 9 * * *"'},
@@ -64,6 +69,7 @@ UNSAYABLE = [
     "expected less than the interval", "the window has length 0", "expected at least `backoff`",
     # What other files have, no schema of one file knows.
     "expected a pool of Programs/pools.toml", "expected a job of Programs/",
+    "at least 6m", "expected a number from 0.01 to 1024",
     # JSON knows no whole number but as a float without a part, TOML does.
     "is a float (1e2), expected an integer", "is a float (1e2), expected a number from",
 ]
@@ -74,12 +80,14 @@ BAD_TRIGGERS = [
     {"job": "hello", "priority": "1"}, {"job": "hello", "priority": 1.5}, {"job": "hello", "tags": "gpu"}, {"job": "hello", "tags": ["a b"]},
     {"job": "hello", "time": "tomorrow"}, {"job": "hello", "time": "2026-11-21T09:00:00"}, {"job": "hello", "time": None},
     {"job": "hello", "expires": "immediate"}, {"job": "hello", "expires": 5}, {"job": "hello", "id": ""}, {"job": "hello", "id": "x" * 257},
-    {"job": "hello", "docker": {"image": "x"}},
+    {"job": "hello", "docker": {"image": "x"}}, {"command": ["a"], "docker": {}}, {"command": ["a"], "docker": "x"},
+    {"command": ["a"], "docker": {"image": "x", "privileged": True}}, {"command": ["a"], "docker": {"image": "x", "pull": "often"}},
 ]
 GOOD_TRIGGERS = [
     {"job_name": "hello"}, {"job": "hello", "time": "immediate"}, {"job": "hello", "time": "2126-11-21t09:00:00.123456z"},
     {"job": "hello", "time": "2126-11-21 09:00:00+01:00", "expires": "2127-11-21T09:00:00-00:30"}, {"job": "hello", "id": "x" * 256, "args": [None, 1e3]},
     {"job": "hello", "args": [], "kwargs": {"": None, "a": "\0"}, "tags": ["a", "a"], "priority": -999}, {"command": ["a", ""]},
+    {"command": ["a"], "docker": {"image": "h:5000/a/b@sha256:00", "volumes": ["c:/d:ro"], "gpus": 2, "tmpfs": [], "labels": {"a": ""}}},
 ]
 
 
@@ -160,6 +168,11 @@ class Schemas(Case):
                 job.pop(gone, None)
             job[key] = value
             bodies.append("\n".join("%s = %s" % line for line in job.items()))
+        # Tables with keys of their own.
+        for table, needs in {"docker": 'image = "x", ', "limits": ""}.items():
+            for key, value in itertools.product(schema("job")["properties"][table]["properties"], VALUES):
+                body = '%s = {%s%s = %s}' % (table, "" if key == "image" else needs, key, value)
+                bodies.append('file = "a.py"\n%s' % body + ('\ndocker = {image = "x"}' if table == "limits" else ""))
         refused, is_good = self.refused_jobs(bodies), takes("job")
         self.assertGreater(len(bodies) - len(refused), 800)
         for number, body in enumerate(bodies):

@@ -316,6 +316,10 @@ impl Disk for SimDisk {
         })
     }
 
+    fn make_folder_with(&self, path: &Path, _: u32) -> io::Result<()> {
+        self.make_folders(path)
+    }
+
     fn lock(&self, path: &Path) -> io::Result<Option<Guard>> {
         self.step(|| {
             let lies = self.world.faults.borrow().lying_lock && path.ends_with(".state.lock");
@@ -333,6 +337,10 @@ impl Disk for SimDisk {
 
     fn open_log(&self, path: &Path) -> io::Result<Option<RealFile>> {
         self.create(path, b"").map(|()| None)
+    }
+
+    fn open_log_again(&self, path: &Path) -> io::Result<Option<RealFile>> {
+        self.stat(path).map(|_| None)
     }
 
     fn cut(&self, _path: &Path, _limit: u64) -> io::Result<u64> {

@@ -88,6 +88,7 @@ impl Executor for SimExecutor {
                 exits.push(Exit {
                     lease: process.lease.clone(),
                     ending: process.ending.clone(),
+                    oom_killed: false,
                     stopped: process.stopped,
                     started: true,
                     finished: process.ends_at,

@@ -79,6 +79,15 @@ fn args(key: &'static Key) -> Vec<Arg> {
         Shape::File => one("PATH"),
         Shape::Function | Shape::Name => one("NAME"),
         Shape::Url => one("URL"),
+        Shape::Size => one("SIZE"),
+        Shape::Image => one("IMAGE"),
+        Shape::Network | Shape::User | Shape::Gpus(_) => one("NAME"),
+        Shape::Volumes | Shape::Tmpfs => several("PATH"),
+        Shape::Keys(keys, _) => {
+            let keys: Vec<&str> = keys.iter().map(|key| key.name).collect();
+            let help = format!("{help}; a JSON object with {}", keys.join(", "));
+            vec![arg(key.name, "JSON").long(long).help(help).value_parser(ValueParser::new(table_from_json))]
+        }
         // One is named at a time, as for a trigger.
         Shape::Names("TAG") => several("TAG").into_iter().map(|arg| arg.long("tag").alias(long.clone())).collect(),
         Shape::Names(what) => several(what),
@@ -88,7 +97,9 @@ fn args(key: &'static Key) -> Vec<Arg> {
             let words = Arg::new(key.name).value_name("COMMAND").help(help.clone());
             vec![words.last(true).num_args(1..).conflicts_with("file").action(ArgAction::Append)]
         }
-        Shape::Environment => vec![member(arg(key.name, "K=V").long(long)).help("A variable for the program")],
+        Shape::Environment | Shape::Labels => {
+            vec![member(arg(key.name, "K=V").long(long)).help("A variable for the program")]
+        }
         Shape::Values => vec![
             arg("arg", "ARG")
                 .long("arg")
@@ -139,18 +150,25 @@ fn read(key: &'static Key, matches: &ArgMatches, change: &mut Change) {
         | Shape::File
         | Shape::Function
         | Shape::Name
-        | Shape::Url => matches.get_one::<String>(name).map(|text| string(text)),
+        | Shape::Url
+        | Shape::Size
+        | Shape::Image
+        | Shape::Network
+        | Shape::User
+        | Shape::Gpus(_) => matches.get_one::<String>(name).map(|text| string(text)),
         Shape::Number => matches.get_one::<Value>(name).cloned(),
         Shape::Integer(_) => matches.get_one::<i64>(name).map(|number| Value::from(*number)),
         Shape::IntegerOr(_, _) => {
             matches.get_one::<String>(name).map(|text| text.parse::<i64>().map_or_else(|_| string(text), Value::from))
         }
         Shape::Boolean => matches.get_one::<bool>(name).map(|truth| Value::from(*truth)),
-        Shape::Names(_) | Shape::Variables | Shape::Command => texts(name).map(Value::from),
+        Shape::Names(_) | Shape::Variables | Shape::Command | Shape::Volumes | Shape::Tmpfs => {
+            texts(name).map(Value::from)
+        }
         Shape::Integers(_) => matches.get_many::<i64>(name).map(|all| Value::from(all.copied().collect::<Array>())),
         Shape::Values => matches.get_one::<Value>(name).cloned().or_else(|| texts("arg").map(Value::from)),
-        Shape::Table => matches.get_one::<Value>(name).cloned(),
-        Shape::Environment => None,
+        Shape::Table | Shape::Keys(..) => matches.get_one::<Value>(name).cloned(),
+        Shape::Environment | Shape::Labels => None,
     };
     if let Some(value) = value {
         change.set.push((name, value));
@@ -192,7 +210,7 @@ mod tests {
                 (Shape::Command, serde_json::Value::Array(all)) => {
                     std::iter::once("--".to_owned()).chain(all.iter().map(plain)).collect()
                 }
-                (Shape::Values | Shape::Table, _) => vec![option, key.example.to_owned()],
+                (Shape::Values | Shape::Table | Shape::Keys(..), _) => vec![option, key.example.to_owned()],
                 (_, serde_json::Value::Object(members)) => members
                     .iter()
                     .flat_map(|(name, value)| [option.clone(), format!("{name}={}", plain(value))])

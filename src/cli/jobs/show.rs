@@ -9,6 +9,7 @@ use super::super::out::printable;
 use super::super::{Code, Context, Failure, view};
 use super::file;
 use super::validate::{located, tell_errors};
+use crate::model::container::{Container, Gpus, Limits, Pull, Volume};
 use crate::model::ids::{JobName, PoolName, RunId, Tag};
 use crate::model::job::keys::EVERY;
 use crate::model::job::{Job, JobType, OnLost, Overlap, Program, UNLIMITED};
@@ -107,6 +108,35 @@ struct What<'a> {
     file: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     function: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    docker: Option<Docker<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limits: Option<Limited>,
+}
+
+/// The container that it runs in.
+#[derive(Serialize)]
+struct Docker<'a> {
+    image: &'a str,
+    pull: &'static str,
+    network: &'a str,
+    volumes: Vec<String>,
+    user: &'a Option<String>,
+    gpus: serde_json::Value,
+    entrypoint: &'a Option<Vec<String>>,
+    labels: &'a BTreeMap<String, String>,
+    tmpfs: Vec<String>,
+    read_only: bool,
+    share_common: bool,
+}
+
+/// What it may use.
+#[derive(Serialize)]
+struct Limited {
+    /// Bytes.
+    memory: Option<u64>,
+    cpus: Option<f64>,
+    pids: Option<u32>,
 }
 
 /// The keys that some types have for themselves.
@@ -147,7 +177,11 @@ impl<'a> Definition<'a> {
             valid: true,
             enabled: job.enabled,
             timing: when(&job.kind),
-            program: what(&job.program),
+            program: What {
+                docker: job.container.as_deref().map(docker),
+                limits: limits(job.limits),
+                ..what(&job.program)
+            },
             args: &job.args,
             kwargs: &job.kwargs,
             env: &job.env,
@@ -181,8 +215,45 @@ fn what(program: &Program) -> What<'_> {
     match program {
         Program::Command(command) => What { command: Some(command), ..What::default() },
         Program::File(file) => What { file: Some(file), ..What::default() },
-        Program::Function { file, function } => What { file: Some(file), function: Some(function), command: None },
+        Program::Function { file, function } => What { file: Some(file), function: Some(function), ..What::default() },
     }
+}
+
+fn docker(container: &Container) -> Docker<'_> {
+    let volume = |Volume { source, target, read_only }: &Volume| {
+        format!("{source}:{target}{}", if *read_only { ":ro" } else { "" })
+    };
+    let tmpfs = |(path, options): (&String, &String)| {
+        if options.is_empty() { path.clone() } else { format!("{path}:{options}") }
+    };
+    Docker {
+        image: &container.image,
+        pull: match container.pull {
+            Pull::Missing => "missing",
+            Pull::Always => "always",
+            Pull::Never => "never",
+        },
+        network: &container.network,
+        volumes: container.volumes.iter().map(volume).collect(),
+        user: &container.user,
+        gpus: match &container.gpus {
+            Gpus::None => serde_json::Value::Null,
+            Gpus::All => "all".into(),
+            Gpus::Count(count) => (*count).into(),
+            Gpus::Ids(ids) => ids.clone().into(),
+        },
+        entrypoint: &container.entrypoint,
+        labels: &container.labels,
+        tmpfs: container.tmpfs.iter().map(tmpfs).collect(),
+        read_only: container.read_only,
+        share_common: container.share_common,
+    }
+}
+
+fn limits(limits: Limits) -> Option<Limited> {
+    let Limits { memory, cpu_millis, pids } = limits;
+    let cpus = cpu_millis.map(|millis| f64::from(millis) / 1_000.0);
+    (limits != Limits::default()).then_some(Limited { memory, cpus, pids })
 }
 
 fn when(kind: &JobType) -> When {
@@ -267,7 +338,7 @@ mod tests {
             "file = \"a\"\ntype = \"random_daily\"\nafter_time = \"22:00:01\"\nbefore_time = \"02:00\"\nmissed = \"all\"\n",
             "file = \"a\"\ntype = \"cron\"\ncron = \"0 9 * * 1-5\"\ntimezone = \"Europe/Berlin\"\n",
             "file = \"a\"\ntype = \"always\"\ninstances = \"every\"\n",
-            "file = \"a\"\ntype = \"idle\"\n",
+            "file = \"a\"\ntype = \"idle\"\nlimits = {cpus = 1.5}\ndocker = {image = \"x\", gpus = \"all\"}\n",
         ];
         let [daily, interval, random, cron, always, idle] = texts.map(shown);
         for key in JOB_KEYS.iter().map(|key| key.name).filter(|name| !name.starts_with("interval_")) {

@@ -175,6 +175,8 @@ impl Bench {
             "2s",
             "--scan",
             "500ms",
+            "--docker-host",
+            "none",
             "--quiet",
         ];
         let log = self.layout.logs().join(format!("{name}.{}.out", clock().boot.as_nanos()));

@@ -1,9 +1,9 @@
 //! What a job file says: which keys there are, what each may hold, and what follows when one is not there.
 //!
-//! A key that this version does not know what to do with stands in [`LATER_KEYS`]; once it does, it moves up to [`KEYS`] and
-//! gets its line in [`job`].
+//! Each key of [`KEYS`] has its line in [`job`].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use toml_edit::Table;
@@ -12,16 +12,19 @@ use super::super::ids::{JobName, PoolName, Tag};
 use super::super::message::{bad_name, quoted};
 use super::super::time::show_duration;
 use super::super::toml_read::{At, Problem, Reader};
+use super::container::{container, limits};
 use super::keys::{ON_LOST, OVERLAPS};
 use super::timing::kind;
 use super::{EXIT_CODES, Job, JobType, Mentioned, PRIORITY, Program, RETRIES, SLOTS};
 
 /// The keys that this version reads.
-pub(in crate::model) const KEYS: [&str; 37] = [
+pub(in crate::model) const KEYS: [&str; 39] = [
     "type",
     "command",
     "file",
     "function",
+    "docker",
+    "limits",
     "args",
     "kwargs",
     "env",
@@ -56,8 +59,6 @@ pub(in crate::model) const KEYS: [&str; 37] = [
     "after",
     "notify",
 ];
-/// The keys that the format has and this version does not read.
-pub(super) const LATER_KEYS: [&str; 2] = ["limits", "docker"];
 
 const COMMAND: &str = "an array of strings: a program and its arguments";
 const COMMAND_HINT: &str = r#"write it as command = ["python3", "script.py"]"#;
@@ -69,7 +70,7 @@ pub(super) type Named = Vec<(Mentioned, usize, String)>;
 /// Reads the keys of a job file.
 pub(super) fn job(name: &JobName, text: &str, table: &Table) -> Result<(Job, Named), Vec<Problem>> {
     let mut reader = Reader::new(text, table);
-    reader.only_keys(&KEYS, &LATER_KEYS);
+    reader.only_keys(&KEYS);
     let kind = kind(&mut reader).unwrap_or(JobType::Trigger);
     let program = program(&mut reader);
     let default = Job::with_defaults(name.clone(), kind, program.unwrap_or(Program::Command(Vec::new())));
@@ -85,6 +86,7 @@ pub(super) fn job(name: &JobName, text: &str, table: &Table) -> Result<(Job, Nam
     let job = Job {
         args: args(&mut reader).unwrap_or_default(),
         kwargs: reader.json_table("kwargs").unwrap_or_default(),
+        limits: limits(&mut reader),
         env: env(&mut reader).unwrap_or_default(),
         pass_env: pass_env(&mut reader).unwrap_or_default(),
         tags: tags(&mut reader).unwrap_or_default(),
@@ -107,6 +109,7 @@ pub(super) fn job(name: &JobName, text: &str, table: &Table) -> Result<(Job, Nam
         enabled: reader.boolean("enabled").unwrap_or(default.enabled),
         ..default
     };
+    let job = job.inside(container(&mut reader).map(Arc::new));
     // Where a value could not be read, the job holds a default; it leaves this function only if there was no such value.
     let problems = reader.into_problems();
     if problems.is_empty() { Ok((job, named)) } else { Err(problems) }

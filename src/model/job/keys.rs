@@ -5,7 +5,9 @@
 
 use std::ops::RangeInclusive;
 
+use super::super::container::Pull;
 use super::super::schedule::Missed;
+use super::container::{GPUS, PIDS};
 use super::timing::{OWN_KEYS, TYPES};
 use super::{EXIT_CODES, INSTANCES, OnLost, Overlap, PRIORITY, RETRIES, SLOTS};
 
@@ -16,11 +18,14 @@ pub(super) const OVERLAPS: [(&str, Overlap); 3] =
 pub(super) const ON_LOST: [(&str, OnLost); 2] = [("rerun", OnLost::Rerun), ("fail", OnLost::Fail)];
 /// The words of `missed`.
 pub(super) const MISSED: [(&str, Missed); 3] = [("once", Missed::Once), ("all", Missed::All), ("skip", Missed::Skip)];
+/// The words of `docker.pull`.
+pub(super) const PULLS: [(&str, Pull); 3] =
+    [("missing", Pull::Missing), ("always", Pull::Always), ("never", Pull::Never)];
 /// The word of `instances` for one on each device.
 pub const EVERY: &str = "every";
 
 /// One key of a job file.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Key {
     /// Its name.
     pub name: &'static str,
@@ -95,6 +100,24 @@ pub enum Shape {
     Table,
     /// An array of whole numbers within these bounds.
     Integers(RangeInclusive<i64>),
+    /// A number of bytes, with a unit or not.
+    Size,
+    /// The name of an image.
+    Image,
+    /// The name of a network.
+    Network,
+    /// Who: `USER[:GROUP]`.
+    User,
+    /// All, so many, or some by their ids.
+    Gpus(RangeInclusive<i64>),
+    /// An array of `SOURCE:TARGET[:ro]`.
+    Volumes,
+    /// An array of paths with mount options.
+    Tmpfs,
+    /// A table of labels.
+    Labels,
+    /// A table of its own, whose keys these are, and the one that it must have.
+    Keys(&'static [Key], Option<&'static str>),
 }
 
 /// The words of a list that also says what they stand for.
@@ -116,8 +139,87 @@ const JOBS: Shape = Shape::Names("JOB");
 const SPAN: Shape = Shape::Duration { zero: true };
 const SOME_SPAN: Shape = Shape::Duration { zero: false };
 
+/// The keys of the table `docker`.
+pub static DOCKER_KEYS: [Key; 11] = {
+    use Part::Program;
+    [
+        key("image", Program, Shape::Image, r#""debian:bookworm-slim""#, "The image that the container is made of."),
+        key(
+            "pull",
+            Program,
+            Shape::Word(&words(&PULLS)),
+            r#""never""#,
+            "When the image is fetched: `missing` if the engine does not have it, `always` before each attempt, `never` [default: missing].",
+        ),
+        key(
+            "network",
+            Program,
+            Shape::Network,
+            r#""bridge""#,
+            "Its network: `none`, `bridge` or the name of one that the engine has [default: none].",
+        ),
+        key(
+            "volumes",
+            Program,
+            Shape::Volumes,
+            r#"["/data:/data:ro"]"#,
+            "Paths of the host and named volumes, SOURCE:TARGET[:ro]; AIOS_ALLOWED_VOLUMES of the device must list each source.",
+        ),
+        key(
+            "user",
+            Program,
+            Shape::User,
+            r#""1000:1000""#,
+            "Who its processes are, USER[:GROUP] [default: who the image says].",
+        ),
+        key(
+            "gpus",
+            Program,
+            Shape::Gpus(GPUS),
+            r#""all""#,
+            "The GPUs it is given: `all`, a number, or an array of ids [default: none].",
+        ),
+        key(
+            "entrypoint",
+            Program,
+            Shape::Command,
+            r#"["/entrypoint.sh"]"#,
+            "What the command is handed to [default: nothing, whatever the image says].",
+        ),
+        key("labels", Program, Shape::Labels, r#"{"team": "data"}"#, "Labels of the container."),
+        key(
+            "tmpfs",
+            Program,
+            Shape::Tmpfs,
+            r#"["/tmp:size=64m"]"#,
+            "Folders in memory, with mount options [default: /tmp].",
+        ),
+        key(
+            "read_only",
+            Program,
+            Shape::Boolean,
+            "false",
+            "Whether the image's own files cannot be written [default: true].",
+        ),
+        key(
+            "share_common",
+            Program,
+            Shape::Boolean,
+            "true",
+            "Whether it sees all of Common and may write there, instead of what its run needs [default: false].",
+        ),
+    ]
+};
+
+/// The keys of the table `limits`.
+pub(super) static LIMIT_KEYS: [Key; 3] = [
+    key("memory", Part::Program, Shape::Size, r#""512m""#, "Memory, at least 6m."),
+    key("cpus", Part::Program, Shape::Number, "1.5", "Processor time, as a number of CPUs from 0.01 to 1024."),
+    key("pids", Part::Program, Shape::Integer(PIDS), "100", "Processes and threads [default in a container: 512]."),
+];
+
 /// Every key, in the order in which a file best says them.
-pub static JOB_KEYS: [Key; 37] = {
+pub static JOB_KEYS: [Key; 39] = {
     use Part::{Chain, Failure, Place, Program, Timing};
     use Shape::{Boolean, Clock, Integer, Integers, Word};
     [
@@ -247,6 +349,20 @@ pub static JOB_KEYS: [Key; 37] = {
             Shape::Variables,
             r#"["OPENAI_API_KEY"]"#,
             "Names of the device's own variables that the program may see.",
+        ),
+        key(
+            "docker",
+            Program,
+            Shape::Keys(&DOCKER_KEYS, Some("image")),
+            r#"{"image": "debian:bookworm-slim"}"#,
+            "The container that it runs in: a sibling of the device's own, without network, privileges or more of the host than its run needs, unless said otherwise.",
+        ),
+        key(
+            "limits",
+            Program,
+            Shape::Keys(&LIMIT_KEYS, None),
+            r#"{"memory": "512m", "cpus": 1.5}"#,
+            "What its container may use (with `docker`).",
         ),
         key(
             "tags",

@@ -3,20 +3,22 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::sync::Arc;
 
 use chrono::{DateTime, Datelike, Utc};
 use serde_json::value::RawValue;
 
 use super::super::config::TRIGGER_DEPTH;
+use super::super::container::Container;
 use super::super::ids::{BadName, JobName, RunId, Tag};
-use super::super::job::PRIORITY;
+use super::super::job::{PRIORITY, container_from_json};
 use super::super::json_scan::{self, Fault, Kind, Value, string_text};
 use super::super::message::{self, did_you_mean, listed, quoted};
 use super::{Cause, CausedBy, EXAMPLE, Json, Origin, Refusal, Target, Trigger};
 
 /// The keys of a trigger.
-pub(in crate::model) const KEYS: [&str; 10] =
-    ["job", "command", "args", "kwargs", "priority", "tags", "time", "expires", "id", "job_name"];
+pub(in crate::model) const KEYS: [&str; 11] =
+    ["job", "command", "docker", "args", "kwargs", "priority", "tags", "time", "expires", "id", "job_name"];
 /// The keys that only the orchestrator's own files have.
 const OWN_KEYS: [&str; 3] = ["cause", "cause_run_id", "cause_result"];
 /// The longest idempotency key, bytes.
@@ -49,6 +51,7 @@ impl<'t> Reader<'t> {
         let mut target: Option<(&'static str, Target)> = None;
         let (mut args, mut kwargs, mut tags) = (None, Vec::new(), BTreeSet::new());
         let (mut priority, mut not_before, mut expires, mut id) = (None, None, None, None);
+        let mut container = None;
         let (mut cause, mut cause_run, mut cause_result) = (None, None, None);
         for member in &root.inside {
             let name = string_text(self.text, &member.key);
@@ -57,6 +60,7 @@ impl<'t> Reader<'t> {
                 return Err(self.unknown_key(member));
             };
             match name {
+                "docker" => container = Some((member.key.start, self.container(member)?)),
                 "args" => args = Some(self.args(member)?),
                 "kwargs" => kwargs = self.kwargs(member)?,
                 "priority" => priority = Some(self.priority(member)?),
@@ -83,9 +87,14 @@ impl<'t> Reader<'t> {
             let error = "found neither `job` nor `command`, expected one of them".to_owned();
             return Err(self.refuse(root.span.start, error, r#"say what to run: {"job": "NAME"}"#));
         };
+        if let (Some((at, _)), Target::Job(_)) = (&container, &target) {
+            let error = "found `docker` beside a job, expected it beside `command`".to_owned();
+            return Err(self.refuse(*at, error, "whether a job runs in a container is said by its file"));
+        }
+        let container = container.map(|(_, container)| Arc::new(container));
         let by = cause_run.zip(cause_result).map(|(run, result)| CausedBy { run, result });
         let origin = cause.map(|cause| Origin { cause, by });
-        Ok(Trigger { target, args, kwargs, priority, tags, not_before, expires, id, origin })
+        Ok(Trigger { target, container, args, kwargs, priority, tags, not_before, expires, id, origin })
     }
 
     fn cause(&self, member: &Value) -> Result<Cause, Refusal> {
@@ -101,12 +110,6 @@ impl<'t> Reader<'t> {
             let error = format!("unknown key {}", self.excerpt(&member.key));
             return self.refuse(member.key.start, error, &format!("known are {}", listed(&KEYS)));
         };
-        if name == "docker" {
-            let error = "key `docker` is not supported by this version: found it, expected a trigger without it";
-            let hint =
-                "containers come with a later version: leave `docker` out, and the command runs on the device itself";
-            return self.refuse(member.key.start, error.to_owned(), hint);
-        }
         self.refuse(member.key.start, format!("unknown key {}", quoted(&name)), &did_you_mean(&name, &KEYS))
     }
 
@@ -155,6 +158,12 @@ impl<'t> Reader<'t> {
             return Err(self.refuse(program.span.start, error, example));
         }
         Ok(command)
+    }
+
+    fn container(&self, value: &Value) -> Result<Container, Refusal> {
+        self.check("docker", "an object with an `image`", Kind::Object, value)?;
+        container_from_json(&self.text[value.span.clone()])
+            .map_err(|(error, hint)| self.refuse(value.span.start, format!("`docker`: {error}"), &hint))
     }
 
     fn args(&self, value: &Value) -> Result<Vec<Json>, Refusal> {

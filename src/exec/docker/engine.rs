@@ -1,0 +1,371 @@
+//! The engine, as far as this room speaks with it: a few requests, each with a time limit, and what can go wrong named.
+
+use std::collections::HashMap;
+use std::error::Error as _;
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use bollard::models::{ContainerCreateBody, ContainerInspectResponse, ContainerSummary, MountPoint};
+use bollard::query_parameters::{
+    CreateContainerOptionsBuilder, CreateImageOptionsBuilder, DownloadFromContainerOptionsBuilder,
+    KillContainerOptionsBuilder, ListContainersOptionsBuilder, LogsOptionsBuilder, RemoveContainerOptionsBuilder,
+};
+use bollard::{API_DEFAULT_VERSION, Docker};
+use futures_util::{Stream, StreamExt};
+
+/// Where an engine listens unless `DOCKER_HOST` says otherwise.
+pub const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
+/// How long the engine may take to begin an answer.
+const ANSWER: u64 = 20;
+/// How long it may take to begin to fetch an image.
+const PULL_ANSWER: u64 = 60;
+/// How long fetching an image may stand still.
+const PULL_STALLED: Duration = Duration::from_secs(120);
+/// How long it may take in all.
+const PULL_MOST: Duration = Duration::from_secs(3_600);
+/// The largest file that is read out of a container, bytes.
+const FILE_LIMIT: usize = 64 << 10;
+
+/// What went wrong with a request.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// The engine does not answer.
+    #[error("no container engine answers at {host}: {why}")]
+    Gone {
+        /// Where it was looked for.
+        host: String,
+        /// What the system said.
+        why: String,
+    },
+    /// It is there, and this user may not speak with it.
+    #[error("this user may not speak with the container engine at {0}")]
+    NoRights(String),
+    /// It does not have the image.
+    #[error("the engine has no image {0}")]
+    NoImage(String),
+    /// Another container has the name.
+    #[error("the name is taken")]
+    NameTaken,
+    /// There is no such container.
+    #[error("there is no such container")]
+    NoContainer,
+    /// It is not in a state for that.
+    #[error("{0}")]
+    NotNow(String),
+    /// Whatever else it refused.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl Fault {
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Gone { .. } => "is the engine running? `docker version`; DOCKER_HOST names another one",
+            Self::NoRights(_) => {
+                "give the device the group of the socket: DOCKER_GID for compose, `usermod -aG docker USER`"
+            }
+            Self::NoImage(_) => "`docker pull` or build it on this machine, or leave `pull` at `missing`",
+            Self::NameTaken | Self::NoContainer | Self::NotNow(_) | Self::Refused(_) => {
+                "`docker ps -a` shows all containers"
+            }
+        }
+    }
+
+    /// Whether the engine itself is not to be had: another try may find it.
+    #[must_use]
+    pub fn is_absence(&self) -> bool {
+        matches!(self, Self::Gone { .. } | Self::NoRights(_))
+    }
+}
+
+/// One engine. Every request makes its own connection, so that one that was restarted is found again.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    host: String,
+}
+
+impl Engine {
+    /// The engine at `unix://PATH`, `tcp://HOST:PORT` or `http://HOST:PORT`. Nothing is asked of it yet.
+    #[must_use]
+    pub fn new(host: &str) -> Self {
+        Self { host: host.to_owned() }
+    }
+
+    /// The path of its socket, if it listens at one.
+    #[must_use]
+    pub fn socket(&self) -> Option<&str> {
+        self.host.strip_prefix("unix://")
+    }
+
+    fn client(&self, timeout: u64) -> Result<Docker, Fault> {
+        let made = match self.socket() {
+            Some(path) => Docker::connect_with_unix(path, timeout, API_DEFAULT_VERSION),
+            None => Docker::connect_with_http(&self.host, timeout, API_DEFAULT_VERSION),
+        };
+        made.map_err(|error| self.fault(&error))
+    }
+
+    fn fault(&self, error: &bollard::errors::Error) -> Fault {
+        use bollard::errors::Error;
+        match error {
+            Error::DockerResponseServerError { status_code, message } => answered(*status_code, message),
+            Error::DockerStreamError { error } => answered(500, error),
+            Error::SocketNotFoundError(_) => self.gone("there is no socket"),
+            Error::RequestTimeoutError => self.gone("it took too long to answer"),
+            other => {
+                if let Some(kind) = io_kind(other) {
+                    if kind == ErrorKind::PermissionDenied {
+                        return Fault::NoRights(self.host.clone());
+                    }
+                    return self.gone(&kind.to_string());
+                }
+                let is_answer = matches!(other, Error::JsonDataError { .. } | Error::JsonSerdeError { .. });
+                if is_answer { Fault::Refused(other.to_string()) } else { self.gone(&other.to_string()) }
+            }
+        }
+    }
+
+    fn gone(&self, why: &str) -> Fault {
+        Fault::Gone { host: self.host.clone(), why: why.to_owned() }
+    }
+
+    /// Whether it answers.
+    pub async fn look(&self) -> Result<Seen, Fault> {
+        let version = self.client(ANSWER)?.version().await.map_err(|error| self.fault(&error))?;
+        Ok(Seen { version: version.version.unwrap_or_default() })
+    }
+
+    /// Makes a container.
+    pub async fn create(&self, name: &str, body: ContainerCreateBody) -> Result<String, Fault> {
+        let options = CreateContainerOptionsBuilder::default().name(name).build();
+        let made = self.client(ANSWER)?.create_container(Some(options), body).await;
+        made.map(|made| made.id).map_err(|error| self.fault(&error))
+    }
+
+    /// Starts a container that was made.
+    pub async fn start(&self, container: &str) -> Result<(), Fault> {
+        let started = self
+            .client(PULL_ANSWER)?
+            .start_container(container, None::<bollard::query_parameters::StartContainerOptions>)
+            .await;
+        started.map_err(|error| self.fault(&error))
+    }
+
+    /// What it knows of a container.
+    pub async fn inspect(&self, container: &str) -> Result<ContainerInspectResponse, Fault> {
+        let seen = self
+            .client(ANSWER)?
+            .inspect_container(container, None::<bollard::query_parameters::InspectContainerOptions>)
+            .await;
+        seen.map_err(|error| self.fault(&error))
+    }
+
+    /// Where the mounts of a container come from.
+    pub async fn mounts(&self, container: &str) -> Result<Vec<MountPoint>, Fault> {
+        Ok(self.inspect(container).await?.mounts.unwrap_or_default())
+    }
+
+    /// Returns when a container has ended; that it ended with an error is no fault.
+    pub async fn wait(&self, container: &str) -> Result<(), Fault> {
+        let client = self.client(ANSWER)?;
+        let mut ends =
+            std::pin::pin!(client.wait_container(container, None::<bollard::query_parameters::WaitContainerOptions>));
+        match ends.next().await {
+            Some(Ok(_) | Err(bollard::errors::Error::DockerContainerWaitError { .. })) => Ok(()),
+            Some(Err(error)) => Err(self.fault(&error)),
+            // The connection ended before the container did.
+            None => Err(self.gone("the connection was cut")),
+        }
+    }
+
+    /// What a container prints, from its beginning on, until it ends.
+    pub fn output(&self, container: &str) -> Result<impl Stream<Item = Result<bytes::Bytes, Fault>> + use<'_>, Fault> {
+        let options = LogsOptionsBuilder::default().follow(true).stdout(true).stderr(true).tail("all").build();
+        let pieces = self.client(ANSWER)?.logs(container, Some(options));
+        Ok(pieces.map(|piece| piece.map(bollard::container::LogOutput::into_bytes).map_err(|error| self.fault(&error))))
+    }
+
+    /// Sends a signal to the main process of a container; `false`: it has ended already.
+    pub async fn signal(&self, container: &str, signal: &str) -> Result<bool, Fault> {
+        let options = KillContainerOptionsBuilder::default().signal(signal).build();
+        let sent = self.client(ANSWER)?.kill_container(container, Some(options)).await;
+        match sent.map_err(|error| self.fault(&error)) {
+            Ok(()) => Ok(true),
+            Err(Fault::NotNow(_) | Fault::NoContainer) => Ok(false),
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// Removes a container, running or not, and what only it used. One that is gone is fine.
+    pub async fn remove(&self, container: &str) -> Result<(), Fault> {
+        let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
+        let removed = self.client(PULL_ANSWER)?.remove_container(container, Some(options)).await;
+        match removed.map_err(|error| self.fault(&error)) {
+            // Somebody else removes it at this moment.
+            Err(Fault::NotNow(_) | Fault::NoContainer) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// The containers with all of these labels, running or not.
+    pub async fn labelled(&self, labels: &[String]) -> Result<Vec<ContainerSummary>, Fault> {
+        let filters = HashMap::from([("label".to_owned(), labels.to_vec())]);
+        let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
+        self.client(ANSWER)?.list_containers(Some(options)).await.map_err(|error| self.fault(&error))
+    }
+
+    /// Fetches an image; `tell` hears what it says, a line each.
+    pub async fn pull(&self, image: &str, mut tell: impl FnMut(&str)) -> Result<(), Fault> {
+        let (name, tag) = split_image(image);
+        let options = CreateImageOptionsBuilder::default().from_image(name).tag(tag).build();
+        let client = self.client(PULL_ANSWER)?;
+        let mut steps = std::pin::pin!(client.create_image(Some(options), None, None));
+        let fetch = async {
+            loop {
+                let step = tokio::time::timeout(PULL_STALLED, steps.next()).await;
+                match step {
+                    Err(_) => {
+                        let span = PULL_STALLED.as_secs();
+                        return Err(Fault::Refused(format!("fetching {image} has stood still for {span} s")));
+                    }
+                    Ok(None) => return Ok(()),
+                    Ok(Some(Err(error))) => return Err(self.fault(&error)),
+                    Ok(Some(Ok(step))) => {
+                        if let Some(error) = step.error_detail.and_then(|detail| detail.message) {
+                            return Err(Fault::Refused(error));
+                        }
+                        // With progress it is one of hundreds.
+                        if let (Some(status), None) = (step.status, step.progress_detail.and_then(|it| it.current)) {
+                            tell(&match step.id {
+                                Some(id) => format!("{id}: {status}"),
+                                None => status,
+                            });
+                        }
+                    }
+                }
+            }
+        };
+        tokio::time::timeout(PULL_MOST, fetch).await.unwrap_or_else(|_| {
+            Err(Fault::Refused(format!("fetching {image} took longer than {} s", PULL_MOST.as_secs())))
+        })
+    }
+
+    /// Reads one small file as a container sees it.
+    pub async fn read_file(&self, container: &str, path: &str) -> Result<Vec<u8>, Fault> {
+        let options = DownloadFromContainerOptionsBuilder::default().path(path).build();
+        let client = self.client(ANSWER)?;
+        let mut pieces = std::pin::pin!(client.download_from_container(container, Some(options)));
+        let mut archive = Vec::new();
+        while let Some(piece) = pieces.next().await {
+            archive.extend_from_slice(&piece.map_err(|error| self.fault(&error))?);
+            if archive.len() > FILE_LIMIT {
+                break;
+            }
+        }
+        Ok(first_of_archive(&archive).to_vec())
+    }
+}
+
+/// What an engine is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// Its version.
+    pub version: String,
+}
+
+/// What an answer that is no success means.
+fn answered(code: u16, message: &str) -> Fault {
+    let text = message.trim().to_owned();
+    let lower = text.to_lowercase();
+    let says = |words: &str| lower.contains(words);
+    match code {
+        404 if says("no such image") || says("image not known") || says("manifest") => {
+            let image = text.rsplit(": ").next().unwrap_or_default().to_owned();
+            Fault::NoImage(image)
+        }
+        404 if says("no such container") || says("no container with") => Fault::NoContainer,
+        409 if says("already in use") => Fault::NameTaken,
+        304 | 409 => Fault::NotNow(text),
+        _ => Fault::Refused(text),
+    }
+}
+
+/// The kind of the system's own error at the bottom of another.
+fn io_kind(error: &bollard::errors::Error) -> Option<ErrorKind> {
+    if let bollard::errors::Error::IOError { err } = error {
+        return Some(err.kind());
+    }
+    let mut cause = error.source();
+    while let Some(one) = cause {
+        if let Some(io) = one.downcast_ref::<std::io::Error>() {
+            return Some(io.kind());
+        }
+        cause = one.source();
+    }
+    None
+}
+
+/// An image's name and its tag or digest.
+fn split_image(image: &str) -> (&str, &str) {
+    if let Some((_, digest)) = image.split_once('@') {
+        // The engine takes the whole with an empty tag.
+        return (image, if digest.is_empty() { "latest" } else { "" });
+    }
+    match image.rsplit_once(':') {
+        // A colon before a slash belongs to a registry's port.
+        Some((name, tag)) if !tag.contains('/') => (name, tag),
+        Some(_) | None => (image, "latest"),
+    }
+}
+
+/// The content of the first file in a tar archive: its size stands in the header, in octal.
+fn first_of_archive(archive: &[u8]) -> &[u8] {
+    const HEADER: usize = 512;
+    let size = archive.get(124..136).and_then(|digits| std::str::from_utf8(digits).ok());
+    let size = size.and_then(|digits| usize::from_str_radix(digits.trim_matches(['\0', ' ']), 8).ok());
+    size.and_then(|size| archive.get(HEADER..HEADER.saturating_add(size))).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_told_apart() {
+        for (code, message, fault) in [
+            (404, "No such image: nope:latest", Fault::NoImage("nope:latest".to_owned())),
+            (404, "No such container: x", Fault::NoContainer),
+            (409, "Conflict. The container name \"/x\" is already in use by container \"y\".", Fault::NameTaken),
+            (409, "Container x is not running", Fault::NotNow("Container x is not running".to_owned())),
+            (500, "no space left on device\n", Fault::Refused("no space left on device".to_owned())),
+        ] {
+            assert_eq!(answered(code, message), fault, "{message}");
+        }
+    }
+
+    #[test]
+    fn images_are_split_where_their_tag_begins() {
+        for (image, expected) in [
+            ("debian", ("debian", "latest")),
+            ("debian:bookworm", ("debian", "bookworm")),
+            ("host:5000/a/b", ("host:5000/a/b", "latest")),
+            ("host:5000/a/b:1", ("host:5000/a/b", "1")),
+            ("a@sha256:00", ("a@sha256:00", "")),
+        ] {
+            assert_eq!(split_image(image), expected, "{image}");
+        }
+    }
+
+    #[test]
+    fn a_file_is_found_in_its_archive() {
+        let mut archive = vec![0; 512];
+        archive[124..135].copy_from_slice(b"00000000005");
+        archive.extend_from_slice(b"hello\0\0\0");
+        assert_eq!(first_of_archive(&archive), b"hello");
+        for broken in [&[][..], &[0; 100], &[b'9'; 600], &archive[..514]] {
+            assert_eq!(first_of_archive(broken), b"");
+        }
+    }
+}

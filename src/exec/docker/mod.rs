@@ -1,0 +1,244 @@
+//! Runs attempts in containers beside this process, through an engine's API (`Docker`, or `Podman` by its socket).
+//!
+//! Promises: exactly one [`Exit`] for each started [`Spec`], whatever becomes of the engine; an end is read from the engine's
+//! own record of the container and never taken for success because something was cut off; no container is left behind. It
+//! lives on a thread of its own, so that an engine that is slow, and programs that print much, hold up nobody.
+//!
+//! A container is named after run and attempt, and labelled with volume, device and session. So making one twice finds the
+//! first one, and what an earlier life of this device left running is taken over by starting it once more.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+
+use super::ledger::Ledger;
+use super::{Executor, Exit, Spec, StopCause};
+use crate::model::container::{Allowed, DOCKER_TAG};
+use crate::model::ids::{DeviceId, Session, Tag};
+use crate::model::lease::Lease;
+
+mod attempt;
+mod create;
+mod engine;
+mod output;
+mod places;
+mod tidy;
+
+pub use create::{Given, Inside};
+pub use engine::{DEFAULT_HOST, Engine, Fault, Seen};
+
+use attempt::Attempt;
+use places::Places;
+
+/// How often it is looked whether the engine is there.
+const LOOK: Duration = Duration::from_secs(10);
+/// How long a start waits to hear what an earlier life left.
+const LOOK_BACK: Duration = Duration::from_secs(5);
+
+/// What the executor goes by.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where the engine listens: `unix://PATH` or `tcp://HOST:PORT`.
+    pub host: String,
+    /// The volume's id.
+    pub volume: String,
+    /// This device.
+    pub device: DeviceId,
+    /// This life of it.
+    pub session: Session,
+    /// The shared folder, as this process sees it.
+    pub common: PathBuf,
+    /// The folder of jobs, as this process sees it.
+    pub programs: PathBuf,
+    /// The shared folder on the engine's host, if that was said by hand.
+    pub host_common: Option<PathBuf>,
+    /// The folder of jobs there, likewise.
+    pub host_programs: Option<PathBuf>,
+    /// What of the host jobs may ask for.
+    pub allowed: Allowed,
+}
+
+/// The executor for containers.
+#[derive(Debug)]
+pub struct DockerExecutor {
+    shared: Arc<Shared>,
+    thread: Handle,
+    gone: Arc<Notify>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    ledger: Ledger<Attempt>,
+    engine: Engine,
+    settings: Settings,
+    wake: Arc<Notify>,
+    /// What the engine was when it was last looked at; `None`: not there.
+    seen: Mutex<Option<Seen>>,
+    places: tokio::sync::Mutex<Option<Arc<Places>>>,
+    /// What an earlier life left running.
+    found: Mutex<BTreeSet<Lease>>,
+    /// Attempts of others that are to be ended; `true`: nothing of them is left that can be reached.
+    evicted: Mutex<BTreeMap<Lease, bool>>,
+}
+
+impl DockerExecutor {
+    /// Makes an executor; `wake` is notified whenever there are exits to take or its offers have changed.
+    ///
+    /// # Errors
+    /// If its thread cannot be started.
+    pub fn new(settings: Settings, wake: Arc<Notify>) -> std::io::Result<Self> {
+        let engine = Engine::new(&settings.host);
+        let shared = Arc::new(Shared {
+            ledger: Ledger::new(Arc::clone(&wake)),
+            engine,
+            settings,
+            wake,
+            seen: Mutex::default(),
+            places: tokio::sync::Mutex::default(),
+            found: Mutex::default(),
+            evicted: Mutex::default(),
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (thread, gone) = (runtime.handle().clone(), Arc::new(Notify::new()));
+        let (watched, until) = (Arc::clone(&shared), Arc::clone(&gone));
+        std::thread::Builder::new().name("aios-docker".to_owned()).stack_size(1 << 20).spawn(move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    () = watched.watch_engine() => {}
+                    () = until.notified() => {}
+                }
+            });
+        })?;
+        Ok(Self { shared, thread, gone })
+    }
+}
+
+impl DockerExecutor {
+    /// Looks what an earlier life of this device left running. An engine that does not answer soon has left nothing.
+    pub async fn look_back(&self) {
+        let shared = Arc::clone(&self.shared);
+        let looked = self.thread.spawn(async move {
+            match tokio::time::timeout(LOOK_BACK, tidy::left(&shared)).await {
+                Ok(Ok(left)) => *lock(&shared.found) = left.into_iter().map(|(lease, _)| lease).collect(),
+                Ok(Err(fault)) => tracing::debug!(%fault, "no look at what an earlier life left in containers"),
+                Err(_) => {
+                    tracing::warn!("the container engine is slow: what an earlier life left there is not taken over")
+                }
+            }
+        });
+        // It panics only with a bug, which its thread has told by then.
+        let _ = looked.await;
+    }
+}
+
+/// Each lock is held for one line, so a panic elsewhere cannot have left anything half done.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Drop for DockerExecutor {
+    /// What runs is left alone.
+    fn drop(&mut self) {
+        self.gone.notify_one();
+    }
+}
+
+impl Shared {
+    /// Looks from time to time whether the engine is there.
+    async fn watch_engine(&self) {
+        loop {
+            let seen = self.engine.look().await;
+            let is_news = {
+                let mut known = lock(&self.seen);
+                let seen = seen.as_ref().ok();
+                let is_news = known.as_ref() != seen;
+                *known = seen.cloned();
+                is_news
+            };
+            if is_news {
+                match seen {
+                    Ok(seen) => {
+                        tracing::info!(version = seen.version, host = self.settings.host, "a container engine answers")
+                    }
+                    Err(fault) => tracing::warn!(hint = fault.hint(), "{fault}: no jobs in containers are taken"),
+                }
+                self.wake.notify_one();
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Notes that the engine did not answer: jobs in containers are left to others until it is back.
+    fn is_gone(&self) {
+        *lock(&self.seen) = None;
+        self.wake.notify_one();
+    }
+
+    /// What lies where on the host. Found out once, when it is first needed.
+    async fn places(&self) -> Result<Arc<Places>, places::Unknown> {
+        let mut places = self.places.lock().await;
+        if let Some(found) = places.as_ref() {
+            return Ok(Arc::clone(found));
+        }
+        let found = Arc::new(Places::find(&self.engine, &self.settings).await?);
+        Ok(Arc::clone(places.insert(found)))
+    }
+}
+
+impl Executor for DockerExecutor {
+    fn start(&mut self, spec: Spec) {
+        if self.shared.ledger.knows(&spec.lease) {
+            return;
+        }
+        let attempt = Arc::new(Attempt::new(spec.lease.clone()));
+        self.shared.ledger.add(spec.lease.clone(), Arc::clone(&attempt));
+        self.thread.spawn(attempt::attend(Arc::clone(&self.shared), attempt, spec));
+    }
+
+    fn list(&self) -> Vec<Lease> {
+        self.shared.ledger.leases()
+    }
+
+    fn stop(&mut self, lease: &Lease, cause: StopCause, grace: Duration) {
+        if let Some(attempt) = self.shared.ledger.get(lease) {
+            attempt.stop(cause, grace);
+        }
+    }
+
+    fn take_exits(&mut self) -> Vec<Exit> {
+        self.shared.ledger.take()
+    }
+
+    fn offers(&self) -> BTreeSet<Tag> {
+        let seen = lock(&self.shared.seen);
+        seen.as_ref().and_then(|_| Tag::new(DOCKER_TAG).ok()).into_iter().collect()
+    }
+
+    fn found(&self) -> BTreeSet<Lease> {
+        lock(&self.shared.found).clone()
+    }
+
+    fn evict(&mut self, leases: &BTreeSet<Lease>) -> BTreeSet<Lease> {
+        if lock(&self.shared.seen).is_none() {
+            return leases.clone();
+        }
+        let mut evicted = lock(&self.shared.evicted);
+        let fresh: BTreeSet<Lease> = leases.iter().filter(|lease| !evicted.contains_key(lease)).cloned().collect();
+        if !fresh.is_empty() {
+            evicted.extend(fresh.iter().map(|lease| (lease.clone(), false)));
+            self.thread.spawn(tidy::evict(Arc::clone(&self.shared), fresh));
+        }
+        // Told once: who asks again later has a reason to look again.
+        let clear = leases.iter().filter(|lease| evicted.get(*lease) == Some(&true)).cloned().collect();
+        evicted.retain(|lease, is_clear| !(*is_clear && leases.contains(lease)));
+        clear
+    }
+
+    fn tidy(&mut self, held: &BTreeSet<Lease>) {
+        self.thread.spawn(tidy::tidy(Arc::clone(&self.shared), held.clone()));
+    }
+}

@@ -1,0 +1,67 @@
+//! All ways to run an attempt behind one port: each attempt goes to the one that its [`Spec`] asks for.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::{Executor, Exit, Spec, StopCause};
+use crate::model::ids::Tag;
+use crate::model::lease::Lease;
+
+/// Processes of this machine, and containers beside this one.
+pub struct Fleet {
+    processes: Box<dyn Executor>,
+    containers: Box<dyn Executor>,
+}
+
+impl Fleet {
+    /// Of these two.
+    #[must_use]
+    pub fn new(processes: Box<dyn Executor>, containers: Box<dyn Executor>) -> Self {
+        Self { processes, containers }
+    }
+}
+
+impl Executor for Fleet {
+    fn start(&mut self, spec: Spec) {
+        if spec.inside.is_some() {
+            self.containers.start(spec);
+        } else {
+            self.processes.start(spec);
+        }
+    }
+
+    fn list(&self) -> Vec<Lease> {
+        let all: BTreeSet<Lease> = self.processes.list().into_iter().chain(self.containers.list()).collect();
+        all.into_iter().collect()
+    }
+
+    fn stop(&mut self, lease: &Lease, cause: StopCause, grace: Duration) {
+        // Whoever does not have it ignores it.
+        self.processes.stop(lease, cause, grace);
+        self.containers.stop(lease, cause, grace);
+    }
+
+    fn take_exits(&mut self) -> Vec<Exit> {
+        let mut exits = self.processes.take_exits();
+        exits.append(&mut self.containers.take_exits());
+        exits
+    }
+
+    fn offers(&self) -> BTreeSet<Tag> {
+        self.processes.offers().into_iter().chain(self.containers.offers()).collect()
+    }
+
+    fn found(&self) -> BTreeSet<Lease> {
+        self.processes.found().into_iter().chain(self.containers.found()).collect()
+    }
+
+    fn evict(&mut self, leases: &BTreeSet<Lease>) -> BTreeSet<Lease> {
+        let clear = self.containers.evict(leases);
+        &self.processes.evict(leases) & &clear
+    }
+
+    fn tidy(&mut self, held: &BTreeSet<Lease>) {
+        self.processes.tidy(held);
+        self.containers.tidy(held);
+    }
+}

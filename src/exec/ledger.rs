@@ -1,0 +1,70 @@
+//! What an executor owes: for each attempt that it was given, one exit.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use super::Exit;
+use crate::model::lease::Lease;
+
+/// The attempts of one executor, as its owner and their attendants share them; `A` is what is known of one that goes on.
+#[derive(Debug)]
+pub(super) struct Ledger<A> {
+    wake: Arc<Notify>,
+    pages: Mutex<Pages<A>>,
+}
+
+#[derive(Debug)]
+struct Pages<A> {
+    /// `None`: it has ended, and its exit waits to be taken.
+    listed: BTreeMap<Lease, Option<Arc<A>>>,
+    exits: Vec<Exit>,
+}
+
+impl<A> Ledger<A> {
+    /// `wake` is notified whenever there are exits to take.
+    pub(super) fn new(wake: Arc<Notify>) -> Self {
+        Self { wake, pages: Mutex::new(Pages { listed: BTreeMap::new(), exits: Vec::new() }) }
+    }
+
+    fn pages(&self) -> MutexGuard<'_, Pages<A>> {
+        // A lease is listed and its exit pushed in one step each: a panic elsewhere cannot have left half of one.
+        self.pages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn knows(&self, lease: &Lease) -> bool {
+        self.pages().listed.contains_key(lease)
+    }
+
+    pub(super) fn add(&self, lease: Lease, attempt: Arc<A>) {
+        self.pages().listed.insert(lease, Some(attempt));
+    }
+
+    /// One that goes on.
+    pub(super) fn get(&self, lease: &Lease) -> Option<Arc<A>> {
+        self.pages().listed.get(lease).cloned().flatten()
+    }
+
+    pub(super) fn leases(&self) -> Vec<Lease> {
+        self.pages().listed.keys().cloned().collect()
+    }
+
+    pub(super) fn deliver(&self, exit: Exit) {
+        let mut pages = self.pages();
+        pages.listed.insert(exit.lease.clone(), None);
+        pages.exits.push(exit);
+        drop(pages);
+        self.wake.notify_one();
+    }
+
+    /// The exits since the last call, oldest first; their attempts are owed no more.
+    pub(super) fn take(&self) -> Vec<Exit> {
+        let mut pages = self.pages();
+        let exits = std::mem::take(&mut pages.exits);
+        for exit in &exits {
+            pages.listed.remove(&exit.lease);
+        }
+        exits
+    }
+}

@@ -1,0 +1,551 @@
+//! The port to executors, kept by the one for containers: every ending is told, once, and as what it was.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use aios::exec::docker::{DockerExecutor, Settings};
+use aios::exec::{Ending, Executor, Exit, Given, Inside, Spec, StopCause};
+use aios::model::container::{Allowed, Container, Gpus, Limits, Pull, Volume};
+use aios::model::ids::{DeviceId, RunId, Session};
+use aios::model::lease::Lease;
+use tempfile::TempDir;
+use tokio::sync::Notify;
+
+use super::{DEADLINE, SHELL, docker, eventually, has_image};
+
+const LONG: Duration = Duration::from_secs(3_600);
+
+/// An executor and what its tests need around it.
+struct Rig {
+    executor: DockerExecutor,
+    settings: Settings,
+    run: RunId,
+    home: Arc<TempDir>,
+    exits: Vec<Exit>,
+}
+
+impl Rig {
+    /// `None`: there is no engine.
+    fn new() -> Option<Self> {
+        has_image(SHELL).then(|| Self::on("unix:///var/run/docker.sock"))
+    }
+
+    fn on(host: &str) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        // Whoever the image says writes there.
+        fs::set_permissions(home.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        let settings = Settings {
+            host: host.to_owned(),
+            volume: format!("test-{:016x}", rand::random::<u64>()),
+            device: DeviceId::new("d").unwrap(),
+            session: Session::from_random(rand::random()),
+            common: home.path().to_owned(),
+            programs: home.path().to_owned(),
+            host_common: None,
+            host_programs: None,
+            allowed: Allowed::default(),
+        };
+        let run = RunId::new(chrono::DateTime::from_timestamp(1_800_000_000, 0).unwrap(), rand::random());
+        Self { executor: executor(&settings), settings, run, home: Arc::new(home), exits: Vec::new() }
+    }
+
+    /// The same device in its next life.
+    fn next_life(&mut self) {
+        self.settings.session = Session::from_random(rand::random());
+        self.anew();
+    }
+
+    fn anew(&mut self) {
+        self.executor = executor(&self.settings);
+        self.exits.clear();
+    }
+
+    fn lease(&self, number: u32) -> Lease {
+        Lease { run: self.run.clone(), attempt: number }
+    }
+
+    fn name(&self, number: u32) -> String {
+        format!("aios-{}-{number}", self.run)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.home.path().join(name)
+    }
+
+    fn sh(&self, number: u32, script: &str) -> Spec {
+        self.spec(number, &["sh", "-c", script], Container::of(SHELL.to_owned()))
+    }
+
+    fn spec(&self, number: u32, argv: &[&str], container: Container) -> Spec {
+        let log = self.path(&format!("{number}.log"));
+        Spec {
+            lease: self.lease(number),
+            argv: argv.iter().map(|&word| word.to_owned()).collect(),
+            dir: self.home.path().to_owned(),
+            env: BTreeMap::from([("GREETING".to_owned(), "hello\nthere".to_owned())]),
+            log: Some(File::options().create(true).append(true).open(log).unwrap()),
+            timeout: None,
+            grace: LONG,
+            inside: Some(Inside {
+                container: Arc::new(container),
+                limits: Limits::default(),
+                mounts: vec![Given { path: self.home.path().to_owned(), writable: true }],
+                goes_on: false,
+            }),
+        }
+    }
+
+    fn log(&self, number: u32) -> String {
+        fs::read_to_string(self.path(&format!("{number}.log"))).unwrap()
+    }
+
+    fn exit(&mut self, number: u32) -> Exit {
+        let lease = self.lease(number);
+        eventually(&format!("the exit of attempt {number}"), || {
+            self.exits.extend(self.executor.take_exits());
+            let at = self.exits.iter().position(|exit| exit.lease == lease)?;
+            Some(self.exits.remove(at))
+        })
+    }
+
+    fn run(&mut self, spec: Spec) -> Exit {
+        let number = spec.lease.attempt;
+        self.executor.start(spec);
+        self.exit(number)
+    }
+
+    fn is_up(&self, number: u32) -> bool {
+        docker(&["inspect", "--format", "{{.State.Running}}", &self.name(number)]).as_deref() == Ok("true")
+    }
+
+    /// Waits until the program has made this file.
+    fn wait_for(&self, name: &str) {
+        eventually(name, || self.path(name).exists().then_some(()));
+    }
+
+    fn containers(&self) -> Vec<String> {
+        let label = format!("label=aios.volume={}", self.settings.volume);
+        let found = docker(&["ps", "-a", "--filter", &label, "--format", "{{.Names}}"]).unwrap();
+        found.lines().map(str::to_owned).collect()
+    }
+
+    /// Nothing is left behind once everything has ended.
+    fn is_tidy(&self) {
+        eventually("the removal of every container", || self.containers().is_empty().then_some(()));
+        assert_eq!(self.executor.list(), []);
+    }
+
+    fn error_of(&mut self, spec: Spec) -> String {
+        let exit = self.run(spec);
+        assert!(!exit.started, "{exit:?}");
+        match exit.ending {
+            Ending::NotStarted { error } => error,
+            other => panic!("it was started: {other:?}"),
+        }
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        for name in self.containers() {
+            let _ = docker(&["rm", "-f", &name]);
+        }
+    }
+}
+
+fn executor(settings: &Settings) -> DockerExecutor {
+    DockerExecutor::new(settings.clone(), Arc::new(Notify::new())).unwrap()
+}
+
+fn look_back(executor: &DockerExecutor) {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(executor.look_back());
+}
+
+#[test]
+fn every_exit_code_is_told() {
+    let Some(mut rig) = Rig::new() else { return };
+    let codes = [0, 1, 7, 124, 125, 126, 127, 128, 137, 143, 200, 255];
+    for (number, code) in (1..).zip(codes) {
+        rig.executor.start(rig.sh(number, &format!("exit {code}")));
+    }
+    for (number, code) in (1..).zip(codes) {
+        let exit = rig.exit(number);
+        assert_eq!((exit.ending, exit.stopped, exit.oom_killed), (Ending::Code(code), None, false));
+        assert!(exit.started && exit.duration < DEADLINE);
+    }
+    rig.is_tidy();
+}
+
+#[test]
+fn what_ends_within_milliseconds_is_told_whole() {
+    const ROUNDS: u32 = 500;
+    const AT_ONCE: u32 = 8;
+    let Some(mut rig) = Rig::new() else { return };
+    for number in 1..=ROUNDS + AT_ONCE {
+        if number <= ROUNDS {
+            let script = format!("echo out {number}; echo err {number} >&2; exit {}", number % 256);
+            rig.executor.start(rig.sh(number, &script));
+        }
+        if let Some(number) = number.checked_sub(AT_ONCE).filter(|number| *number > 0) {
+            let exit = rig.exit(number);
+            assert_eq!(exit.ending, Ending::Code(i32::try_from(number % 256).unwrap()), "{number}");
+            let mut lines: Vec<String> = rig.log(number).lines().map(str::to_owned).collect();
+            // Two pipes keep no order between them.
+            lines.sort();
+            assert_eq!(lines, [format!("err {number}"), format!("out {number}")]);
+        }
+    }
+    rig.is_tidy();
+}
+
+#[test]
+fn a_program_gets_what_its_spec_says() {
+    let Some(mut rig) = Rig::new() else { return };
+    let script =
+        "pwd; printf '%s' \"$GREETING\"; cat; echo; tr '\\0' '\\n' </proc/1/cmdline | head -n 1; echo made >file";
+    assert_eq!(rig.run(rig.sh(1, script)).ending, Ending::Code(0));
+    let log = rig.log(1);
+    let home = rig.home.path().to_str().unwrap().to_owned();
+    assert_eq!(log.lines().take(3).collect::<Vec<_>>(), [home.as_str(), "hello", "there"], "{log}");
+    assert_eq!(fs::read_to_string(rig.path("file")).unwrap(), "made\n");
+    // The image's own environment stays, and the device's does not come in.
+    assert_eq!(rig.run(rig.spec(2, &["env"], Container::of(SHELL.to_owned()))).ending, Ending::Code(0));
+    let names: BTreeSet<String> =
+        rig.log(2).lines().filter_map(|line| Some(line.split_once('=')?.0.to_owned())).collect();
+    assert!(names.contains("PATH") && names.contains("GREETING") && !names.contains("CARGO_MANIFEST_DIR"), "{names:?}");
+    // What the command is handed to.
+    let entrypoint = Some(vec!["echo".to_owned(), "before".to_owned()]);
+    let spec = rig.spec(3, &["a", "b c"], Container { entrypoint, ..Container::of(SHELL.to_owned()) });
+    assert_eq!(rig.run(spec).ending, Ending::Code(0));
+    assert_eq!(rig.log(3), "before a b c\n");
+    let labels = BTreeMap::from([("team".to_owned(), "data".to_owned())]);
+    let user = Some("1234:4321".to_owned());
+    let container = Container { labels, user, ..Container::of(SHELL.to_owned()) };
+    rig.executor.start(rig.spec(4, &["sh", "-c", "id -u; id -g; touch up; sleep 1000"], container));
+    rig.wait_for("up");
+    let format = "{{index .Config.Labels \"team\"}} {{index .Config.Labels \"aios.attempt\"}} {{index .Config.Labels \"aios.device\"}}";
+    assert_eq!(docker(&["inspect", "--format", format, &rig.name(4)]).as_deref(), Ok("data 4 d"));
+    rig.executor.stop(&rig.lease(4), StopCause::Cancelled, LONG);
+    rig.exit(4);
+    assert_eq!(rig.log(4), "1234\n4321\n");
+    rig.is_tidy();
+}
+
+#[test]
+fn a_timeout_ends_it_and_who_ignores_term_is_killed() {
+    let Some(mut rig) = Rig::new() else { return };
+    let with = |spec: Spec, timeout, grace| Spec { timeout: Some(timeout), grace, ..spec };
+    let short = Duration::from_millis(300);
+    let polite = with(rig.spec(1, &["sleep", "1000"], Container::of(SHELL.to_owned())), short, LONG);
+    let telling = "trap 'echo cleaned; exit 5' TERM; while :; do sleep 0.05; done";
+    let telling = with(rig.sh(2, telling), short * 3, LONG);
+    let deaf = with(rig.sh(3, "trap '' TERM; while :; do sleep 1000; done"), short, short);
+    for spec in [polite, telling, deaf] {
+        rig.executor.start(spec);
+    }
+    for (number, code) in [(1, 143), (2, 5), (3, 137)] {
+        let exit = rig.exit(number);
+        assert_eq!((exit.ending, exit.stopped), (Ending::Code(code), Some(StopCause::Timeout)), "{number}");
+        assert!(exit.duration >= short);
+    }
+    assert_eq!(rig.log(2), "cleaned\n");
+    rig.is_tidy();
+}
+
+#[test]
+fn the_first_cause_counts_and_an_end_of_its_own_is_no_stop() {
+    let Some(mut rig) = Rig::new() else { return };
+    rig.executor.start(rig.sh(1, "touch up; sleep 1000"));
+    rig.executor.start(rig.sh(1, "echo twice"));
+    rig.wait_for("up");
+    rig.executor.stop(&rig.lease(1), StopCause::Drained, LONG);
+    rig.executor.stop(&rig.lease(1), StopCause::Cancelled, Duration::ZERO);
+    let exit = rig.exit(1);
+    assert_eq!(exit.stopped, Some(StopCause::Drained));
+    assert!(matches!(exit.ending, Ending::Code(137 | 143)), "{exit:?}");
+    // Before it has come to run.
+    rig.executor.start(rig.sh(2, "touch ran"));
+    rig.executor.stop(&rig.lease(2), StopCause::Cancelled, LONG);
+    let exit = rig.exit(2);
+    assert_eq!(exit.stopped, Some(StopCause::Cancelled));
+    assert!(matches!(exit.ending, Ending::NotStarted { .. }) && !exit.started && !rig.path("ran").exists(), "{exit:?}");
+    rig.executor.stop(&rig.lease(9), StopCause::Cancelled, Duration::ZERO);
+    rig.is_tidy();
+}
+
+#[test]
+fn what_cannot_start_says_why() {
+    let Some(mut rig) = Rig::new() else { return };
+    let plain = || Container::of(SHELL.to_owned());
+    let missing = "aios-no-such-image:1";
+    let never = Container { pull: Pull::Never, ..Container::of(missing.to_owned()) };
+    let volume = |text: &str| Container { volumes: vec![Volume::parse(text).unwrap()], ..plain() };
+    let rows = [
+        (never, vec!["the engine has no image", missing, "hint:"]),
+        (Container::of(missing.to_owned()), vec!["cannot be fetched", missing, "hint:"]),
+        (
+            Container { network: "aios-nowhere".to_owned(), ..plain() },
+            vec!["no network aios-nowhere", "docker network create"],
+        ),
+        (volume("/etc:/x:ro"), vec!["the volume /etc is refused by the rule allowed-volumes", "AIOS_ALLOWED_VOLUMES"]),
+        (volume("/var/run/docker.sock:/x"), vec!["refused by the rule no-engine-socket"]),
+        (volume("/:/x"), vec!["refused by the rule no-engine-socket"]),
+        (volume("some_volume:/x"), vec!["refused by the rule allowed-volumes"]),
+    ];
+    for (number, (container, parts)) in (1..).zip(rows) {
+        let error = rig.error_of(rig.spec(number, &["true"], container));
+        for part in parts {
+            assert!(error.contains(part), "{part:?} is not in {error:?}");
+        }
+    }
+    assert!(rig.log(2).starts_with("[aios-no-such-image:1: fetching the image]"), "{}", rig.log(2));
+    if !Path::new("/dev/nvidiactl").exists() {
+        let error = rig.error_of(rig.spec(20, &["true"], Container { gpus: Gpus::All, ..plain() }));
+        assert!(error.contains("no GPU to give"), "{error}");
+    }
+    let spec = rig.spec(21, &["no-such-program"], plain());
+    let exit = rig.run(spec);
+    assert_ne!(exit.ending, Ending::Code(0));
+    assert!(rig.log(21).contains("no-such-program") || matches!(exit.ending, Ending::NotStarted { .. }), "{exit:?}");
+    rig.is_tidy();
+    // A path that the host does not have.
+    rig.settings.host_common = Some("/aios-nowhere".into());
+    rig.settings.host_programs = Some("/aios-nowhere".into());
+    rig.anew();
+    let error = rig.error_of(rig.sh(22, "true"));
+    assert!(error.contains("no such path") && error.contains("AIOS_HOST_COMMON"), "{error}");
+}
+
+#[test]
+fn a_name_that_is_taken_is_left_to_who_has_it() {
+    let Some(mut rig) = Rig::new() else { return };
+    let name = rig.name(1);
+    docker(&["create", "--name", &name, SHELL, "true"]).unwrap();
+    let error = rig.error_of(rig.sh(1, "true"));
+    assert!(error.contains("a container of somebody else has the name") && error.contains(&name), "{error}");
+    docker(&["rm", &name]).unwrap();
+}
+
+#[test]
+fn limits_bite() {
+    let Some(mut rig) = Rig::new() else { return };
+    let limited = |spec: Spec, limits| {
+        let inside = spec.inside.as_ref().unwrap().clone();
+        Spec { inside: Some(Inside { limits, ..inside }), ..spec }
+    };
+    // The shell itself holds what it reads.
+    let memory = Limits { memory: Some(16 << 20), ..Limits::default() };
+    let exit = rig.run(limited(rig.sh(1, "x=$(head -c 100000000 /dev/zero | tr '\\0' x); echo ${#x}"), memory));
+    assert!(exit.oom_killed && exit.ending != Ending::Code(0), "{exit:?}");
+    let pids = Limits { pids: Some(8), ..Limits::default() };
+    let storm = "for i in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 5 & done; echo all";
+    let exit = rig.run(limited(rig.sh(2, storm), pids));
+    assert!(exit.ending != Ending::Code(0) || !rig.log(2).starts_with("all"), "{exit:?} {}", rig.log(2));
+    assert!(rig.log(2).contains("fork"), "{}", rig.log(2));
+    let cpus = Limits { cpu_millis: Some(250), ..Limits::default() };
+    rig.executor.start(limited(rig.sh(3, "touch up; sleep 1000"), cpus));
+    rig.wait_for("up");
+    assert_eq!(docker(&["inspect", "--format", "{{.HostConfig.NanoCpus}}", &rig.name(3)]).as_deref(), Ok("250000000"));
+    rig.executor.stop(&rig.lease(3), StopCause::Cancelled, Duration::ZERO);
+    rig.exit(3);
+    let tmpfs = BTreeMap::from([("/small".to_owned(), "size=1m".to_owned())]);
+    let container = Container { tmpfs, ..Container::of(SHELL.to_owned()) };
+    let fill = "head -c 2000000 /dev/zero >/small/x || echo full; touch /tmp/x || echo none";
+    assert_eq!(rig.run(rig.spec(4, &["sh", "-c", fill], container)).ending, Ending::Code(0));
+    assert!(rig.log(4).contains("full") && rig.log(4).contains("none"), "{}", rig.log(4));
+    rig.is_tidy();
+}
+
+#[test]
+fn what_is_forbidden_cannot_be_done() {
+    let Some(mut rig) = Rig::new() else { return };
+    let tries = [
+        ("touch /etc/x", "the image's files"),
+        ("mkdir -p /tmp/m && mount -t tmpfs none /tmp/m", "a mount"),
+        ("mknod /tmp/sda b 8 0", "a device"),
+        ("chown 1234 /tmp", "an owner"),
+        ("ls /var/run/docker.sock /run/docker.sock", "the engine's socket"),
+        ("ls -d /proc/[0-9]* | grep -v '/proc/[0-9]$' | grep -v '/proc/[0-9][0-9]$' | grep .", "the host's processes"),
+        ("grep -v lo: /proc/net/dev | grep :", "a network"),
+        ("grep -E '^Cap(Eff|Prm|Bnd|Inh|Amb):' /proc/self/status | grep -v 0000000000000000", "a capability"),
+        ("grep 'NoNewPrivs:.0' /proc/self/status", "new privileges"),
+        ("ls /proc/1/root/proc/sys && echo 1 >/proc/sys/kernel/panic", "the kernel's settings"),
+    ];
+    let script: String =
+        tries.iter().map(|(act, what)| format!("( {act} ) >/dev/null 2>&1 && echo \"GOT {what}\"\n")).collect();
+    rig.run(rig.sh(1, &format!("{script}\necho tried")));
+    assert_eq!(rig.log(1), "tried\n");
+    rig.is_tidy();
+}
+
+#[test]
+fn a_container_that_somebody_removes_is_no_success() {
+    let Some(mut rig) = Rig::new() else { return };
+    rig.executor.start(rig.sh(1, "trap 'exit 0' TERM; touch up; sleep 1000 & wait"));
+    rig.wait_for("up");
+    docker(&["rm", "-f", &rig.name(1)]).unwrap();
+    let exit = rig.exit(1);
+    let is_told = matches!(&exit.ending, Ending::Unknown { error } if error.contains("removed by somebody else"));
+    assert!(is_told || exit.ending == Ending::Code(137), "{exit:?}");
+    assert_eq!((exit.stopped, exit.started), (None, true));
+    rig.is_tidy();
+}
+
+#[test]
+fn a_life_takes_over_what_the_one_before_left_running() {
+    let Some(mut rig) = Rig::new() else { return };
+    let counting =
+        "i=0; while [ ! -e end ]; do i=$((i+1)); echo line $i; touch up; sleep 0.05; done; echo last; exit 9";
+    rig.executor.start(rig.sh(1, counting));
+    rig.wait_for("up");
+    eventually("some lines", || (rig.log(1).lines().count() > 3).then_some(()));
+    rig.next_life();
+    look_back(&rig.executor);
+    assert_eq!(rig.executor.found(), BTreeSet::from([rig.lease(1)]));
+    let spec = rig.sh(1, "echo it was started once more");
+    let inside = Inside { goes_on: true, ..spec.inside.as_ref().unwrap().clone() };
+    rig.executor.start(Spec { inside: Some(inside), ..spec });
+    let before = rig.log(1).lines().count();
+    eventually("lines of the second life", || (rig.log(1).lines().count() > before + 3).then_some(()));
+    fs::write(rig.path("end"), "").unwrap();
+    assert_eq!(rig.exit(1).ending, Ending::Code(9));
+    let log = rig.log(1);
+    let lines: Vec<&str> = log.lines().collect();
+    let expected: Vec<String> =
+        (1..lines.len()).map(|number| format!("line {number}")).chain(["last".to_owned()]).collect();
+    assert_eq!(lines, expected, "each line once");
+    rig.is_tidy();
+    // One that is gone is not made again.
+    let spec = rig.sh(2, "touch made");
+    let inside = Inside { goes_on: true, ..spec.inside.as_ref().unwrap().clone() };
+    assert!(rig.error_of(Spec { inside: Some(inside), ..spec }).contains("no such container"));
+    assert!(!rig.path("made").exists());
+}
+
+#[test]
+fn what_nobody_holds_is_removed_and_what_a_dead_device_left_is_ended() {
+    let Some(mut rig) = Rig::new() else { return };
+    for number in [1, 2] {
+        rig.executor.start(rig.sh(number, &format!("touch up{number}; sleep 1000")));
+        rig.wait_for(&format!("up{number}"));
+    }
+    rig.next_life();
+    rig.executor.tidy(&BTreeSet::from([rig.lease(1)]));
+    eventually("the removal of what nobody holds", || (rig.containers() == [rig.name(1)]).then_some(()));
+    assert!(rig.is_up(1));
+    // Another device on the same engine.
+    rig.settings.device = DeviceId::new("e").unwrap();
+    rig.anew();
+    eventually("the engine", || (!rig.executor.offers().is_empty()).then_some(()));
+    rig.executor.tidy(&BTreeSet::new());
+    let leases = BTreeSet::from([rig.lease(1), rig.lease(7)]);
+    assert_eq!(rig.executor.evict(&leases), BTreeSet::new(), "not before it was looked");
+    let mut clear = BTreeSet::new();
+    eventually("the eviction", || {
+        clear.extend(rig.executor.evict(&leases));
+        (clear == leases).then_some(())
+    });
+    assert_eq!(rig.containers(), Vec::<String>::new());
+}
+
+#[test]
+fn without_an_engine_it_is_said_and_nothing_is_offered() {
+    let mut rig = Rig::on("unix:///nowhere/docker.sock");
+    let error = rig.error_of(rig.sh(1, "true"));
+    assert!(error.contains("no container engine answers at unix:///nowhere/docker.sock"), "{error}");
+    assert!(error.contains("hint: is the engine running?"), "{error}");
+    assert!(rig.executor.offers().is_empty());
+    assert_eq!(rig.executor.evict(&BTreeSet::from([rig.lease(1)])), BTreeSet::from([rig.lease(1)]), "nothing to reach");
+    look_back(&rig.executor);
+    assert!(rig.executor.found().is_empty());
+}
+
+/// Stands between an executor and the engine, and can cut the two off from each other.
+struct Gate {
+    is_open: Arc<AtomicBool>,
+    streams: Arc<Mutex<Vec<UnixStream>>>,
+}
+
+impl Gate {
+    fn new(path: &Path) -> Self {
+        let listener = UnixListener::bind(path).unwrap();
+        let gate = Self { is_open: Arc::new(AtomicBool::new(true)), streams: Arc::default() };
+        let (is_open, streams) = (Arc::clone(&gate.is_open), Arc::clone(&gate.streams));
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                if !is_open.load(Ordering::SeqCst) {
+                    continue;
+                }
+                let Ok(engine) = UnixStream::connect("/var/run/docker.sock") else { continue };
+                streams.lock().unwrap().extend([stream.try_clone().unwrap(), engine.try_clone().unwrap()]);
+                let pairs = [(stream.try_clone().unwrap(), engine.try_clone().unwrap()), (engine, stream)];
+                for (from, to) in pairs {
+                    std::thread::spawn(move || pass(from, to));
+                }
+            }
+        });
+        gate
+    }
+
+    fn close(&self) {
+        self.is_open.store(false, Ordering::SeqCst);
+        for stream in self.streams.lock().unwrap().drain(..) {
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+        }
+    }
+
+    fn open(&self) {
+        self.is_open.store(true, Ordering::SeqCst);
+    }
+}
+
+fn pass(mut from: UnixStream, mut to: UnixStream) {
+    let mut bytes = [0; 16_384];
+    while let Ok(count @ 1..) = from.read(&mut bytes) {
+        if to.write_all(&bytes[..count]).is_err() {
+            return;
+        }
+    }
+    let _ = to.shutdown(std::net::Shutdown::Write);
+}
+
+#[test]
+fn an_engine_that_is_out_of_sight_is_waited_for() {
+    if !has_image(SHELL) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("engine.sock");
+    let gate = Gate::new(&path);
+    let mut rig = Rig::on(&format!("unix://{}", path.display()));
+    let script = "i=0; while [ ! -e end ]; do i=$((i+1)); echo line $i; touch up; sleep 0.05; done; exit 4";
+    rig.executor.start(rig.sh(1, script));
+    rig.executor.start(
+        rig.sh(2, "touch up2; while [ ! -e end2 ]; do sleep 0.05; done; echo ended while nobody looked; exit 5"),
+    );
+    for name in ["up", "up2"] {
+        rig.wait_for(name);
+    }
+    gate.close();
+    fs::write(rig.path("end2"), "").unwrap();
+    let until = Instant::now() + Duration::from_secs(2);
+    eventually("two seconds", || (Instant::now() > until).then_some(()));
+    let told = rig.executor.take_exits();
+    assert!(told.is_empty(), "nothing is told of what cannot be seen: {told:?}");
+    gate.open();
+    let exit = rig.exit(2);
+    assert_eq!(exit.ending, Ending::Code(5));
+    assert_eq!(rig.log(2), "ended while nobody looked\n");
+    fs::write(rig.path("end"), "").unwrap();
+    assert_eq!(rig.exit(1).ending, Ending::Code(4));
+    let log = rig.log(1);
+    assert!(log.lines().zip(1..).all(|(line, number)| line == format!("line {number}")), "each line once: {log}");
+    rig.is_tidy();
+}
