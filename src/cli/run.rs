@@ -22,7 +22,7 @@ use crate::model::ids::{DeviceId, Tag};
 use crate::model::time::{DURATION_RULE, SIZE_RULE, parse_duration, parse_size, show_duration};
 
 /// Instead of an engine: this device runs no containers.
-const NO_ENGINE: &str = "none";
+pub(super) const NO_ENGINE: &str = "none";
 /// How many lines of its own log wait for the disk; more are dropped. The room for them is taken at the start.
 const LOG_LINES: usize = 4_096;
 

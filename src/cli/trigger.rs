@@ -63,6 +63,9 @@ pub(super) struct ExecArgs {
     /// What the device must have; a device's id pins it there.
     #[arg(long = "tag", value_name = "T")]
     tags: Vec<String>,
+    /// Run it in a container of this image.
+    #[arg(long, value_name = "IMAGE")]
+    image: Option<String>,
     #[command(flatten)]
     wait: WaitArgs,
     /// The program and its arguments. It runs in Programs.
@@ -94,6 +97,8 @@ struct Written<'a> {
     job: Option<&'a JobName>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     command: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    docker: Option<serde_json::Value>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     args: &'a [String],
     #[serde(with = "pairs", skip_serializing_if = "Vec::is_empty")]
@@ -116,6 +121,7 @@ pub(super) fn trigger(args: &TriggerArgs, context: &mut Context) -> Result<Code,
     let written = Written {
         job: Some(&job),
         command: &[],
+        docker: None,
         args: &args.args,
         kwargs: kwargs(args.kwargs.as_deref(), &args.kwarg)?,
         priority: args.priority,
@@ -134,6 +140,7 @@ pub(super) fn exec(args: &ExecArgs, context: &mut Context) -> Result<Code, Failu
     let written = Written {
         job: None,
         command: &args.command,
+        docker: args.image.as_ref().map(|image| serde_json::json!({"image": image})),
         args: &[],
         kwargs: Vec::new(),
         priority: None,

@@ -27,6 +27,8 @@ pub struct Found {
 pub fn look_for_program(job: &Job, programs: &Path, path: &str) -> Found {
     let mut found = Found::default();
     match &job.program {
+        // What its image holds is not known here.
+        Program::Command(_) if job.container.is_some() => {}
         Program::Command(argv) => {
             let name = argv.first().map_or("", String::as_str);
             if !name.contains('/') {

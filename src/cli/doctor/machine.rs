@@ -1,7 +1,9 @@
 //! What is looked at on this machine: the interpreter, and room for file events.
 
+use super::super::run::NO_ENGINE;
 use super::super::view;
 use super::{Context, Failure, Finding, Report};
+use crate::exec::docker::{self, DEFAULT_HOST};
 use crate::exec::machine::{FileEvents, PYTHON, Python, file_events, python};
 use crate::model::job::{Job, Program};
 
@@ -11,13 +13,35 @@ const WATCHES: u64 = 8;
 const FEW: u64 = 4;
 
 pub(super) fn checks(context: &Context, report: &mut Report) -> Result<(), Failure> {
-    let users = view::programs(context)
-        .map_or(0, |programs| programs.catalog().jobs.values().filter(|job| needs_python(job)).count());
-    report.tell("python3", of_python(&python(), users))?;
+    let programs = view::programs(context);
+    let users = |needs: fn(&Job) -> bool| {
+        programs.as_ref().map_or(0, |programs| programs.catalog().jobs.values().filter(|job| needs(job)).count())
+    };
+    report.tell("python3", of_python(&python(), users(needs_python)))?;
+    report.tell("engine", of_engine(users(|job| job.container.is_some())))?;
     report.tell("inotify", of_file_events(&file_events()))
 }
 
+/// `users`: how many jobs run in containers.
+fn of_engine(users: usize) -> Finding {
+    let host = std::env::var("DOCKER_HOST").ok().filter(|host| !host.is_empty());
+    let host = host.unwrap_or_else(|| DEFAULT_HOST.to_owned());
+    if host == NO_ENGINE {
+        return Finding::ok("this device is to use no container engine (DOCKER_HOST)");
+    }
+    match docker::look(&host) {
+        Ok(seen) => Finding::ok(format!("a container engine answers at {host}, version {}", seen.version)),
+        Err(fault) if users == 0 => Finding::ok(format!("{fault}; no job here needs one")),
+        Err(fault) => {
+            Finding::warning(format!("{fault}; {users} of the jobs here wait for a device that has one"), fault.hint())
+        }
+    }
+}
+
 fn needs_python(job: &Job) -> bool {
+    if job.container.is_some() {
+        return false;
+    }
     match &job.program {
         Program::Function { .. } => true,
         Program::File(file) => file.ends_with(".py"),

@@ -140,6 +140,16 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Looks once whether an engine answers, and waits for that.
+///
+/// # Errors
+/// Why it does not.
+pub fn look(host: &str) -> Result<Seen, Fault> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let gone = |error: std::io::Error| Fault::Gone { host: host.to_owned(), why: error.to_string() };
+    runtime.map_err(gone)?.block_on(Engine::new(host).look())
+}
+
 impl Drop for DockerExecutor {
     /// What runs is left alone.
     fn drop(&mut self) {
