@@ -73,6 +73,7 @@ async fn spawn_as_the_program_does(
         let lease = Lease { run: RunId::new(chrono::DateTime::UNIX_EPOCH, number as u64), attempt: 1 };
         let env = [("PATH", "/usr/bin:/bin".to_owned()), (MARKER, format!("bench/d/s/{lease}"))];
         let spec = Spec {
+            inside: None,
             lease,
             argv: vec![PROGRAM.to_owned()],
             dir: home.to_owned(),

@@ -309,6 +309,7 @@ mod tests {
     fn what_a_device_would_reject_is_refused_before_it_is_written() {
         let written = Written {
             job: None,
+            docker: None,
             command: &[],
             args: &[],
             kwargs: Vec::new(),

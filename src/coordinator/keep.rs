@@ -14,7 +14,9 @@ impl Device {
     /// Has containers removed that belong to none of its attempts, once the state has said which are its own.
     fn tidy(&mut self, now: Moment) {
         let state = self.store.state();
-        if now.boot < self.due.tidy || self.anchor.is_none() || state.rebuilt.is_some() {
+        // What the state says must be known, and whole.
+        let is_known = state.revision > 0 && state.rebuilt.is_none();
+        if now.boot < self.due.tidy || self.anchor.is_none() || !is_known {
             return;
         }
         self.due.tidy = now.boot + TIDY;

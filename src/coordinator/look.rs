@@ -380,8 +380,13 @@ impl Device {
             }
             match self.evidence(lease, job, stem) {
                 Ok(evidence) => {
-                    self.evidence.insert(lease.clone(), evidence);
                     looked = true;
+                    // Nothing to go on with: its job runs in no container any more, its trigger is gone, it has a result.
+                    if own.contains(lease) && !evidence.may_go_on() {
+                        self.found.remove(lease);
+                        continue;
+                    }
+                    self.evidence.insert(lease.clone(), evidence);
                 }
                 Err(error) => self.problem("results", format!("{error}; hint: {}", error.hint())),
             }

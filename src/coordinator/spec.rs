@@ -37,6 +37,13 @@ impl Device {
         }
         let path = self.parts.layout.log(&mine.held.job, lease);
         let goes_on = self.found.contains(lease);
+        if goes_on && mine.job.container.is_none() {
+            // Its definition has changed since that was decided: started now, it would run twice.
+            self.mine.remove(&lease.run);
+            self.found.remove(lease);
+            self.due.again = Some(now.boot);
+            return;
+        }
         let opened =
             if goes_on { logs::open_again(&*self.parts.disk, &path) } else { logs::open(&*self.parts.disk, &path) };
         let log = match opened {

@@ -12,10 +12,14 @@ use super::plan::{Change, Matter, Move, Observation, Plan};
 use super::settle::{retried_before, waiting};
 use crate::model::config::LOSSES_IN_A_ROW;
 use crate::model::ids::DeviceId;
+use crate::model::job::NATIVE;
 use crate::model::lease::Lease;
 use crate::model::result::{Cause, Outcome, Status};
 use crate::model::state::{Held, SCHEMA, State};
 use crate::model::trigger::{Json, Trigger};
+
+#[cfg(test)]
+mod tests;
 
 /// What an attempt of a dead device left behind.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,6 +38,15 @@ pub struct Evidence {
     pub executor: &'static str,
     /// Its log, relative to `Common/`, if it has one: it was started.
     pub log: Option<String>,
+}
+
+impl Evidence {
+    /// Whether an attempt that goes on without its device could be taken over: it has no result, and what it was started for is known
+    /// and still something that outlives a device.
+    #[must_use]
+    pub fn may_go_on(&self) -> bool {
+        self.accepted.is_none() && self.trigger.is_some() && self.executor != NATIVE
+    }
 }
 
 /// A result that stands in `Results/`.
@@ -106,7 +119,7 @@ pub fn lose(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
 /// Takes over what an earlier life of this device started and what goes on without it: the same attempt, in this life's name.
 fn adopt(seen: &Observation<'_>, lease: &Lease, held: &Held, device: &DeviceId, evidence: &Evidence) -> Option<Change> {
     let is_earlier = *device == seen.me.device && held.session.as_ref() != Some(&seen.me.session);
-    let goes_on = is_earlier && seen.found.contains(lease) && evidence.accepted.is_none() && evidence.trigger.is_some();
+    let goes_on = is_earlier && seen.found.contains(lease) && evidence.may_go_on();
     goes_on.then(|| Change {
         matter: Matter::Adopted(lease.clone()),
         run: lease.run.clone(),
@@ -275,7 +288,7 @@ pub fn vanished_outcome(seen: &Observation<'_>, lease: &Lease, held: &Held, erro
         trigger: None,
         args: Vec::new(),
         kwargs: Vec::new(),
-        executor: "native",
+        executor: NATIVE,
         log: None,
     };
     let found = outcome(seen, lease, held, &seen.me.device, &nothing, Status::Failed, true, 0, error);

@@ -273,10 +273,13 @@ impl Job {
     }
 }
 
+/// What runs processes of the device's own machine, as results say it.
+pub const NATIVE: &str = "native";
+
 /// What runs something in this container, or in none.
 #[must_use]
 pub fn executor_of(container: Option<&Container>) -> &'static str {
-    if container.is_some() { "docker" } else { "native" }
+    if container.is_some() { "docker" } else { NATIVE }
 }
 
 /// The job of a trigger that brings its own command, which is not empty, and perhaps a container: all else as a job file leaves

@@ -15,12 +15,15 @@ pub fn open(disk: &dyn Disk, path: &Path) -> Result<Option<File>, Error> {
     in_folder(disk, path, || disk.open_log(path)).on("create", path)
 }
 
-/// Opens the log of an attempt that goes on, to append to it.
+/// Opens the log of an attempt that goes on, to append to it; one that somebody removed begins anew.
 ///
 /// # Errors
 /// What the system said.
 pub fn open_again(disk: &dyn Disk, path: &Path) -> Result<Option<File>, Error> {
-    disk.open_log_again(path).on("open", path)
+    match found(disk.open_log_again(path)).on("open", path)? {
+        Some(log) => Ok(log),
+        None => open(disk, path),
+    }
 }
 
 /// Cuts a log to its first `limit` bytes, and says how many went. The program goes on to append.

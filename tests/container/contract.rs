@@ -147,7 +147,9 @@ impl Rig {
         assert!(!exit.started, "{exit:?}");
         match exit.ending {
             Ending::NotStarted { error } => error,
-            other => panic!("it was started: {other:?}"),
+            other @ (Ending::Code(_) | Ending::Signal(_) | Ending::Unknown { .. }) => {
+                panic!("it was started: {other:?}")
+            }
         }
     }
 }

@@ -107,6 +107,10 @@ impl Engine {
         made.map_err(|error| self.fault(&error))
     }
 
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "the library's own list grows, and says nothing finer than these"
+    )]
     fn fault(&self, error: &bollard::errors::Error) -> Fault {
         use bollard::errors::Error;
         match error {

@@ -1,0 +1,91 @@
+//! What becomes of the attempts of an earlier life, by table.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::json;
+
+use super::*;
+use crate::decide::bystander::Bystander;
+use crate::decide::catalog::Catalog;
+use crate::model::device::Me;
+use crate::model::ids::{RunId, Session};
+use crate::model::time::Moment;
+use crate::model::trigger::parse;
+
+fn lease() -> Lease {
+    Lease { run: RunId::new(DateTime::UNIX_EPOCH, 1), attempt: 1 }
+}
+
+fn me(session: u64) -> Me {
+    let device = DeviceId::new("d").unwrap();
+    Me { device, session: Session::from_random(session), tags: BTreeSet::new(), slots: 1 }
+}
+
+/// A state in which the first life of a device holds one attempt.
+fn state() -> State {
+    let held = json!({
+        "job": "j", "stem": "j", "cause": "trigger", "trigger": "j.json", "attempt": 1, "device": "d",
+        "session": Session::from_random(1), "priority": 0, "slots": 1, "claimed_at": "1970-01-01T00:00:00.000Z",
+    });
+    State { runs: BTreeMap::from([(lease().run, Arc::new(serde_json::from_value(held).unwrap()))]), ..State::default() }
+}
+
+fn evidence() -> Evidence {
+    let trigger = Some(Arc::new(parse(b"{\"job\": \"j\"}").unwrap()));
+    Evidence {
+        accepted: None,
+        held_file: true,
+        trigger,
+        args: Vec::new(),
+        kwargs: Vec::new(),
+        executor: "docker",
+        log: Some("Logs/x".to_owned()),
+    }
+}
+
+/// What the device's life `session` makes of it, where this goes on.
+fn plan(session: u64, evidence: Option<Evidence>, found: &[Lease]) -> (Plan, Me) {
+    let me = me(session);
+    let bystander = Bystander::default();
+    let (evidence, found) = (evidence.map(|it| (lease(), it)).into_iter().collect(), found.iter().cloned().collect());
+    let catalog = Catalog::default();
+    let now = Moment { boot: Duration::ZERO, wall: DateTime::UNIX_EPOCH };
+    let seen = Observation { evidence: &evidence, found: &found, ..bystander.observation(now, &me, &catalog) };
+    let mut plan = Plan::default();
+    lose(&state(), &seen, &mut plan);
+    (plan, me.clone())
+}
+
+#[test]
+fn what_goes_on_is_taken_over_as_the_same_attempt() {
+    let (plan, me) = plan(2, Some(evidence()), &[lease()]);
+    let [change] = &plan.changes[..] else { panic!("{:?}", plan.changes) };
+    assert!(matches!(&change.matter, Matter::Adopted(adopted) if *adopted == lease()), "{change:?}");
+    let entry = change.entry.as_ref().unwrap();
+    assert!(entry.is_held_by(&me.device, &me.session) && entry.attempt == 1, "{entry:?}");
+    assert!(change.notes.is_empty(), "nothing is over");
+    // Only while it has no result, and its file is there.
+    assert!(matches!(change.moves[..], [Move::Unended { .. }, Move::Expect { .. }]), "{:?}", change.moves);
+}
+
+#[test]
+fn what_does_not_go_on_or_has_ended_is_not_taken_over() {
+    let is_lost = |plan: &Plan| matches!(&plan.changes[..], [Change { matter: Matter::Lost(..), .. }]);
+    assert!(is_lost(&plan(2, Some(evidence()), &[]).0), "it is gone");
+    let ended = Accepted {
+        attempt: 1,
+        status: Status::Succeeded,
+        is_final: true,
+        device: me(1).device,
+        at: DateTime::UNIX_EPOCH,
+        retried: 0,
+        losses: 0,
+    };
+    assert!(is_lost(&plan(2, Some(Evidence { accepted: Some(ended), ..evidence() }), &[lease()]).0), "it has a result");
+    assert!(is_lost(&plan(2, Some(Evidence { trigger: None, ..evidence() }), &[lease()]).0), "nobody knows what it is");
+    // Before it was looked, nothing is decided.
+    let (undecided, _) = plan(2, None, &[lease()]);
+    assert!(undecided.changes.is_empty() && undecided.look.len() == 1);
+    // The same life that does not know of its own attempt any more has lost it.
+    assert!(is_lost(&plan(1, Some(evidence()), &[lease()]).0));
+}
