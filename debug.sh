@@ -297,6 +297,11 @@ cmd_down() {
 cmd_restart() {
     no_more "${@:2}"
     local id=${1:-}
+    if [ -z "$id" ] && [ -f docker-compose.yml ] && engine_answers >/dev/null && has_compose && compose_running; then
+        build_image full "$IMAGE"
+        compose up -d --force-recreate
+        return
+    fi
     # Without an id: all that were started here, or the default one.
     local ids=()
     if [ -n "$id" ]; then ids=("$id"); else mapfile -t ids < <(ids_started); fi
@@ -579,7 +584,7 @@ cmd_checks() { no_more "$@"; .ci/run; }
 cmd_bench() { need cargo cc; cargo bench --locked --bench pipeline "$@"; }
 
 cmd_clean() {
-    local yes=0 all=0 option name answer found=() names=(Results Logs TriggersProcessed Reports IdleTask) ids=() alive
+    local yes=0 all=0 option name answer found=() names=(Results Logs TriggersProcessed Reports IdleTask .work) ids=() alive
     for option in "$@"; do
         case $option in
             --yes) yes=1 ;;

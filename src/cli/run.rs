@@ -77,7 +77,7 @@ pub(super) struct RunArgs {
     #[arg(long, value_parser = size, value_name = "SIZE")]
     keep_bytes: Option<u64>,
     /// The container engine, for jobs with a [docker] table: unix://PATH or tcp://HOST:PORT; `none` for none.
-    #[arg(long, env = "DOCKER_HOST", default_value = DEFAULT_HOST, value_name = "URL", value_parser = engine)]
+    #[arg(long, env = "DOCKER_HOST", default_value = DEFAULT_HOST, value_name = "URL")]
     docker_host: String,
     /// What of the engine's host the containers of jobs may see, comma-separated: absolute paths, and names of volumes.
     #[arg(long, env = "AIOS_ALLOWED_VOLUMES", default_value = "", value_name = "LIST", value_parser = Allowed::parse, hide_default_value = true)]
@@ -109,10 +109,9 @@ fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text).ok_or_else(|| format!("expected {DURATION_RULE}"))
 }
 
-fn engine(text: &str) -> Result<String, String> {
-    let is_url = ["unix:///", "tcp://", "http://"].iter().any(|scheme| text.starts_with(scheme));
-    let expected = "expected unix:///PATH, tcp://HOST:PORT, http://HOST:PORT or none";
-    (is_url || text == NO_ENGINE).then(|| text.to_owned()).ok_or_else(|| expected.to_owned())
+/// Whether the engine's host is one that is spoken with. The variable belongs to other tools too, which know more ways.
+fn is_spoken(host: &str) -> bool {
+    ["unix:///", "tcp://", "http://"].iter().any(|scheme| host.starts_with(scheme))
 }
 
 fn host_path(text: &str) -> Result<PathBuf, String> {
@@ -133,6 +132,12 @@ pub(super) fn run(args: &RunArgs, context: &mut Context) -> Result<Code, Failure
     // The log's folder is in the volume; that the volume cannot be made is said by the device itself, or here.
     let made = context.disk.make_folders(&context.layout.logs());
     let _flush = start_log(args, context, &options.me.device)?;
+    if options.containers.is_none() && args.docker_host != NO_ENGINE {
+        tracing::warn!(
+            host = args.docker_host,
+            "no jobs in containers: this device speaks with engines at unix:///PATH, tcp://HOST:PORT and http://HOST:PORT"
+        );
+    }
     if let Err(error) = made {
         tracing::warn!(path = %context.layout.logs().display(), %error, "cannot make the log folder");
     }
@@ -222,7 +227,7 @@ fn options(args: &RunArgs, context: &Context) -> Result<Options, Failure> {
                 .collect(),
             started_at: context.now().wall,
         },
-        containers: (args.docker_host != NO_ENGINE).then(|| Containers {
+        containers: is_spoken(&args.docker_host).then(|| Containers {
             host: args.docker_host.clone(),
             allowed: args.allowed_volumes.clone(),
             common: args.host_common.clone(),

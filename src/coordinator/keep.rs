@@ -11,21 +11,29 @@ use crate::volume::{keys, results, work};
 const OLD: chrono::TimeDelta = chrono::TimeDelta::minutes(10);
 
 impl Device {
-    /// Has containers removed that belong to none of its attempts, once the state has said which are its own.
+    /// Has what goes on ended of attempts that nobody holds. They were met first and the state is read after that: whatever was claimed
+    /// meanwhile is held in it.
     fn tidy(&mut self, now: Moment) {
-        let state = self.store.state();
-        // What the state says must be known, and whole.
-        let is_known = state.revision > 0 && state.rebuilt.is_none();
-        if now.boot < self.due.tidy || self.anchor.is_none() || !is_known {
+        if now.boot >= self.due.tidy && self.anchor.is_some() {
+            self.due.tidy = now.boot + TIDY;
+            self.parts.executor.survey();
+        }
+        let met = self.parts.executor.take_surveyed();
+        if met.is_empty() {
             return;
         }
-        self.due.tidy = now.boot + TIDY;
-        let device = &self.parts.me.device;
-        // Those of an earlier life are not lost before it was decided on them.
-        let held = state.runs.iter().filter(|(_, held)| held.device.as_ref() == Some(device));
-        let held = held.map(|(run, held)| Lease { run: run.clone(), attempt: held.attempt });
-        let held = held.chain(self.running.iter().cloned()).collect();
-        self.parts.executor.tidy(&held);
+        self.refresh(now);
+        let state = self.store.state();
+        // What the state says must be known, and whole.
+        if state.revision == 0 || state.rebuilt.is_some() || !self.could_write {
+            return;
+        }
+        let is_held = |lease: &Lease| {
+            let held = state.runs.get(&lease.run).filter(|held| held.attempt == lease.attempt);
+            held.is_some_and(|held| held.device.is_some()) || self.running.contains(lease)
+        };
+        let strays = met.into_iter().filter(|lease| !is_held(lease)).collect();
+        self.parts.executor.evict(&strays);
     }
 
     /// Removes work folders of attempts that nobody holds.

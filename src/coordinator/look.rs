@@ -13,7 +13,7 @@ use crate::decide::recover::Orphan;
 use crate::model::device::Beat;
 use crate::model::entry::{Entry, FileId, FileKey, Source, parse_running};
 use crate::model::ids::{DeviceId, JobName, RunId, Tag};
-use crate::model::job::{OnLost, Overlap, executor_of, merge_args, merge_kwargs};
+use crate::model::job::{NATIVE, OnLost, Overlap, executor_of, merge_args, merge_kwargs};
 use crate::model::lease::Lease;
 use crate::model::message::suggest;
 use crate::model::result::Cause;
@@ -369,26 +369,32 @@ impl Device {
     /// Looks at what the attempts of dead devices left behind; `true`: there is something new to decide on.
     pub(super) fn look_at_evidence(&mut self, plan: &Plan) -> bool {
         let mut looked = false;
-        let asked: BTreeSet<Lease> = plan.look.iter().map(|(lease, _, _)| lease.clone()).collect();
-        // What goes on is not to run twice: what this device can reach of it is ended first, unless it is its own to go on with.
-        let (own, others): (BTreeSet<Lease>, BTreeSet<Lease>) =
-            asked.into_iter().partition(|it| self.found.contains(it));
-        let clear = self.parts.executor.evict(&others);
+        let mut to_end: BTreeMap<Lease, Evidence> = BTreeMap::new();
         for (lease, job, stem) in &plan.look {
-            if !own.contains(lease) && !clear.contains(lease) {
-                continue;
-            }
             match self.evidence(lease, job, stem) {
-                Ok(evidence) => {
-                    looked = true;
-                    // Nothing to go on with: its job runs in no container any more, its trigger is gone, it has a result.
-                    if own.contains(lease) && !evidence.may_go_on() {
-                        self.found.remove(lease);
-                        continue;
-                    }
+                // Its processes ended with its device, or its next life ends them.
+                Ok(evidence) if evidence.executor == NATIVE && self.programs.catalog().jobs.contains_key(job) => {
+                    self.found.remove(lease);
                     self.evidence.insert(lease.clone(), evidence);
+                    looked = true;
+                }
+                Ok(evidence) if self.found.contains(lease) && evidence.may_go_on() => {
+                    self.evidence.insert(lease.clone(), evidence);
+                    looked = true;
+                }
+                Ok(evidence) => {
+                    self.found.remove(lease);
+                    to_end.insert(lease.clone(), evidence);
                 }
                 Err(error) => self.problem("results", format!("{error}; hint: {}", error.hint())),
+            }
+        }
+        // What goes on without its device is not to run twice: what this one can reach of it is ended first.
+        let leases = to_end.keys().cloned().collect();
+        for lease in self.parts.executor.evict(&leases) {
+            if let Some(evidence) = to_end.remove(&lease) {
+                self.evidence.insert(lease, evidence);
+                looked = true;
             }
         }
         let state = Arc::clone(self.store.state());

@@ -469,7 +469,10 @@ impl Device {
                 Effect::Restart(lease) => self.stop(&lease, StopCause::Restarted),
                 Effect::Dismiss(lease) => self.stop(&lease, StopCause::Dismissed),
                 Effect::Preempt(lease) => self.stop(&lease, StopCause::Preempted),
-                Effect::Start(lease) if self.leaving.is_some() => self.hand_back_unstarted(&lease, now),
+                // What goes on was started: it is taken over, and stopped with the others.
+                Effect::Start(lease) if self.leaving.is_some() && !self.found.contains(&lease) => {
+                    self.hand_back_unstarted(&lease, now);
+                }
                 Effect::Start(lease) => self.start(&lease, now),
                 Effect::Cancel(lease) => self.stop(&lease, StopCause::Cancelled),
                 Effect::Fence(lease) => self.fence(&lease),

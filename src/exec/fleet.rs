@@ -60,8 +60,12 @@ impl Executor for Fleet {
         &self.processes.evict(leases) & &clear
     }
 
-    fn tidy(&mut self, held: &BTreeSet<Lease>) {
-        self.processes.tidy(held);
-        self.containers.tidy(held);
+    fn survey(&mut self) {
+        self.processes.survey();
+        self.containers.survey();
+    }
+
+    fn take_surveyed(&mut self) -> BTreeSet<Lease> {
+        self.processes.take_surveyed().into_iter().chain(self.containers.take_surveyed()).collect()
     }
 }

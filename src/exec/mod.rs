@@ -153,8 +153,11 @@ pub trait Executor {
         leases.clone()
     }
 
-    /// Told from time to time which attempts this device holds: what it has left of others is removed.
-    fn tidy(&mut self, held: &BTreeSet<Lease>) {
-        let _ = held;
+    /// Looks what there is of attempts that this executor was not given; the owner is woken when there is something to take.
+    fn survey(&mut self) {}
+
+    /// What surveys have met. Those that nobody holds, by a state that is read now, are to be evicted.
+    fn take_surveyed(&mut self) -> BTreeSet<Lease> {
+        BTreeSet::new()
     }
 }

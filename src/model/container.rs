@@ -162,6 +162,8 @@ pub enum Rule {
     NoPrivileges,
     /// No container of a job shares a namespace of its host, or another container's.
     NoHostNamespaces,
+    /// No container of a job is on a network of the devices: what listens there trusts who is on it.
+    NoDeviceNetworks,
     /// No container of a job sees the engine's socket: it would be root on the host.
     NoEngineSocket,
     /// Of the host it sees what `AIOS_ALLOWED_VOLUMES` lists.
@@ -175,6 +177,7 @@ impl Rule {
         match self {
             Self::NoPrivileges => "no-privileges",
             Self::NoHostNamespaces => "no-host-namespaces",
+            Self::NoDeviceNetworks => "no-device-networks",
             Self::NoEngineSocket => "no-engine-socket",
             Self::AllowedVolumes => "allowed-volumes",
         }
@@ -220,22 +223,33 @@ impl Allowed {
         }
     }
 
-    /// Holds a volume against the list; `sockets` are those of the engines that this device reaches.
+    /// Holds a volume against the list; `sockets` are those of the engines that this device reaches. Only the entries themselves
+    /// may be seen, not what lies below them: a link that a job made there could lead anywhere.
     ///
     /// # Errors
     /// The rule that it breaks.
     pub fn check(&self, volume: &Volume, sockets: &[&str]) -> Result<(), Rule> {
         let source = volume.source.as_str();
-        let leads_to = |path: &str| below(path, source);
-        if volume.is_path()
-            && (sockets.iter().any(|socket| leads_to(socket) || below(source, socket))
-                || source.ends_with("/docker.sock")
-                || source.ends_with("/podman.sock"))
-        {
-            return Err(Rule::NoEngineSocket);
+        if volume.is_path() {
+            let plain = plain_run(source);
+            let mut all = sockets.iter().copied().chain(SOCKETS).map(plain_run);
+            if all.any(|socket| below(&socket, &plain) || below(&plain, &socket)) || plain.ends_with("/docker.sock") {
+                return Err(Rule::NoEngineSocket);
+            }
         }
-        let lists = |entry: &String| if volume.is_path() { below(source, entry) } else { entry == source };
-        if self.entries.iter().any(lists) { Ok(()) } else { Err(Rule::AllowedVolumes) }
+        if self.entries.iter().any(|entry| entry == source) { Ok(()) } else { Err(Rule::AllowedVolumes) }
+    }
+}
+
+/// Where engines listen.
+const SOCKETS: [&str; 4] =
+    ["/run/docker.sock", "/run/podman/podman.sock", "/run/containerd/containerd.sock", "/run/crio/crio.sock"];
+
+/// A path with `/var/run` as what it is on every Linux: `/run`.
+fn plain_run(path: &str) -> String {
+    match path.strip_prefix("/var/run") {
+        Some(rest) if rest.is_empty() || rest.starts_with('/') => format!("/run{rest}"),
+        Some(_) | None => path.to_owned(),
     }
 }
 
@@ -284,16 +298,25 @@ mod tests {
             let volume = Volume { source: source.to_owned(), target: "/x".to_owned(), read_only: true };
             allowed.check(&volume, &["/run/engine/docker.sock"])
         };
-        for source in ["/data", "/data/a", "/srv/models/b/c", "cache"] {
+        for source in ["/data", "/srv/models", "cache"] {
             assert_eq!(check(&allowed, source), Ok(()), "{source}");
         }
-        for source in ["/srv", "/database", "/dat", "/srv/modelsx", "caches", "data"] {
+        // Below an entry a link may lead anywhere.
+        for source in ["/srv", "/database", "/dat", "/data/a", "/srv/modelsx", "caches", "data"] {
             assert_eq!(check(&allowed, source), Err(Rule::AllowedVolumes), "{source}");
         }
-        let all = Allowed::parse("/").unwrap();
-        assert_eq!(check(&all, "/home"), Ok(()));
-        for source in ["/run/engine/docker.sock", "/run/engine", "/run", "/", "/var/run/docker.sock", "/x/podman.sock"]
-        {
+        let sockets = [
+            "/run/engine/docker.sock",
+            "/run/engine",
+            "/run",
+            "/var/run",
+            "/",
+            "/var",
+            "/var/run/docker.sock",
+            "/run/podman",
+        ];
+        let all = Allowed::parse(&sockets.join(",")).unwrap();
+        for source in sockets.into_iter().filter(|source| *source != "/var") {
             assert_eq!(check(&all, source), Err(Rule::NoEngineSocket), "{source}");
         }
         assert_eq!(check(&Allowed::default(), "/data"), Err(Rule::AllowedVolumes));

@@ -26,7 +26,8 @@ const LONG: Duration = Duration::from_secs(3_600);
 struct Rig {
     executor: DockerExecutor,
     settings: Settings,
-    run: RunId,
+    /// What its runs are named after.
+    base: u64,
     home: Arc<TempDir>,
     exits: Vec<Exit>,
 }
@@ -52,8 +53,7 @@ impl Rig {
             host_programs: None,
             allowed: Allowed::default(),
         };
-        let run = RunId::new(chrono::DateTime::from_timestamp(1_800_000_000, 0).unwrap(), rand::random());
-        Self { executor: executor(&settings), settings, run, home: Arc::new(home), exits: Vec::new() }
+        Self { executor: executor(&settings), settings, base: rand::random(), home: Arc::new(home), exits: Vec::new() }
     }
 
     /// The same device in its next life.
@@ -67,12 +67,14 @@ impl Rig {
         self.exits.clear();
     }
 
+    /// The first attempt of a run of its own.
     fn lease(&self, number: u32) -> Lease {
-        Lease { run: self.run.clone(), attempt: number }
+        let at = chrono::DateTime::from_timestamp(1_800_000_000, 0).unwrap();
+        Lease { run: RunId::new(at, self.base.wrapping_add(u64::from(number))), attempt: 1 }
     }
 
     fn name(&self, number: u32) -> String {
-        format!("aios-{}-{number}", self.run)
+        format!("aios-{}-1", self.lease(number).run)
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -107,18 +109,21 @@ impl Rig {
     }
 
     fn exit(&mut self, number: u32) -> Exit {
-        let lease = self.lease(number);
-        eventually(&format!("the exit of attempt {number}"), || {
+        self.exit_of(&self.lease(number))
+    }
+
+    fn exit_of(&mut self, lease: &Lease) -> Exit {
+        eventually(&format!("the exit of {lease}"), || {
             self.exits.extend(self.executor.take_exits());
-            let at = self.exits.iter().position(|exit| exit.lease == lease)?;
+            let at = self.exits.iter().position(|exit| exit.lease == *lease)?;
             Some(self.exits.remove(at))
         })
     }
 
     fn run(&mut self, spec: Spec) -> Exit {
-        let number = spec.lease.attempt;
+        let lease = spec.lease.clone();
         self.executor.start(spec);
-        self.exit(number)
+        self.exit_of(&lease)
     }
 
     fn is_up(&self, number: u32) -> bool {
@@ -132,7 +137,7 @@ impl Rig {
 
     fn containers(&self) -> Vec<String> {
         let label = format!("label=aios.volume={}", self.settings.volume);
-        let found = docker(&["ps", "-a", "--filter", &label, "--format", "{{.Names}}"]).unwrap();
+        let found = docker(&["ps", "-a", "--filter", &label, "--format", "{{.Names}}"]).unwrap_or_default();
         found.lines().map(str::to_owned).collect()
     }
 
@@ -233,7 +238,7 @@ fn a_program_gets_what_its_spec_says() {
     rig.executor.start(rig.spec(4, &["sh", "-c", "id -u; id -g; touch up; sleep 1000"], container));
     rig.wait_for("up");
     let format = "{{index .Config.Labels \"team\"}} {{index .Config.Labels \"aios.attempt\"}} {{index .Config.Labels \"aios.device\"}}";
-    assert_eq!(docker(&["inspect", "--format", format, &rig.name(4)]).as_deref(), Ok("data 4 d"));
+    assert_eq!(docker(&["inspect", "--format", format, &rig.name(4)]).as_deref(), Ok("data 1 d"));
     rig.executor.stop(&rig.lease(4), StopCause::Cancelled, LONG);
     rig.exit(4);
     assert_eq!(rig.log(4), "1234\n4321\n");
@@ -427,7 +432,9 @@ fn a_life_takes_over_what_the_one_before_left_running() {
     // One that is gone is not made again.
     let spec = rig.sh(2, "touch made");
     let inside = Inside { goes_on: true, ..spec.inside.as_ref().unwrap().clone() };
-    assert!(rig.error_of(Spec { inside: Some(inside), ..spec }).contains("no such container"));
+    let exit = rig.run(Spec { inside: Some(inside), ..spec });
+    let is_told = matches!(&exit.ending, Ending::Unknown { error } if error.contains("was removed"));
+    assert!(is_told && exit.started, "{exit:?}");
     assert!(!rig.path("made").exists());
 }
 
@@ -439,14 +446,21 @@ fn what_nobody_holds_is_removed_and_what_a_dead_device_left_is_ended() {
         rig.wait_for(&format!("up{number}"));
     }
     rig.next_life();
-    rig.executor.tidy(&BTreeSet::from([rig.lease(1)]));
+    eventually("the engine", || (!rig.executor.offers().is_empty()).then_some(()));
+    rig.executor.survey();
+    let mut met = BTreeSet::new();
+    eventually("the survey", || {
+        met.extend(rig.executor.take_surveyed());
+        (met.len() == 2).then_some(())
+    });
+    assert_eq!(met, BTreeSet::from([rig.lease(1), rig.lease(2)]));
+    rig.executor.evict(&BTreeSet::from([rig.lease(2)]));
     eventually("the removal of what nobody holds", || (rig.containers() == [rig.name(1)]).then_some(()));
     assert!(rig.is_up(1));
     // Another device on the same engine.
     rig.settings.device = DeviceId::new("e").unwrap();
     rig.anew();
     eventually("the engine", || (!rig.executor.offers().is_empty()).then_some(()));
-    rig.executor.tidy(&BTreeSet::new());
     let leases = BTreeSet::from([rig.lease(1), rig.lease(7)]);
     assert_eq!(rig.executor.evict(&leases), BTreeSet::new(), "not before it was looked");
     let mut clear = BTreeSet::new();
@@ -455,6 +469,14 @@ fn what_nobody_holds_is_removed_and_what_a_dead_device_left_is_ended() {
         (clear == leases).then_some(())
     });
     assert_eq!(rig.containers(), Vec::<String>::new());
+    // Whoever starts a later attempt ends what goes on of an earlier one, whoever had that.
+    rig.executor.start(rig.sh(3, "touch up3; sleep 1000"));
+    rig.wait_for("up3");
+    rig.settings.device = DeviceId::new("f").unwrap();
+    rig.anew();
+    let later = Lease { attempt: 2, ..rig.lease(3) };
+    assert_eq!(rig.run(Spec { lease: later, ..rig.sh(4, "true") }).ending, Ending::Code(0));
+    assert!(!rig.containers().contains(&rig.name(3)));
 }
 
 #[test]
@@ -541,10 +563,13 @@ fn an_engine_that_is_out_of_sight_is_waited_for() {
     eventually("two seconds", || (Instant::now() > until).then_some(()));
     let told = rig.executor.take_exits();
     assert!(told.is_empty(), "nothing is told of what cannot be seen: {told:?}");
+    let before = rig.log(1).lines().count();
     gate.open();
     let exit = rig.exit(2);
     assert_eq!(exit.ending, Ending::Code(5));
     assert_eq!(rig.log(2), "ended while nobody looked\n");
+    // What was printed while nobody looked, too.
+    eventually("the log to go on", || (rig.log(1).lines().count() > before + 20).then_some(()));
     fs::write(rig.path("end"), "").unwrap();
     assert_eq!(rig.exit(1).ending, Ending::Code(4));
     let log = rig.log(1);

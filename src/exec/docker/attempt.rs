@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use super::create::{Inside, body, check_policy, label, name_of};
 use super::engine::Fault;
 use super::places::{HINT, Unknown};
-use super::{Shared, output};
+use super::{Shared, output, tidy};
 use crate::exec::end::until;
 use crate::exec::{Ending, Exit, Spec, StopCause};
 use crate::model::container::{Gpus, Pull};
@@ -22,6 +22,8 @@ use crate::volume::os::boot;
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long the last of what a container printed may take to come.
 const LAST_WORDS: Duration = Duration::from_secs(10);
+/// How often a container is looked at whatever its connection says.
+const LOOK_ANYWAY: Duration = Duration::from_secs(30);
 /// How often a container that should be dead is killed again.
 const KILL_AGAIN: Duration = Duration::from_secs(2);
 /// How often a container that has ended is tried to be removed.
@@ -86,7 +88,7 @@ pub(super) async fn attend(shared: Arc<Shared>, attempt: Arc<Attempt>, mut spec:
     let made = make(&shared, &attempt, &mut spec).await;
     let (ended, container) = match made {
         Ok(made) => (live(&shared, &attempt, spec, &made).await, Some(made.id)),
-        Err(error) => (Ended::unstarted(error), None),
+        Err(ended) => (ended, None),
     };
     let started = !matches!(ended.ending, Ending::NotStarted { .. });
     let finished = boot();
@@ -136,6 +138,15 @@ struct Made {
     id: String,
     /// How much of what it printed stands in the log already.
     copied: u64,
+    /// For how long it has run already, and whether an earlier life of this device made it.
+    ran_for: Duration,
+    is_adopted: bool,
+}
+
+impl Made {
+    fn fresh(id: String) -> Self {
+        Self { id, copied: 0, ran_for: Duration::ZERO, is_adopted: false }
+    }
 }
 
 /// How a container ended.
@@ -157,59 +168,100 @@ impl Ended {
 }
 
 /// Makes and starts the container, or finds the one that was made for this attempt before.
-async fn make(shared: &Shared, attempt: &Attempt, spec: &mut Spec) -> Result<Made, String> {
-    let Some(inside) = spec.inside.take() else { return Err("found no container to run it in".to_owned()) };
+async fn make(shared: &Shared, attempt: &Attempt, spec: &mut Spec) -> Result<Made, Ended> {
+    let Some(inside) = spec.inside.take() else {
+        return Err(Ended::unstarted("found no container to run it in".to_owned()));
+    };
     let name = name_of(&spec.lease);
     if inside.goes_on {
-        return adopt(shared, spec, &name).await;
+        return adopt(shared, attempt, spec, &name).await;
     }
-    check_policy(&inside.container, &shared.settings)?;
+    match create(shared, attempt, spec, &inside, &name).await.map_err(Ended::unstarted)? {
+        Some(id) => match shared.engine.start(&id).await {
+            Ok(()) => Ok(Made::fresh(id)),
+            // Whether it was started nobody knows before the engine is back: then its record says so.
+            Err(fault) if fault.is_absence() => Ok(Made::fresh(id)),
+            Err(fault) => Err(Ended::unstarted(why_not_started(shared, &inside, &fault))),
+        },
+        None => adopt(shared, attempt, spec, &name).await,
+    }
+}
+
+/// Makes the container; `None`: there is one of its name.
+async fn create(
+    shared: &Shared,
+    attempt: &Attempt,
+    spec: &Spec,
+    inside: &Inside,
+    name: &str,
+) -> Result<Option<String>, String> {
     let places = shared.places().await.map_err(|unknown| match unknown {
         Unknown::Engine(fault) => told(shared, &fault),
         Unknown::Place(error) => format!("{error}; hint: {HINT}"),
     })?;
+    check_policy(&inside.container, &shared.settings, &places)?;
+    // Whoever held an earlier attempt is dead, or has lost it: what goes on of that here ends before this one starts.
+    if spec.lease.attempt > 1 {
+        tidy::end_earlier(shared, &spec.lease).await.map_err(|fault| told(shared, &fault))?;
+    }
     let image = &inside.container.image;
     let mut log_from = 0;
     if inside.container.pull == Pull::Always {
         log_from = pull(shared, attempt, spec, image).await?;
     }
     let body = |log_from| {
-        body(spec, &inside, &shared.settings, &places, log_from).map_err(|error| format!("{error}; hint: {HINT}"))
+        body(spec, inside, &shared.settings, &places, log_from).map_err(|error| format!("{error}; hint: {HINT}"))
     };
-    let mut created = shared.engine.create(&name, body(log_from)?).await;
+    let mut created = shared.engine.create(name, body(log_from)?).await;
     if matches!(created, Err(Fault::NoImage(_))) && inside.container.pull == Pull::Missing {
         let log_from = pull(shared, attempt, spec, image).await?;
-        let body = self::body(spec, &inside, &shared.settings, &places, log_from)
-            .map_err(|error| format!("{error}; hint: {HINT}"))?;
-        created = shared.engine.create(&name, body).await;
+        created = shared.engine.create(name, body(log_from)?).await;
     }
     match created {
         // It is removed once its end was told.
         Ok(_) if attempt.orders().stopped.is_some() => Err(STOPPED_BEFORE.to_owned()),
-        Ok(id) => match shared.engine.start(&id).await {
-            Ok(()) => Ok(Made { id, copied: 0 }),
-            // Whether it was started nobody knows before the engine is back: then its record says so.
-            Err(fault) if fault.is_absence() => Ok(Made { id, copied: 0 }),
-            Err(fault) => Err(why_not_started(shared, &inside, &fault)),
-        },
-        Err(Fault::NameTaken) => adopt(shared, spec, &name).await,
-        Err(fault) => Err(why_not_started(shared, &inside, &fault)),
+        Ok(id) => Ok(Some(id)),
+        Err(Fault::NameTaken) => Ok(None),
+        Err(fault) => Err(why_not_started(shared, inside, &fault)),
     }
 }
 
-/// Takes over the container that has this attempt's name, if it is this attempt's.
-async fn adopt(shared: &Shared, spec: &Spec, name: &str) -> Result<Made, String> {
-    let seen = shared.engine.inspect(name).await.map_err(|fault| told(shared, &fault))?;
+/// Takes over the container that has this attempt's name, if it is this attempt's. An engine that is away is waited for: what
+/// goes on there has not ended.
+async fn adopt(shared: &Shared, attempt: &Attempt, spec: &Spec, name: &str) -> Result<Made, Ended> {
+    let mut said = false;
+    let seen = loop {
+        match shared.engine.inspect(name).await {
+            Ok(seen) => break seen,
+            Err(fault) if fault.is_absence() => {
+                if !std::mem::replace(&mut said, true) {
+                    tracing::warn!(run = %attempt.lease.run, %fault, "its container is to be taken over once the engine is back");
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+            Err(Fault::NoContainer) => {
+                return Err(Ended::unknown("its container was removed while its device was away".to_owned()));
+            }
+            Err(fault) => return Err(Ended::unknown(told(shared, &fault))),
+        }
+    };
     let log_from = seen.config.as_ref().and_then(|config| config.labels.as_ref()?.get(label::LOG_FROM)?.parse().ok());
     let log_from: u64 = log_from.unwrap_or(0);
+    let ran_for = seen.state.as_ref().and_then(ran_for).unwrap_or_default();
     let Some(id) = own(shared, &spec.lease, seen) else {
-        return Err(format!(
+        return Err(Ended::unstarted(format!(
             "a container of somebody else has the name {name}; hint: `docker inspect {name}` shows whose it is, `docker rm -f {name}` removes it"
-        ));
+        )));
     };
     let written = spec.log.as_ref().and_then(|log| log.metadata().ok()).map_or(0, |meta| meta.len());
     tracing::info!(run = %spec.lease.run, attempt = spec.lease.attempt, container = name, "its container goes on and is taken over");
-    Ok(Made { id, copied: written.saturating_sub(log_from) })
+    Ok(Made { id, copied: written.saturating_sub(log_from), ran_for, is_adopted: true })
+}
+
+/// For how long a container that runs has run.
+fn ran_for(state: &ContainerState) -> Option<Duration> {
+    let started = DateTime::parse_from_rfc3339(state.started_at.as_deref()?).ok()?;
+    (chrono::Utc::now() - started.to_utc()).to_std().ok()
 }
 
 /// Fetches the image, and says so in the log; returns how many bytes that took there.
@@ -281,20 +333,16 @@ fn why_not_started(shared: &Shared, inside: &Inside, fault: &Fault) -> String {
 async fn live(shared: &Arc<Shared>, attempt: &Attempt, spec: Spec, made: &Made) -> Ended {
     let engine = &shared.engine;
     let copying = spec.log.map(|log| tokio::spawn(output::copy(engine.clone(), made.id.clone(), log, made.copied)));
-    let mut timeout_at = spec.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-    let mut lost_sight = false;
+    let left = spec.timeout.map(|timeout| timeout.saturating_sub(made.ran_for));
+    let mut timeout_at = left.and_then(|left| Instant::now().checked_add(left));
+    // Nobody watched what an earlier life left.
+    let mut lost_sight = made.is_adopted;
     let mut stopping = Stopping::default();
     let ended = loop {
         let mut wait = std::pin::pin!(engine.wait(&made.id));
+        let look_at = Instant::now().checked_add(LOOK_ANYWAY);
         let looked = loop {
-            let is_stopping = attempt.orders().stopped.is_some();
-            let due = if is_stopping { stopping.due(attempt) } else { timeout_at };
-            tokio::select! {
-                biased;
-                ended = &mut wait => break ended,
-                () = attempt.changed.notified() => {}
-                () = until(due) => {}
-            }
+            // Before each wait, which may fail at once again and again.
             if timeout_at.is_some_and(|at| at <= Instant::now()) {
                 timeout_at = None;
                 attempt.stop(StopCause::Timeout, spec.grace);
@@ -302,17 +350,29 @@ async fn live(shared: &Arc<Shared>, attempt: &Attempt, spec: Spec, made: &Made) 
             if attempt.orders().stopped.is_some() {
                 stopping.press(shared, attempt, &made.id).await;
             }
+            let is_stopping = attempt.orders().stopped.is_some();
+            let due = if is_stopping { stopping.due(attempt) } else { timeout_at };
+            tokio::select! {
+                biased;
+                ended = &mut wait => break ended,
+                () = attempt.changed.notified() => {}
+                () = until(due) => {}
+                // A connection may die without a word.
+                () = until(look_at) => break Ok(()),
+            }
         };
         lost_sight |= looked.is_err();
         match engine.inspect(&made.id).await {
             Ok(seen) if was_not_started(&seen) => match engine.start(&made.id).await {
                 Err(fault) if !fault.is_absence() => break Ended::unstarted(told(shared, &fault)),
-                Ok(()) | Err(_) => continue,
+                Ok(()) => continue,
+                Err(_) => {}
             },
             Ok(seen) if !is_running(&seen) => break judge(&seen, lost_sight),
             Err(Fault::NoContainer) => {
                 break Ended::unknown("its container was removed by somebody else while it ran".to_owned());
             }
+            Ok(_) if looked.is_ok() => continue,
             Ok(_) => {}
             Err(fault) => {
                 if !std::mem::replace(&mut lost_sight, true) {
@@ -320,12 +380,13 @@ async fn live(shared: &Arc<Shared>, attempt: &Attempt, spec: Spec, made: &Made) 
                 }
             }
         }
-        // It runs, as far as anybody can see: the connection was cut.
         tokio::time::sleep(PAUSE).await;
     };
-    if let Some(copying) = copying
-        && tokio::time::timeout(LAST_WORDS, copying).await.is_err()
+    if let Some(mut copying) = copying
+        && tokio::time::timeout(LAST_WORDS, &mut copying).await.is_err()
     {
+        // Nothing is to be written behind the end.
+        copying.abort();
         tracing::warn!(run = %attempt.lease.run, "the last of what its container printed did not come");
     }
     ended
@@ -414,4 +475,39 @@ fn judge(seen: &ContainerInspectResponse, lost_sight: bool) -> Ended {
 fn lived(state: &ContainerState) -> Option<Duration> {
     let at = |text: &Option<String>| DateTime::parse_from_rfc3339(text.as_deref()?).ok();
     (at(&state.finished_at)? - at(&state.started_at)?).to_std().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(exit_code: Option<i64>, error: &str) -> ContainerInspectResponse {
+        let at = |second: u32| Some(format!("2026-11-21T03:41:0{second}.25Z"));
+        let state = ContainerState {
+            exit_code,
+            error: Some(error.to_owned()),
+            started_at: at(1),
+            finished_at: at(3),
+            ..ContainerState::default()
+        };
+        ContainerInspectResponse { state: Some(state), ..ContainerInspectResponse::default() }
+    }
+
+    #[test]
+    fn an_end_is_what_the_engine_has_on_record_and_no_success_by_default() {
+        let judged = |exit_code, error, lost_sight| judge(&seen(exit_code, error), lost_sight).ending;
+        let is_unknown = |ending: &Ending| matches!(ending, Ending::Unknown { .. });
+        for code in [0, 1, 137, 254] {
+            let expected = Ending::Code(i32::try_from(code).unwrap());
+            assert_eq!(judged(Some(code), "", false), expected);
+            assert_eq!(judged(Some(code), "", true), expected, "seen or not, it is on record");
+        }
+        assert_eq!(judged(Some(255), "", false), Ending::Code(255), "a program may say so");
+        assert!(is_unknown(&judged(Some(255), "", true)), "so does an engine that was restarted");
+        assert!(is_unknown(&judged(Some(128), "OCI runtime: no", false)));
+        assert!(is_unknown(&judged(None, "", false)) && is_unknown(&judged(Some(1 << 40), "", false)));
+        let nothing = judge(&ContainerInspectResponse::default(), false);
+        assert!(is_unknown(&nothing.ending) && nothing.duration.is_none());
+        assert_eq!(judge(&seen(Some(0), ""), false).duration, Some(Duration::from_secs(2)));
+    }
 }

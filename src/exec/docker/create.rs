@@ -76,15 +76,22 @@ pub(super) fn labels_of(lease: &Lease, settings: &Settings, log_from: u64) -> Ha
 ///
 /// # Errors
 /// The rule it breaks, and what breaks it.
-pub(super) fn check_policy(container: &Container, settings: &Settings) -> Result<(), String> {
+pub(super) fn check_policy(container: &Container, settings: &Settings, places: &Places) -> Result<(), String> {
+    if places.has_network(&container.network) {
+        let rule = Rule::NoDeviceNetworks.name();
+        return Err(format!("the network {} is refused by the rule {rule}: this device is on it", container.network));
+    }
     let socket = settings.host.strip_prefix("unix://");
-    let sockets: Vec<&str> = socket.into_iter().collect();
+    let on_host = socket.and_then(|socket| places.on_host(std::path::Path::new(socket)).ok());
+    let sockets: Vec<&str> = socket.into_iter().chain(on_host.as_deref()).collect();
     for volume in &container.volumes {
         settings.allowed.check(volume, &sockets).map_err(|rule| {
             let what = match rule {
                 Rule::AllowedVolumes => "AIOS_ALLOWED_VOLUMES of this device does not list it",
                 Rule::NoEngineSocket => "with the engine's socket it would be root on the host",
-                Rule::NoPrivileges | Rule::NoHostNamespaces => "it would be no container any more",
+                Rule::NoPrivileges | Rule::NoHostNamespaces | Rule::NoDeviceNetworks => {
+                    "it would be no container any more"
+                }
             };
             format!("the volume {} is refused by the rule {}: {what}", volume.source, rule.name())
         })?;

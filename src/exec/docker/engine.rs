@@ -5,7 +5,7 @@ use std::error::Error as _;
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use bollard::models::{ContainerCreateBody, ContainerInspectResponse, ContainerSummary, MountPoint};
+use bollard::models::{ContainerCreateBody, ContainerInspectResponse, ContainerSummary};
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, CreateImageOptionsBuilder, DownloadFromContainerOptionsBuilder,
     KillContainerOptionsBuilder, ListContainersOptionsBuilder, LogsOptionsBuilder, RemoveContainerOptionsBuilder,
@@ -164,11 +164,6 @@ impl Engine {
             .inspect_container(container, None::<bollard::query_parameters::InspectContainerOptions>)
             .await;
         seen.map_err(|error| self.fault(&error))
-    }
-
-    /// Where the mounts of a container come from.
-    pub async fn mounts(&self, container: &str) -> Result<Vec<MountPoint>, Fault> {
-        Ok(self.inspect(container).await?.mounts.unwrap_or_default())
     }
 
     /// Returns when a container has ended; that it ended with an error is no fault.

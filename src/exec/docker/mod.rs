@@ -36,6 +36,8 @@ use places::Places;
 
 /// How often it is looked whether the engine is there.
 const LOOK: Duration = Duration::from_secs(10);
+/// How soon it is looked again when it did not answer.
+const LOOK_SOON: Duration = Duration::from_secs(1);
 /// How long a start waits to hear what an earlier life left.
 const LOOK_BACK: Duration = Duration::from_secs(5);
 
@@ -81,6 +83,10 @@ struct Shared {
     places: tokio::sync::Mutex<Option<Arc<Places>>>,
     /// What an earlier life left running.
     found: Mutex<BTreeSet<Lease>>,
+    /// Attempts whose containers were met, and that are not this life's.
+    surveyed: Mutex<BTreeSet<Lease>>,
+    /// It is to be looked at once whether the engine is there.
+    look: Notify,
     /// Attempts of others that are to be ended; `true`: nothing of them is left that can be reached.
     evicted: Mutex<BTreeMap<Lease, bool>>,
 }
@@ -100,6 +106,8 @@ impl DockerExecutor {
             seen: Mutex::default(),
             places: tokio::sync::Mutex::default(),
             found: Mutex::default(),
+            surveyed: Mutex::default(),
+            look: Notify::new(),
             evicted: Mutex::default(),
         });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -178,13 +186,18 @@ impl Shared {
                 }
                 self.wake.notify_one();
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::select! {
+                () = tokio::time::sleep(LOOK) => {}
+                // Not at once: who says so has just been told, and many may say so.
+                () = self.look.notified() => tokio::time::sleep(LOOK_SOON).await,
+            }
         }
     }
 
     /// Notes that the engine did not answer: jobs in containers are left to others until it is back.
     fn is_gone(&self) {
         *lock(&self.seen) = None;
+        self.look.notify_one();
         self.wake.notify_one();
     }
 
@@ -236,7 +249,12 @@ impl Executor for DockerExecutor {
         if lock(&self.shared.seen).is_none() {
             return leases.clone();
         }
+        if leases.is_empty() {
+            return BTreeSet::new();
+        }
         let mut evicted = lock(&self.shared.evicted);
+        // What was done for somebody who does not ask any more.
+        evicted.retain(|lease, is_clear| !*is_clear || leases.contains(lease));
         let fresh: BTreeSet<Lease> = leases.iter().filter(|lease| !evicted.contains_key(lease)).cloned().collect();
         if !fresh.is_empty() {
             evicted.extend(fresh.iter().map(|lease| (lease.clone(), false)));
@@ -248,7 +266,11 @@ impl Executor for DockerExecutor {
         clear
     }
 
-    fn tidy(&mut self, held: &BTreeSet<Lease>) {
-        self.thread.spawn(tidy::tidy(Arc::clone(&self.shared), held.clone()));
+    fn survey(&mut self) {
+        self.thread.spawn(tidy::survey(Arc::clone(&self.shared)));
+    }
+
+    fn take_surveyed(&mut self) -> BTreeSet<Lease> {
+        std::mem::take(&mut *lock(&self.shared.surveyed))
     }
 }

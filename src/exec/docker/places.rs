@@ -20,8 +20,8 @@ const ENGINES_FILES: [&str; 4] = ["/etc/hostname", "/etc/hosts", "/etc/resolv.co
 pub(super) struct Places {
     /// Paths of this process, and what they are on the host.
     mounts: Vec<(PathBuf, PathBuf)>,
-    /// The container that this process is in.
-    own: Option<String>,
+    /// The networks that this process's own container is on.
+    networks: Vec<String>,
 }
 
 impl Places {
@@ -34,37 +34,49 @@ impl Places {
         let by_hand: Vec<(PathBuf, PathBuf)> =
             by_hand.into_iter().filter_map(|(own, host)| Some((own.clone(), host.clone()?))).collect();
         let candidates = candidates();
-        let whole = || (PathBuf::from("/"), PathBuf::from("/"));
         if candidates.is_empty() {
+            let whole = (PathBuf::from("/"), PathBuf::from("/"));
             // What was said by hand counts before it, because it is longer.
-            return Ok(Self { mounts: by_hand.into_iter().chain([whole()]).collect(), own: None });
-        }
-        if by_hand.len() == 2 {
-            return Ok(Self { mounts: by_hand, own: None });
+            return Ok(Self { mounts: by_hand.into_iter().chain([whole]).collect(), networks: Vec::new() });
         }
         for candidate in &candidates {
-            let mounts = match engine.mounts(candidate).await {
-                Ok(mounts) => mounts,
+            let seen = match engine.inspect(&candidate.id).await {
+                Ok(seen) => seen,
                 Err(fault) if fault.is_absence() => return Err(Unknown::Engine(fault)),
                 Err(_) => continue,
             };
-            let id = settings.common.join(".volume");
-            let seen = engine.read_file(candidate, &id.to_string_lossy()).await.unwrap_or_default();
-            let is_other = !seen.is_empty() && String::from_utf8_lossy(&seen).trim() != settings.volume;
-            if is_other {
+            let path = settings.common.join(".volume");
+            let id = engine.read_file(&candidate.id, &path.to_string_lossy()).await;
+            let is_own = match id {
+                Ok(id) if !id.is_empty() => String::from_utf8_lossy(&id).trim() == settings.volume,
+                // A proxy may forbid the look.
+                Ok(_) | Err(_) => candidate.is_sure,
+            };
+            if !is_own {
                 continue;
             }
-            let mounts = mounts.into_iter().filter_map(|mount| {
+            let mounts = seen.mounts.unwrap_or_default().into_iter().filter_map(|mount| {
                 let (at, source) = (mount.destination?, mount.source.filter(|source| source.starts_with('/'))?);
                 Some((PathBuf::from(at), PathBuf::from(source)))
             });
-            return Ok(Self { mounts: by_hand.into_iter().chain(mounts).collect(), own: Some(candidate.clone()) });
+            let networks = seen.network_settings.and_then(|settings| settings.networks).unwrap_or_default();
+            let networks = networks.into_keys().filter(|name| !matches!(name.as_str(), "bridge" | "none" | "host"));
+            return Ok(Self { mounts: by_hand.into_iter().chain(mounts).collect(), networks: networks.collect() });
         }
+        if by_hand.len() == 2 {
+            return Ok(Self { mounts: by_hand, networks: Vec::new() });
+        }
+        let candidates: Vec<String> = candidates.into_iter().map(|candidate| candidate.id).collect();
         Err(Unknown::Place(format!(
             "this device is in a container ({}) that the engine does not know as one with {} in it, so the paths of the host are unknown",
             candidates.join(", "),
             settings.common.display()
         )))
+    }
+
+    /// Whether this process's own container is on a network.
+    pub(super) fn has_network(&self, name: &str) -> bool {
+        self.networks.iter().any(|network| network == name)
     }
 
     /// What a path of this process is on the host.
@@ -98,22 +110,26 @@ pub(super) enum Unknown {
 pub(super) const HINT: &str =
     "mount Common and Programs from the host, or say where they lie there: AIOS_HOST_COMMON, AIOS_HOST_PROGRAMS";
 
-/// The container that this process may be in, the surest first; none: it is in no container.
-fn candidates() -> Vec<String> {
+/// A container that this process may be in.
+struct Candidate {
+    id: String,
+    /// An engine has mounted that container's own files here.
+    is_sure: bool,
+}
+
+/// The containers that this process may be in, the surest first; none: it is in no container.
+fn candidates() -> Vec<Candidate> {
     let read = |path: &str| read_from(Path::new(path), 0, LIMIT).unwrap_or_default();
     let mounts = of_mounts(&String::from_utf8_lossy(&read("/proc/self/mountinfo")));
     let groups = of_groups(&String::from_utf8_lossy(&read("/proc/self/cgroup")));
-    let mut found: Vec<String> = Vec::new();
-    for id in mounts.into_iter().chain(groups) {
-        if !found.contains(&id) {
-            found.push(id);
-        }
-    }
     // A host's name is the container's id unless somebody gave it another; alone it says nothing.
-    if !found.is_empty() {
-        let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        if !found.iter().any(|id| id.starts_with(&name)) {
-            found.push(name);
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let name = (!mounts.is_empty() || !groups.is_empty()).then_some((name, false));
+    let all = mounts.into_iter().map(|id| (id, true)).chain(groups.into_iter().map(|id| (id, false))).chain(name);
+    let mut found: Vec<Candidate> = Vec::new();
+    for (id, is_sure) in all {
+        if !found.iter().any(|candidate| candidate.id.starts_with(&id)) {
+            found.push(Candidate { id, is_sure });
         }
     }
     found
@@ -170,7 +186,7 @@ mod tests {
     fn the_nearest_mount_says_where_a_path_lies() {
         let places = |mounts: &[(&str, &str)]| Places {
             mounts: mounts.iter().map(|(at, source)| (PathBuf::from(at), PathBuf::from(source))).collect(),
-            own: None,
+            networks: Vec::new(),
         };
         let inside =
             places(&[("/aios/Common", "/home/u/Common"), ("/aios/Common/Logs", "/var/logs"), ("/aios", "/opt")]);

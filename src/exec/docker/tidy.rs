@@ -9,24 +9,39 @@ use super::{Shared, lock};
 use crate::model::ids::RunId;
 use crate::model::lease::Lease;
 
-/// Removes the containers of this device that belong to none of the attempts that it holds.
-pub(super) async fn tidy(shared: Arc<Shared>, held: BTreeSet<Lease>) {
+/// Looks which containers of the volume there are. Whose attempt is over is for who knows the state to say, once it was read anew.
+pub(super) async fn survey(shared: Arc<Shared>) {
     // An engine that is not there has nothing to tidy now.
-    let Ok(left) = left(&shared).await else { return };
-    for (lease, id) in left.into_iter().filter(|(lease, _)| !held.contains(lease)) {
-        if !shared.ledger.knows(&lease) {
-            remove(&shared, &lease, &id, "nobody holds it").await;
-        }
+    let Ok(found) = labelled(&shared, &[of_volume(&shared)]).await else { return };
+    let found: BTreeSet<Lease> =
+        found.into_iter().map(|(lease, _)| lease).filter(|lease| !shared.ledger.knows(lease)).collect();
+    if !found.is_empty() {
+        lock(&shared.surveyed).extend(found);
+        shared.wake.notify_one();
     }
+}
+
+/// Ends what goes on here of earlier attempts of a run.
+pub(super) async fn end_earlier(shared: &Shared, lease: &Lease) -> Result<(), Fault> {
+    let labels = [of_volume(shared), format!("{}={}", label::RUN, lease.run)];
+    for (earlier, id) in labelled(shared, &labels).await?.into_iter().filter(|(found, _)| found.attempt < lease.attempt)
+    {
+        remove(shared, &earlier, &id, "a later attempt starts").await?;
+    }
+    Ok(())
+}
+
+fn of_volume(shared: &Shared) -> String {
+    format!("{}={}", label::VOLUME, shared.settings.volume)
 }
 
 /// Ends what goes on of attempts that others held, on the engine that this device reaches.
 pub(super) async fn evict(shared: Arc<Shared>, leases: BTreeSet<Lease>) {
-    let of_volume = format!("{}={}", label::VOLUME, shared.settings.volume);
-    match labelled(&shared, &[of_volume]).await {
+    match labelled(&shared, &[of_volume(&shared)]).await {
         Ok(found) => {
             for (lease, id) in found.into_iter().filter(|(lease, _)| leases.contains(lease)) {
-                remove(&shared, &lease, &id, "its device is dead").await;
+                // What could not be removed is met again by the survey, and by whoever starts a later attempt.
+                let _ = remove(&shared, &lease, &id, "nobody holds it").await;
             }
         }
         Err(fault) => tracing::warn!(%fault, "whether runs of a dead device go on in containers is not known"),
@@ -38,7 +53,7 @@ pub(super) async fn evict(shared: Arc<Shared>, leases: BTreeSet<Lease>) {
 /// The containers of this device.
 pub(super) async fn left(shared: &Shared) -> Result<Vec<(Lease, String)>, Fault> {
     let settings = &shared.settings;
-    let own = [format!("{}={}", label::VOLUME, settings.volume), format!("{}={}", label::DEVICE, settings.device)];
+    let own = [of_volume(shared), format!("{}={}", label::DEVICE, settings.device)];
     labelled(shared, &own).await
 }
 
@@ -52,10 +67,12 @@ async fn labelled(shared: &Shared, labels: &[String]) -> Result<Vec<(Lease, Stri
     Ok(found.collect())
 }
 
-async fn remove(shared: &Shared, lease: &Lease, container: &str, why: &str) {
+async fn remove(shared: &Shared, lease: &Lease, container: &str, why: &str) -> Result<(), Fault> {
     let (run, attempt) = (&lease.run, lease.attempt);
-    match shared.engine.remove(container).await {
+    let removed = shared.engine.remove(container).await;
+    match &removed {
         Ok(()) => tracing::info!(%run, attempt, container, why, "a container is removed"),
         Err(error) => tracing::warn!(%run, attempt, container, why, %error, "a container cannot be removed"),
     }
+    removed
 }

@@ -73,7 +73,7 @@ impl<'t> Reader<'t> {
                     cause_run = RunId::parse(&self.string("cause_run_id", "the id of a run", member)?);
                 }
                 "cause_result" => {
-                    cause_result = Some(self.string("cause_result", "the path of a result", member)?.into_owned());
+                    cause_result = Some(self.cause_result(member)?);
                 }
                 _ => {
                     if let Some((first, _)) = target {
@@ -103,6 +103,18 @@ impl<'t> Reader<'t> {
             let error = format!("`cause` is {}, expected what made the run", quoted(&word));
             self.refuse(member.span.start, error, "it stands only in files of the orchestrator's own making")
         })
+    }
+
+    /// Programs are given it as a path: nothing but a result may be one.
+    fn cause_result(&self, member: &Value) -> Result<String, Refusal> {
+        let path = self.string("cause_result", "the path of a result", member)?;
+        let parts: Vec<&str> = path.split('/').collect();
+        let is_result = matches!(parts[..], ["Results", day, name] if !day.starts_with('.') && !name.starts_with('.') && name.ends_with(".json"));
+        if is_result && !path.contains('\0') {
+            return Ok(path.into_owned());
+        }
+        let error = format!("`cause_result` is {}, expected the path of a result", quoted(&path));
+        Err(self.refuse(member.span.start, error, "it stands only in files of the orchestrator's own making"))
     }
 
     fn unknown_key(&self, member: &Value) -> Refusal {
