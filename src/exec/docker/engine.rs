@@ -179,9 +179,13 @@ impl Engine {
         }
     }
 
-    /// What a container prints, from its beginning on, until it ends.
-    pub fn output(&self, container: &str) -> Result<impl Stream<Item = Result<bytes::Bytes, Fault>> + use<'_>, Fault> {
-        let options = LogsOptionsBuilder::default().follow(true).stdout(true).stderr(true).tail("all").build();
+    /// What a container has printed, from its beginning on; with `follow` also what it will print, until it ends.
+    pub fn output(
+        &self,
+        container: &str,
+        follow: bool,
+    ) -> Result<impl Stream<Item = Result<bytes::Bytes, Fault>> + use<'_>, Fault> {
+        let options = LogsOptionsBuilder::default().follow(follow).stdout(true).stderr(true).tail("all").build();
         let pieces = self.client(ANSWER)?.logs(container, Some(options));
         Ok(pieces.map(|piece| piece.map(bollard::container::LogOutput::into_bytes).map_err(|error| self.fault(&error))))
     }
