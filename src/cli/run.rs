@@ -79,7 +79,8 @@ pub(super) struct RunArgs {
     /// The container engine, for jobs with a [docker] table: unix://PATH or tcp://HOST:PORT; `none` for none.
     #[arg(long, env = "DOCKER_HOST", default_value = DEFAULT_HOST, value_name = "URL")]
     docker_host: String,
-    /// What of the engine's host the containers of jobs may see, comma-separated: absolute paths, and names of volumes.
+    /// What of the engine's host the containers of jobs may see, exactly these, comma-separated: absolute paths, and names of
+    /// volumes.
     #[arg(long, env = "AIOS_ALLOWED_VOLUMES", default_value = "", value_name = "LIST", value_parser = Allowed::parse, hide_default_value = true)]
     allowed_volumes: Allowed,
     /// Where Common lies on the engine's host, if this device is in a container and cannot find out.

@@ -1,5 +1,7 @@
 //! Keeping house: what crashes leave behind, swept by whoever comes first.
 
+use std::collections::BTreeSet;
+
 use super::{Device, SWEEP, TIDY};
 use crate::model::ids::RunId;
 use crate::model::lease::Lease;
@@ -11,40 +13,43 @@ use crate::volume::{keys, results, work};
 const OLD: chrono::TimeDelta = chrono::TimeDelta::minutes(10);
 
 impl Device {
-    /// Has what goes on ended of attempts that nobody holds. They were met first and the state is read after that: whatever was claimed
-    /// meanwhile is held in it.
+    /// Has what goes on ended of attempts that nobody holds.
     fn tidy(&mut self, now: Moment) {
         if now.boot >= self.due.tidy && self.anchor.is_some() {
             self.due.tidy = now.boot + TIDY;
             self.parts.executor.survey();
         }
         let met = self.parts.executor.take_surveyed();
-        if met.is_empty() {
-            return;
+        if !met.is_empty() {
+            let strays = self.held_by_nobody(met);
+            self.parts.executor.evict(&strays);
         }
-        self.refresh(now);
+    }
+
+    /// Removes work folders of attempts that nobody holds.
+    fn sweep_work(&mut self) {
+        let met = work::all(&*self.parts.disk, &self.parts.layout).unwrap_or_default();
+        if !met.is_empty() {
+            for lease in self.held_by_nobody(met) {
+                work::remove(&*self.parts.disk, &self.parts.layout, &lease);
+            }
+        }
+    }
+
+    /// Of attempts that left traces, those that nobody holds. The traces were met first and the state is read after that: whatever was
+    /// claimed meanwhile is held in it. A state that cannot be read, or is being rebuilt, says nothing of that.
+    fn held_by_nobody(&mut self, met: impl IntoIterator<Item = Lease>) -> BTreeSet<Lease> {
+        self.keep_known();
+        let is_read = matches!(self.store.refresh(), Ok(true));
         let state = self.store.state();
-        // What the state says must be known, and whole.
-        if state.revision == 0 || state.rebuilt.is_some() || !self.could_write {
-            return;
+        if !is_read || state.rebuilt.is_some() {
+            return BTreeSet::new();
         }
         let is_held = |lease: &Lease| {
             let held = state.runs.get(&lease.run).filter(|held| held.attempt == lease.attempt);
             held.is_some_and(|held| held.device.is_some()) || self.running.contains(lease)
         };
-        let strays = met.into_iter().filter(|lease| !is_held(lease)).collect();
-        self.parts.executor.evict(&strays);
-    }
-
-    /// Removes work folders of attempts that nobody holds.
-    fn sweep_work(&self) {
-        let (disk, layout) = (&*self.parts.disk, &self.parts.layout);
-        for lease in work::all(disk, layout).unwrap_or_default() {
-            let is_held = self.store.state().runs.get(&lease.run).is_some_and(|held| held.attempt == lease.attempt);
-            if !is_held && !self.running.contains(&lease) {
-                work::remove(disk, layout, &lease);
-            }
-        }
+        met.into_iter().filter(|lease| !is_held(lease)).collect()
     }
 
     /// Once an hour: temporary files of sessions that are over, and idempotency keys that no longer count.

@@ -372,13 +372,7 @@ impl Device {
         let mut to_end: BTreeMap<Lease, Evidence> = BTreeMap::new();
         for (lease, job, stem) in &plan.look {
             match self.evidence(lease, job, stem) {
-                // Its processes ended with its device, or its next life ends them.
-                Ok(evidence) if evidence.executor == NATIVE && self.programs.catalog().jobs.contains_key(job) => {
-                    self.found.remove(lease);
-                    self.evidence.insert(lease.clone(), evidence);
-                    looked = true;
-                }
-                Ok(evidence) if self.found.contains(lease) && evidence.may_go_on() => {
+                Ok(evidence) if !self.is_to_be_ended(lease, job, &evidence) => {
                     self.evidence.insert(lease.clone(), evidence);
                     looked = true;
                 }
@@ -400,6 +394,15 @@ impl Device {
         let state = Arc::clone(self.store.state());
         self.evidence.retain(|lease, _| state.runs.contains_key(&lease.run));
         looked
+    }
+
+    /// Whether something of an attempt may go on that is not to. Processes ended with their device, or its next life ends them, so a
+    /// job that runs in no container has left none; unless one was found, and its job is another one by now.
+    fn is_to_be_ended(&self, lease: &Lease, job: &JobName, evidence: &Evidence) -> bool {
+        if self.found.contains(lease) {
+            return !evidence.may_go_on();
+        }
+        evidence.executor != NATIVE || !self.programs.catalog().jobs.contains_key(job)
     }
 
     fn evidence(&self, lease: &Lease, job: &JobName, stem: &str) -> Result<Evidence, volume::Error> {

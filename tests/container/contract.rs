@@ -383,7 +383,7 @@ fn what_is_forbidden_cannot_be_done() {
         ("grep -v lo: /proc/net/dev | grep :", "a network"),
         ("grep -E '^Cap(Eff|Prm|Bnd|Inh|Amb):' /proc/self/status | grep -v 0000000000000000", "a capability"),
         ("grep 'NoNewPrivs:.0' /proc/self/status", "new privileges"),
-        ("ls /proc/1/root/proc/sys && echo 1 >/proc/sys/kernel/panic", "the kernel's settings"),
+        ("echo 1 >/proc/sys/kernel/panic", "the kernel's settings"),
     ];
     let script: String =
         tries.iter().map(|(act, what)| format!("( {act} ) >/dev/null 2>&1 && echo \"GOT {what}\"\n")).collect();
