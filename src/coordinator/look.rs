@@ -377,7 +377,6 @@ impl Device {
                     looked = true;
                 }
                 Ok(evidence) => {
-                    self.found.remove(lease);
                     to_end.insert(lease.clone(), evidence);
                 }
                 Err(error) => self.problem("results", format!("{error}; hint: {}", error.hint())),
@@ -387,6 +386,7 @@ impl Device {
         let leases = to_end.keys().cloned().collect();
         for lease in self.parts.executor.evict(&leases) {
             if let Some(evidence) = to_end.remove(&lease) {
+                self.found.remove(&lease);
                 self.evidence.insert(lease, evidence);
                 looked = true;
             }

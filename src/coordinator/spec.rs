@@ -40,7 +40,6 @@ impl Device {
         if goes_on && mine.job.container.is_none() {
             // Its definition has changed since that was decided: started now, it would run twice.
             self.mine.remove(&lease.run);
-            self.found.remove(lease);
             self.due.again = Some(now.boot);
             return;
         }

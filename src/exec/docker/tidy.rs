@@ -44,6 +44,8 @@ pub(super) async fn evict(shared: Arc<Shared>, leases: BTreeSet<Lease>) {
                 let _ = remove(&shared, &lease, &id, "nobody holds it").await;
             }
         }
+        // Where there is no engine nothing can go on that this device could reach.
+        Err(fault) if fault.is_absence() => tracing::debug!(%fault, "no look at what goes on of a dead device"),
         Err(fault) => tracing::warn!(%fault, "whether runs of a dead device go on in containers is not known"),
     }
     lock(&shared.evicted).extend(leases.into_iter().map(|lease| (lease, true)));
