@@ -1,6 +1,6 @@
 //! Ends: from a process that is gone to a result that waits for its commit.
 
-use super::spec::output_of;
+use super::spec::{output_of, work_of};
 use super::{Chore, Device, End, LOG_LOOK, Leaving, Parts, TRY_AGAIN};
 use crate::decide::agenda::unwanted;
 use crate::decide::recover::Mine;
@@ -13,7 +13,7 @@ use crate::model::space::show_size;
 use crate::model::time::{Moment, show_duration};
 use crate::volume::layout::Layout;
 use crate::volume::results::{Output, stage_result, staged_path, supersede, take_output};
-use crate::volume::{self, Context, logs, work};
+use crate::volume::{self, Context, logs};
 
 impl Device {
     /// Takes the ends since the last tick and stages their results. What cannot be staged is kept and tried again.
@@ -117,10 +117,10 @@ impl Device {
             let (job, is_function) = (mine.held.job.clone(), matches!(mine.job.program, Program::Function { .. }));
             timeout = mine.job.timeout;
             let (disk, layout) = (&*self.parts.disk, &self.parts.layout);
-            output = take_output(disk, &output_of(mine, layout), is_function)
+            output = take_output(disk, &output_of(mine, layout, &self.parts.me.session), is_function)
                 .unwrap_or_else(|error| Output { result_error: Some(error.to_string()), ..Output::default() });
-            if mine.job.container.is_some() {
-                work::remove(disk, layout, lease);
+            if let Some(work) = work_of(mine, layout, &self.parts.me.session) {
+                work.remove(disk);
             }
             memory = mine.job.limits.memory;
             log_truncated = exit.started && self.close_log(&job, lease);

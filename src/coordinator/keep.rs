@@ -27,13 +27,14 @@ impl Device {
     }
 
     /// Removes work folders of attempts that nobody holds.
-    fn sweep_work(&mut self) {
+    fn sweep_work(&mut self, now: Moment) {
         let met = work::all(&*self.parts.disk, &self.parts.layout).unwrap_or_default();
         if !met.is_empty() {
             for lease in self.held_by_nobody(met) {
                 work::remove(&*self.parts.disk, &self.parts.layout, &lease);
             }
         }
+        work::remove_kept(&*self.parts.disk, &self.parts.layout, |session| self.lives(session, now));
     }
 
     /// Of attempts that left traces, those that nobody holds. The traces were met first and the state is read after that: whatever was
@@ -64,7 +65,7 @@ impl Device {
         if first {
             return;
         }
-        self.sweep_work();
+        self.sweep_work(now);
         let mut swept = 0;
         let layout = &self.parts.layout;
         let mut folders = vec![

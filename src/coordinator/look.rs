@@ -10,10 +10,11 @@ use crate::decide::lost::{Accepted, Evidence};
 use crate::decide::plan::Plan;
 use crate::decide::queue::job_name;
 use crate::decide::recover::Orphan;
+use crate::model::container::Container;
 use crate::model::device::Beat;
 use crate::model::entry::{Entry, FileId, FileKey, Source, parse_running};
 use crate::model::ids::{DeviceId, JobName, RunId, Tag};
-use crate::model::job::{NATIVE, OnLost, Overlap, executor_of, merge_args, merge_kwargs};
+use crate::model::job::{Job, JobType, NATIVE, OnLost, Overlap, executor_of, merge_args, merge_kwargs};
 use crate::model::lease::Lease;
 use crate::model::message::suggest;
 use crate::model::result::Cause;
@@ -399,8 +400,8 @@ impl Device {
     /// Whether something of an attempt may go on that is not to. Processes ended with their device, or its next life ends them, so a
     /// job that runs in no container has left none; unless one was found, and its job is another one by now.
     fn is_to_be_ended(&self, lease: &Lease, job: &JobName, evidence: &Evidence) -> bool {
-        if self.found.contains(lease) {
-            return !evidence.may_go_on();
+        if let Some(found) = self.found.get(lease) {
+            return !evidence.may_go_on(found);
         }
         evidence.executor != NATIVE || !self.programs.catalog().jobs.contains_key(job)
     }
@@ -433,8 +434,11 @@ impl Device {
             Some(job) => job.container.as_deref(),
             None => trigger.as_ref().and_then(|trigger| trigger.container.as_deref()),
         };
+        let is_daemon = |job: &&Arc<Job>| matches!(job.kind, JobType::Always(_));
         Ok(Evidence {
             accepted,
+            outlives: container.and_then(Container::outlives_its_device),
+            daemon: known.filter(is_daemon).map(|job| job.digest()),
             executor: executor_of(container),
             held_file: content.is_some(),
             trigger: trigger.map(Arc::new),

@@ -25,7 +25,7 @@ use crate::exec::{Executor, StopCause};
 use crate::model::config::Config;
 use crate::model::device::Me;
 use crate::model::ids::{JobName, RunId, Session, Tag};
-use crate::model::lease::Lease;
+use crate::model::lease::{Lease, Outliving};
 use crate::model::state::{JobMark, State};
 use crate::model::time::Moment;
 use crate::notify::Notifier;
@@ -127,7 +127,7 @@ pub struct Device {
     /// What jobs want of their own accord.
     agenda: Agenda,
     /// Attempts that an earlier life of it started, which go on.
-    found: BTreeSet<Lease>,
+    found: BTreeMap<Lease, Outliving>,
     /// What it has because of its executors, and what it was told that it has.
     offers: BTreeSet<Tag>,
     own_tags: BTreeSet<Tag>,
@@ -470,7 +470,7 @@ impl Device {
                 Effect::Dismiss(lease) => self.stop(&lease, StopCause::Dismissed),
                 Effect::Preempt(lease) => self.stop(&lease, StopCause::Preempted),
                 // What goes on was started: it is taken over, and stopped with the others.
-                Effect::Start(lease) if self.leaving.is_some() && !self.found.contains(&lease) => {
+                Effect::Start(lease) if self.leaving.is_some() && !self.found.contains_key(&lease) => {
                     self.hand_back_unstarted(&lease, now);
                 }
                 Effect::Start(lease) => self.start(&lease, now),

@@ -15,7 +15,7 @@ use super::begin::{BeginError, Identity, claim_identity, in_use, open_volume};
 use super::chores::Chores;
 use super::{Device, End, Host, LEAVE_GRACE, Parts, TRY_AGAIN, Tick};
 use crate::exec::Executor;
-use crate::exec::docker::{DockerExecutor, Settings};
+use crate::exec::docker::{Closer, DockerExecutor, Settings};
 use crate::exec::fleet::Fleet;
 use crate::exec::leftovers::kill_leftovers;
 use crate::exec::native::{NativeError, NativeExecutor};
@@ -105,7 +105,7 @@ pub async fn run(options: Options) -> Result<End, RunError> {
         _ = terminate.recv() => return Ok(End::Left),
         _ = interrupt.recv() => return Ok(End::Left),
     };
-    let (mut device, mut watcher, mailbox) = begun;
+    let (mut device, mut watcher, mailbox, closer) = begun;
     let mut syncer = Syncer::new(&options);
     let mut chores = Chores::new(&device, clock().boot);
     let mut first = true;
@@ -116,6 +116,9 @@ pub async fn run(options: Options) -> Result<End, RunError> {
         let wake_at = match device.tick(now, &dirty) {
             Tick::End(end) => {
                 syncer.finish();
+                if let Some(closer) = closer {
+                    closer.close().await;
+                }
                 return Ok(end);
             }
             Tick::Wake(at) => at,
@@ -144,7 +147,10 @@ async fn pause_until(pause: Duration) {
 }
 
 /// Opens the volume, becomes the device, ends what an earlier life left running, starts to watch.
-async fn begin(options: &Options, wake: &Arc<Notify>) -> Result<(Device, Watcher, Arc<Mailbox>), RunError> {
+async fn begin(
+    options: &Options,
+    wake: &Arc<Notify>,
+) -> Result<(Device, Watcher, Arc<Mailbox>, Option<Closer>), RunError> {
     let disk: Rc<dyn Disk> = Rc::new(OsDisk::new());
     let Options { layout, me, .. } = options;
     let volume = patiently(|| open_volume(&*disk, layout, &me.session).map_err(BeginError::from)).await?;
@@ -169,10 +175,11 @@ async fn begin(options: &Options, wake: &Arc<Notify>) -> Result<(Device, Watcher
     let beat = identity.before.as_ref().map_or(0, |beat| beat.beat);
     let drained = identity.before.as_ref().is_some_and(|beat| beat.drained);
     let displaced = identity.before.map(|beat| beat.session);
+    let (executor, closer) = with_containers(executor, options, &volume, wake).await?;
     let parts = Parts {
         disk,
         layout: layout.clone(),
-        executor: with_containers(executor, options, &volume, wake).await?,
+        executor,
         notifier: Box::new(WebNotifier::new(Arc::clone(wake))),
         config,
         me: me.clone(),
@@ -181,7 +188,7 @@ async fn begin(options: &Options, wake: &Arc<Notify>) -> Result<(Device, Watcher
         identity: identity.guard,
         displaced,
     };
-    Ok((Device::new(parts, clock(), beat, drained), watcher, mailbox))
+    Ok((Device::new(parts, clock(), beat, drained), watcher, mailbox, closer))
 }
 
 /// The executor of processes, and of containers where there is to be an engine.
@@ -190,8 +197,8 @@ async fn with_containers(
     options: &Options,
     volume: &str,
     wake: &Arc<Notify>,
-) -> Result<Box<dyn Executor>, RunError> {
-    let Some(containers) = &options.containers else { return Ok(processes) };
+) -> Result<(Box<dyn Executor>, Option<Closer>), RunError> {
+    let Some(containers) = &options.containers else { return Ok((processes, None)) };
     let settings = Settings {
         host: containers.host.clone(),
         volume: volume.to_owned(),
@@ -206,7 +213,8 @@ async fn with_containers(
     let executor = DockerExecutor::new(settings, Arc::clone(wake))
         .map_err(|error| RunError::System("start the thread for containers", error))?;
     executor.look_back().await;
-    Ok(Box::new(Fleet::new(processes, Box::new(executor))))
+    let closer = executor.closer();
+    Ok((Box::new(Fleet::new(processes, Box::new(executor))), Some(closer)))
 }
 
 /// Takes an id over from a device that may live: shows it another life under its id, and waits until it has stopped its attempts

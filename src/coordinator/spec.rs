@@ -9,18 +9,23 @@ use crate::decide::settle::Report;
 use crate::exec::{Given, Inside, MARKER, Spec};
 use crate::model::config::ENV_LIMIT;
 use crate::model::device::Me;
-use crate::model::ids::RunId;
+use crate::model::ids::{RunId, Session};
 use crate::model::job::Program;
 use crate::model::lease::Lease;
 use crate::model::result::Status;
 use crate::model::time::Moment;
 use crate::model::trigger::Json;
+use crate::volume::disk::Disk;
 use crate::volume::layout::Layout;
 use crate::volume::retention::rule::day_stays;
-use crate::volume::{Context, found, logs, work};
+use crate::volume::work::Work;
+use crate::volume::{self, Context, found, logs};
 
 /// Calls a Python function; given to `python3 -c`.
 const RUNNER: &str = include_str!("../exec/runner.py");
+/// What copies in a work folder are called.
+const TRIGGER_COPY: &str = "trigger.json";
+const CAUSE_COPY: &str = "cause.json";
 /// What of the orchestrator's own environment a program sees, beside `LC_*` and what its job names.
 const PASSED: [&str; 5] = ["PATH", "HOME", "LANG", "TZ", "TMPDIR"];
 
@@ -36,8 +41,9 @@ impl Device {
             return;
         }
         let path = self.parts.layout.log(&mine.held.job, lease);
-        let goes_on = self.found.contains(lease);
-        if goes_on && mine.job.container.is_none() {
+        let found_as = self.found.get(lease).map(|found| found.executor);
+        let goes_on = found_as.is_some();
+        if goes_on && found_as != mine.job.outlives_its_device() {
             // Its definition has changed since that was decided: started now, it would run twice.
             self.mine.remove(&lease.run);
             self.due.again = Some(now.boot);
@@ -69,15 +75,13 @@ impl Device {
             self.results_folder = Some(folder);
         }
         let mine = &self.mine[&lease.run];
-        if mine.job.container.is_some()
-            && let Err(error) = work::make(&*self.parts.disk, &self.parts.layout, lease)
-        {
+        if let Err(error) = prepare_work(mine, &*self.parts.disk, &self.parts.layout, &self.parts.me.session) {
             self.end_unstarted(lease, format!("{error}; hint: {}", error.hint()), now);
             return;
         }
         let spec = Spec {
             lease: lease.clone(),
-            inside: inside(mine, &self.parts.layout, goes_on),
+            inside: inside(mine, &self.parts.layout, &self.parts.me.session, goes_on),
             argv: argv(mine, &self.parts.layout),
             dir: self.parts.layout.programs.clone(),
             env: environment(mine, &self.parts.layout, &self.parts.me, &self.parts.volume, &self.parts.host),
@@ -99,16 +103,42 @@ impl Device {
 }
 
 /// Where a program writes its result: beside the others, or where its container can write.
-pub(super) fn output_of(mine: &Mine, layout: &Layout) -> PathBuf {
-    let lease = mine.lease();
-    match mine.job.container {
-        Some(_) => layout.work_inside(&lease).join("result"),
-        None => layout.output(&mine.held.job, &lease),
+pub(super) fn output_of(mine: &Mine, layout: &Layout, session: &Session) -> PathBuf {
+    match work_of(mine, layout, session) {
+        Some(work) => work.inside.join("result"),
+        None => layout.output(&mine.held.job, &mine.lease()),
     }
 }
 
+/// The work folder of an attempt, if it runs in a container.
+pub(super) fn work_of(mine: &Mine, layout: &Layout, session: &Session) -> Option<Work> {
+    let (container, lease) = (mine.job.container.as_ref()?, mine.lease());
+    Some(match container.keep_warm {
+        None => Work::own(layout, &lease),
+        Some(_) => Work::kept(layout, session, &mine.held.job, &lease),
+    })
+}
+
+/// Whether an attempt runs in a container that was made before it, for which no file can be mounted any more.
+fn is_kept(mine: &Mine) -> bool {
+    mine.job.container.as_ref().is_some_and(|container| container.keep_warm.is_some() && !container.share_common)
+}
+
+/// Makes the work folder, with copies of what no container that is kept can be given otherwise.
+fn prepare_work(mine: &Mine, disk: &dyn Disk, layout: &Layout, session: &Session) -> Result<(), volume::Error> {
+    let Some(work) = work_of(mine, layout, session) else { return Ok(()) };
+    work.make(disk, layout)?;
+    if is_kept(mine) {
+        work.add(disk, &layout.running_file(&mine.lease().run, &mine.held.stem), TRIGGER_COPY)?;
+        if let Some((_, result)) = cause_of(mine, layout) {
+            work.add(disk, &result, CAUSE_COPY)?;
+        }
+    }
+    Ok(())
+}
+
 /// The container of an attempt, and what it is given of the folders, if it runs in one.
-fn inside(mine: &Mine, layout: &Layout, goes_on: bool) -> Option<Inside> {
+fn inside(mine: &Mine, layout: &Layout, session: &Session, goes_on: bool) -> Option<Inside> {
     let container = mine.job.container.clone()?;
     let lease = mine.lease();
     let given = |path: PathBuf, writable| Given { path, writable };
@@ -116,11 +146,13 @@ fn inside(mine: &Mine, layout: &Layout, goes_on: bool) -> Option<Inside> {
     if container.share_common {
         mounts.push(given(layout.common.clone(), true));
     } else {
-        mounts.push(given(layout.running_file(&lease.run, &mine.held.stem), false));
-        mounts.push(given(layout.work_inside(&lease), true));
-        mounts.extend(cause_of(mine, layout).map(|(_, result)| given(result, false)));
+        mounts.extend(work_of(mine, layout, session).map(|work| given(work.given, true)));
+        if !is_kept(mine) {
+            mounts.push(given(layout.running_file(&lease.run, &mine.held.stem), false));
+            mounts.extend(cause_of(mine, layout).map(|(_, result)| given(result, false)));
+        }
     }
-    Some(Inside { container, limits: mine.job.limits, mounts, goes_on })
+    Some(Inside { container, limits: mine.job.limits, mounts, definition: mine.job.digest(), goes_on })
 }
 
 /// The run that caused this one, and its result.
@@ -170,13 +202,15 @@ fn environment(mine: &Mine, layout: &Layout, me: &Me, volume: &str, host: &Host)
         host.env.iter().filter(|(name, _)| passes(name)).map(|(name, value)| (name.clone(), value.clone())).collect();
     env.extend(mine.job.env.iter().map(|(name, value)| (name.clone(), value.clone())));
     let text = |path: &Path| path.to_string_lossy().into_owned();
+    let copies = work_of(mine, layout, &me.session).filter(|_| is_kept(mine)).map(|work| work.inside);
+    let given = |path: PathBuf, copy: &str| text(&copies.as_ref().map_or(path, |folder| folder.join(copy)));
     let own = [
         ("AIOS_JOB", mine.held.job.to_string()),
         ("AIOS_RUN_ID", lease.run.to_string()),
         ("AIOS_ATTEMPT", lease.attempt.to_string()),
         ("AIOS_DEVICE_ID", me.device.to_string()),
-        ("AIOS_TRIGGER", text(&layout.running_file(&lease.run, &mine.held.stem))),
-        ("AIOS_RESULT", text(&output_of(mine, layout))),
+        ("AIOS_TRIGGER", given(layout.running_file(&lease.run, &mine.held.stem), TRIGGER_COPY)),
+        ("AIOS_RESULT", text(&output_of(mine, layout, &me.session))),
         ("AIOS_COMMON", text(&layout.common)),
         ("AIOS_PROGRAMS", text(&layout.programs)),
     ];
@@ -186,7 +220,7 @@ fn environment(mine: &Mine, layout: &Layout, me: &Me, volume: &str, host: &Host)
     }
     if let Some((run, result)) = cause_of(mine, layout) {
         env.insert("AIOS_CAUSE_RUN_ID".to_owned(), run.to_string());
-        env.insert("AIOS_CAUSE_RESULT".to_owned(), text(&result));
+        env.insert("AIOS_CAUSE_RESULT".to_owned(), given(result, CAUSE_COPY));
     }
     env.extend(own.map(|(name, value)| (name.to_owned(), value)));
     for (name, value) in [("AIOS_ARGS", args_json(&mine.args)), ("AIOS_KWARGS", kwargs_json(&mine.kwargs))] {

@@ -12,7 +12,7 @@ use super::recover::Mine;
 use super::settle::Ended;
 use crate::model::device::Me;
 use crate::model::ids::{JobName, RunId};
-use crate::model::lease::Lease;
+use crate::model::lease::{Lease, Outliving};
 use crate::model::news::News;
 use crate::model::state::JobMark;
 use crate::model::time::Moment;
@@ -29,7 +29,7 @@ pub struct Bystander {
     mine: BTreeMap<RunId, Mine>,
     fenced: BTreeMap<Lease, Mine>,
     evidence: BTreeMap<Lease, Evidence>,
-    found: BTreeSet<Lease>,
+    found: BTreeMap<Lease, Outliving>,
     vanished: BTreeMap<RunId, bool>,
     told: BTreeMap<JobName, News>,
 }
@@ -46,7 +46,7 @@ impl Default for Bystander {
             mine: BTreeMap::new(),
             fenced: BTreeMap::new(),
             evidence: BTreeMap::new(),
-            found: BTreeSet::new(),
+            found: BTreeMap::new(),
             vanished: BTreeMap::new(),
             told: BTreeMap::new(),
         }

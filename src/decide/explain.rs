@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::agenda::rests_until;
 use super::catalog::{Catalog, Known};
 use super::queue::job_name;
-use crate::model::container::DOCKER_TAG;
+use crate::model::container::{DOCKER_TAG, SWARM_TAG};
 use crate::model::entry::{Entry, Source};
 use crate::model::ids::{DeviceId, JobName, RunId, Tag};
 use crate::model::job::{Job, JobType, Overlap, command_job_name, for_command};
@@ -175,9 +175,13 @@ fn unable(needed: &BTreeSet<&Tag>, slots: u32, devices: &[Seen]) -> Option<Strin
         return Some(if nobody.is_empty() {
             format!("no single living device has all the tags {}", list.join(", "))
         } else {
-            let engine = nobody.contains(&DOCKER_TAG);
-            let hint =
-                if engine { ": a device has it while it reaches a container engine (orchestrator doctor)" } else { "" };
+            let hint = if nobody.contains(&DOCKER_TAG) {
+                ": a device has it while it reaches a container engine (orchestrator doctor)"
+            } else if nobody.contains(&SWARM_TAG) {
+                ": a device has it while it reaches an engine that manages a swarm (docker swarm init)"
+            } else {
+                ""
+            };
             format!("no living device has the tag {}{hint}", nobody.join(", "))
         });
     }

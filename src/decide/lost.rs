@@ -13,7 +13,7 @@ use super::settle::{retried_before, waiting};
 use crate::model::config::LOSSES_IN_A_ROW;
 use crate::model::ids::DeviceId;
 use crate::model::job::NATIVE;
-use crate::model::lease::Lease;
+use crate::model::lease::{Lease, Outliving};
 use crate::model::result::{Cause, Outcome, Status};
 use crate::model::state::{Held, SCHEMA, State};
 use crate::model::trigger::{Json, Trigger};
@@ -36,6 +36,10 @@ pub struct Evidence {
     pub kwargs: Vec<(String, Json)>,
     /// What ran it.
     pub executor: &'static str,
+    /// What runs it, if its job is one whose attempts go on without their device.
+    pub outlives: Option<&'static str>,
+    /// The digest of its job, if that is a daemon: one that was started by another definition is to start anew.
+    pub daemon: Option<String>,
     /// Its log, relative to `Common/`, if it has one: it was started.
     pub log: Option<String>,
 }
@@ -44,8 +48,11 @@ impl Evidence {
     /// Whether an attempt that goes on without its device could be taken over: it has no result, and what it was started for is known
     /// and still something that outlives a device.
     #[must_use]
-    pub fn may_go_on(&self) -> bool {
-        self.accepted.is_none() && self.trigger.is_some() && self.executor != NATIVE
+    pub fn may_go_on(&self, found: &Outliving) -> bool {
+        self.accepted.is_none()
+            && self.trigger.is_some()
+            && self.outlives == Some(found.executor)
+            && self.daemon.as_ref().is_none_or(|digest| *digest == found.definition)
     }
 }
 
@@ -119,7 +126,7 @@ pub fn lose(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
 /// Takes over what an earlier life of this device started and what goes on without it: the same attempt, in this life's name.
 fn adopt(seen: &Observation<'_>, lease: &Lease, held: &Held, device: &DeviceId, evidence: &Evidence) -> Option<Change> {
     let is_earlier = *device == seen.me.device && held.session.as_ref() != Some(&seen.me.session);
-    let goes_on = is_earlier && seen.found.contains(lease) && evidence.may_go_on();
+    let goes_on = is_earlier && seen.found.get(lease).is_some_and(|found| evidence.may_go_on(found));
     goes_on.then(|| Change {
         matter: Matter::Adopted(lease.clone()),
         run: lease.run.clone(),
@@ -289,6 +296,8 @@ pub fn vanished_outcome(seen: &Observation<'_>, lease: &Lease, held: &Held, erro
         args: Vec::new(),
         kwargs: Vec::new(),
         executor: NATIVE,
+        outlives: None,
+        daemon: None,
         log: None,
     };
     let found = outcome(seen, lease, held, &seen.me.device, &nothing, Status::Failed, true, 0, error);

@@ -20,7 +20,7 @@ use super::settle::{self, Ended};
 use crate::model::device::Me;
 use crate::model::entry::{Entry, FileId, FileKey, KeySeen};
 use crate::model::ids::{JobName, RunId};
-use crate::model::lease::Lease;
+use crate::model::lease::{Lease, Outliving};
 use crate::model::news::News;
 use crate::model::result::{Cause, Outcome};
 use crate::model::state::{CHAIN_LENGTH, Held, JobMark, State};
@@ -67,7 +67,7 @@ pub struct Observation<'a> {
     /// What was found out about attempts whose holder may be dead.
     pub evidence: &'a BTreeMap<Lease, Evidence>,
     /// Attempts that an earlier life of this device started and that go on without it.
-    pub found: &'a BTreeSet<Lease>,
+    pub found: &'a BTreeMap<Lease, Outliving>,
     /// Files in `.running` that nobody holds.
     pub orphans: &'a [Orphan],
     /// Runs listed as waiting whose file has been nowhere for a whole lease, and whether one of their results is final.

@@ -1,11 +1,11 @@
 //! All ways to run an attempt behind one port: each attempt goes to the one that its [`Spec`] asks for.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::{Executor, Exit, Spec, StopCause};
 use crate::model::ids::Tag;
-use crate::model::lease::Lease;
+use crate::model::lease::{Lease, Outliving};
 
 /// Processes of this machine, and containers beside this one.
 pub struct Fleet {
@@ -51,7 +51,7 @@ impl Executor for Fleet {
         self.processes.offers().into_iter().chain(self.containers.offers()).collect()
     }
 
-    fn found(&self) -> BTreeSet<Lease> {
+    fn found(&self) -> BTreeMap<Lease, Outliving> {
         self.processes.found().into_iter().chain(self.containers.found()).collect()
     }
 

@@ -17,7 +17,7 @@ use std::time::Duration;
 pub use docker::{Given, Inside};
 
 use crate::model::ids::Tag;
-use crate::model::lease::Lease;
+use crate::model::lease::{Lease, Outliving};
 use crate::model::result::Usage;
 
 pub mod device;
@@ -143,8 +143,8 @@ pub trait Executor {
 
     /// Attempts that an earlier life of this device started and that go on without it. They are taken over by starting them with
     /// [`Inside::goes_on`].
-    fn found(&self) -> BTreeSet<Lease> {
-        BTreeSet::new()
+    fn found(&self) -> BTreeMap<Lease, Outliving> {
+        BTreeMap::new()
     }
 
     /// Ends whatever of these attempts of others goes on where this device can reach it, and says of which nothing is left to end; the

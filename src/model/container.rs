@@ -3,14 +3,18 @@
 //! A container of a job has no privileges, shares no namespace with its host and sees no path of it but what is listed.
 //! Whoever can write a trigger or a job file could else be root on every machine.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
+use super::ids::Tag;
 use super::message::quoted;
 
 /// How many processes a container may have unless its job says otherwise.
 pub const PIDS: u32 = 512;
 /// What a device has while it reaches a container engine: the tag that jobs with a `[docker]` table need.
 pub const DOCKER_TAG: &str = "docker";
+/// What a device has while the engine that it reaches manages a swarm: the tag that jobs with `engine = "swarm"` need.
+pub const SWARM_TAG: &str = "swarm";
 /// What begins the labels that are the orchestrator's own.
 pub const OWN_LABEL: &str = "aios.";
 
@@ -39,6 +43,12 @@ pub struct Container {
     pub read_only: bool,
     /// Whether it sees all of `Common/`, to be written, instead of what its run needs.
     pub share_common: bool,
+    /// For how long it is kept after an attempt, so that the next one runs in it; `None`: each attempt has one of its own.
+    pub keep_warm: Option<Duration>,
+    /// What runs it.
+    pub engine: Engine,
+    /// What the nodes of a swarm must have: the job's tags.
+    pub node_tags: BTreeSet<Tag>,
 }
 
 impl Container {
@@ -57,6 +67,44 @@ impl Container {
             tmpfs: BTreeMap::from([("/tmp".to_owned(), String::new())]),
             read_only: true,
             share_common: false,
+            keep_warm: None,
+            engine: Engine::Local,
+            node_tags: BTreeSet::new(),
+        }
+    }
+
+    /// What runs it, if it goes on when its device dies.
+    #[must_use]
+    pub fn outlives_its_device(&self) -> Option<&'static str> {
+        self.keep_warm.is_none().then(|| self.engine.executor())
+    }
+
+    /// The tag that a device has while it can run this.
+    #[must_use]
+    pub fn tag(&self) -> &'static str {
+        match self.engine {
+            Engine::Local => DOCKER_TAG,
+            Engine::Swarm => SWARM_TAG,
+        }
+    }
+}
+
+/// What runs a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    /// The engine of the device's own machine.
+    Local,
+    /// The swarm that this engine manages: some node of it.
+    Swarm,
+}
+
+impl Engine {
+    /// What runs it, as results say it.
+    #[must_use]
+    pub fn executor(self) -> &'static str {
+        match self {
+            Self::Local => "docker",
+            Self::Swarm => "swarm",
         }
     }
 }

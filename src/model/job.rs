@@ -1,11 +1,12 @@
 //! A job: what `Programs/<job>.toml` says, read and checked.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::container::{Container, DOCKER_TAG, Limits};
+use super::container::{Container, Engine, Limits};
 use super::ids::{JobName, PoolName, Tag};
 use super::message;
 use super::schedule::{Instances, Schedule, Timing};
@@ -241,21 +242,43 @@ impl Job {
         }
     }
 
-    /// In this container, if in one: then its device must reach an engine.
+    /// In this container, if in one: then its device must reach an engine. In a swarm the job's tags choose the node, and whichever
+    /// device reaches a manager sees to it.
     fn inside(mut self, container: Option<Arc<Container>>) -> Self {
-        self.tags.extend(container.as_ref().and_then(|_| Tag::new(DOCKER_TAG).ok()));
-        Self { container, ..self }
+        let Some(mut container) = container else { return self };
+        if container.engine == Engine::Swarm {
+            Arc::make_mut(&mut container).node_tags = std::mem::take(&mut self.tags);
+        }
+        self.tags.extend(Tag::new(container.tag()).ok());
+        Self { container: Some(container), ..self }
     }
 
     /// The tags without the one that stands for its engine: what runs in a container goes on while the engine is away.
     pub fn own_tags(&self) -> impl Iterator<Item = &Tag> {
-        self.tags.iter().filter(|tag| self.container.is_none() || tag.as_str() != DOCKER_TAG)
+        let engine = self.container.as_ref().map(|container| container.tag());
+        self.tags.iter().filter(move |tag| Some(tag.as_str()) != engine)
     }
 
     /// What runs it, as results say it.
     #[must_use]
     pub fn executor(&self) -> &'static str {
         executor_of(self.container.as_deref())
+    }
+
+    /// What runs its attempts, if they go on when their device dies.
+    #[must_use]
+    pub fn outlives_its_device(&self) -> Option<&'static str> {
+        self.container.as_ref().and_then(|container| container.outlives_its_device())
+    }
+
+    /// What tells two definitions apart that would not start the same, within one version of this program.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        let mut hasher = DefaultHasher::new();
+        let Self { program, container, limits, args, kwargs, env, pass_env, stop_grace, timeout, .. } = self;
+        format!("{:?}", (program, container, limits, args, kwargs, env, pass_env, stop_grace, timeout))
+            .hash(&mut hasher);
+        format!("{:016x}", hasher.finish())
     }
 
     /// Whether a process that was started by the definition `other` is what this one would start.
@@ -279,7 +302,7 @@ pub const NATIVE: &str = "native";
 /// What runs something in this container, or in none.
 #[must_use]
 pub fn executor_of(container: Option<&Container>) -> &'static str {
-    if container.is_some() { "docker" } else { NATIVE }
+    container.map_or(NATIVE, |container| container.engine.executor())
 }
 
 /// The job of a trigger that brings its own command, which is not empty, and perhaps a container: all else as a job file leaves
@@ -339,6 +362,10 @@ pub(super) fn container_from_json(text: &str) -> Result<Container, (String, Stri
     let mut reader = toml_read::Reader::new(&text, document.as_table());
     let read = container::container(&mut reader);
     match (read, reader.into_problems().into_iter().next()) {
+        (Some(Container { keep_warm: Some(_), .. }), None) => {
+            let error = "found `keep_warm`, expected it in a job file only: a command has no next run";
+            Err((error.to_owned(), "leave it out, or make a job of the command".to_owned()))
+        }
         (Some(container), None) => Ok(container),
         (_, problem) => Err(problem.map(|problem| (problem.error, problem.hint)).unwrap_or_default()),
     }

@@ -15,6 +15,15 @@ pub struct Lease {
     pub attempt: u32,
 }
 
+/// An attempt that goes on without its device, as whoever finds it knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outliving {
+    /// What runs it, as results say it.
+    pub executor: &'static str,
+    /// The digest of the definition that it was started by.
+    pub definition: String,
+}
+
 impl fmt::Display for Lease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.run, self.attempt)

@@ -170,7 +170,11 @@ fn of_trigger(key: &str) -> Value {
         "job_name" => (text(NAME_PATTERN), "Another name for `job`.", r#""hello""#),
         "command" => (command(), "A program and its arguments: run this without a job file.", r#"["uname", "-a"]"#),
         "docker" => (
-            table(&DOCKER_KEYS, Some("image")),
+            // A command has no next run that a container could be kept for.
+            table(
+                &DOCKER_KEYS.iter().filter(|key| key.name != "keep_warm").cloned().collect::<Vec<_>>(),
+                Some("image"),
+            ),
             "The container that a `command` runs in.",
             r#"{"image": "debian:bookworm-slim"}"#,
         ),

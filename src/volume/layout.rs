@@ -5,9 +5,12 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use crate::model::entry::{FileKey, Source, Waiting, running_name};
-use crate::model::ids::{DeviceId, JobName, RunId};
+use crate::model::ids::{DeviceId, JobName, RunId, Session};
 use crate::model::lease::Lease;
 use crate::model::result::result_name;
+
+/// What begins the name of a work folder that a job's attempts share.
+pub const KEPT_WORK: &str = "kept.";
 
 /// The two folders of a volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -191,6 +194,12 @@ impl Layout {
     #[must_use]
     pub fn work_inside(&self, lease: &Lease) -> PathBuf {
         self.work_of(lease).join("out")
+    }
+
+    /// The work folder that the attempts of a job share in one life of a device, if their container is kept.
+    #[must_use]
+    pub fn kept_work(&self, session: &Session, job: &JobName) -> PathBuf {
+        self.work().join(format!("{KEPT_WORK}{session}.{job}"))
     }
 
     /// All logs.

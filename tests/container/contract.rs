@@ -20,25 +20,25 @@ use tokio::sync::Notify;
 
 use super::{DEADLINE, SHELL, docker, eventually, has_image};
 
-const LONG: Duration = Duration::from_secs(3_600);
+pub(crate) const LONG: Duration = Duration::from_secs(3_600);
 
 /// An executor and what its tests need around it.
-struct Rig {
-    executor: DockerExecutor,
-    settings: Settings,
+pub(crate) struct Rig {
+    pub(crate) executor: DockerExecutor,
+    pub(crate) settings: Settings,
     /// What its runs are named after.
     base: u64,
-    home: Arc<TempDir>,
+    pub(crate) home: Arc<TempDir>,
     exits: Vec<Exit>,
 }
 
 impl Rig {
     /// `None`: there is no engine.
-    fn new() -> Option<Self> {
+    pub(crate) fn new() -> Option<Self> {
         has_image(SHELL).then(|| Self::on("unix:///var/run/docker.sock"))
     }
 
-    fn on(host: &str) -> Self {
+    pub(crate) fn on(host: &str) -> Self {
         let home = tempfile::tempdir().unwrap();
         // Whoever the image says writes there.
         fs::set_permissions(home.path(), fs::Permissions::from_mode(0o777)).unwrap();
@@ -57,35 +57,35 @@ impl Rig {
     }
 
     /// The same device in its next life.
-    fn next_life(&mut self) {
+    pub(crate) fn next_life(&mut self) {
         self.settings.session = Session::from_random(rand::random());
         self.anew();
     }
 
-    fn anew(&mut self) {
+    pub(crate) fn anew(&mut self) {
         self.executor = executor(&self.settings);
         self.exits.clear();
     }
 
     /// The first attempt of a run of its own.
-    fn lease(&self, number: u32) -> Lease {
+    pub(crate) fn lease(&self, number: u32) -> Lease {
         let at = chrono::DateTime::from_timestamp(1_800_000_000, 0).unwrap();
         Lease { run: RunId::new(at, self.base.wrapping_add(u64::from(number))), attempt: 1 }
     }
 
-    fn name(&self, number: u32) -> String {
+    pub(crate) fn name(&self, number: u32) -> String {
         format!("aios-{}-1", self.lease(number).run)
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.home.path().join(name)
     }
 
-    fn sh(&self, number: u32, script: &str) -> Spec {
+    pub(crate) fn sh(&self, number: u32, script: &str) -> Spec {
         self.spec(number, &["sh", "-c", script], Container::of(SHELL.to_owned()))
     }
 
-    fn spec(&self, number: u32, argv: &[&str], container: Container) -> Spec {
+    pub(crate) fn spec(&self, number: u32, argv: &[&str], container: Container) -> Spec {
         let log = self.path(&format!("{number}.log"));
         Spec {
             lease: self.lease(number),
@@ -99,20 +99,21 @@ impl Rig {
                 container: Arc::new(container),
                 limits: Limits::default(),
                 mounts: vec![Given { path: self.home.path().to_owned(), writable: true }],
+                definition: String::new(),
                 goes_on: false,
             }),
         }
     }
 
-    fn log(&self, number: u32) -> String {
+    pub(crate) fn log(&self, number: u32) -> String {
         fs::read_to_string(self.path(&format!("{number}.log"))).unwrap()
     }
 
-    fn exit(&mut self, number: u32) -> Exit {
+    pub(crate) fn exit(&mut self, number: u32) -> Exit {
         self.exit_of(&self.lease(number))
     }
 
-    fn exit_of(&mut self, lease: &Lease) -> Exit {
+    pub(crate) fn exit_of(&mut self, lease: &Lease) -> Exit {
         eventually(&format!("the exit of {lease}"), || {
             self.exits.extend(self.executor.take_exits());
             let at = self.exits.iter().position(|exit| exit.lease == *lease)?;
@@ -120,34 +121,34 @@ impl Rig {
         })
     }
 
-    fn run(&mut self, spec: Spec) -> Exit {
+    pub(crate) fn run(&mut self, spec: Spec) -> Exit {
         let lease = spec.lease.clone();
         self.executor.start(spec);
         self.exit_of(&lease)
     }
 
-    fn is_up(&self, number: u32) -> bool {
+    pub(crate) fn is_up(&self, number: u32) -> bool {
         docker(&["inspect", "--format", "{{.State.Running}}", &self.name(number)]).as_deref() == Ok("true")
     }
 
     /// Waits until the program has made this file.
-    fn wait_for(&self, name: &str) {
+    pub(crate) fn wait_for(&self, name: &str) {
         eventually(name, || self.path(name).exists().then_some(()));
     }
 
-    fn containers(&self) -> Vec<String> {
+    pub(crate) fn containers(&self) -> Vec<String> {
         let label = format!("label=aios.volume={}", self.settings.volume);
         let found = docker(&["ps", "-a", "--filter", &label, "--format", "{{.Names}}"]).unwrap_or_default();
         found.lines().map(str::to_owned).collect()
     }
 
     /// Nothing is left behind once everything has ended.
-    fn is_tidy(&self) {
+    pub(crate) fn is_tidy(&self) {
         eventually("the removal of every container", || self.containers().is_empty().then_some(()));
         assert_eq!(self.executor.list(), []);
     }
 
-    fn error_of(&mut self, spec: Spec) -> String {
+    pub(crate) fn error_of(&mut self, spec: Spec) -> String {
         let exit = self.run(spec);
         assert!(!exit.started, "{exit:?}");
         match exit.ending {
@@ -171,7 +172,7 @@ fn executor(settings: &Settings) -> DockerExecutor {
     DockerExecutor::new(settings.clone(), Arc::new(Notify::new())).unwrap()
 }
 
-fn look_back(executor: &DockerExecutor) {
+pub(crate) fn look_back(executor: &DockerExecutor) {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(executor.look_back());
 }
 
@@ -370,9 +371,8 @@ fn limits_bite() {
     rig.is_tidy();
 }
 
-#[test]
-fn what_is_forbidden_cannot_be_done() {
-    let Some(mut rig) = Rig::new() else { return };
+/// Tries each, says what it got, and says that it has tried.
+fn forbidden() -> String {
     let tries = [
         ("touch /etc/x", "the image's files"),
         ("mkdir -p /tmp/m && mount -t tmpfs none /tmp/m", "a mount"),
@@ -387,7 +387,13 @@ fn what_is_forbidden_cannot_be_done() {
     ];
     let script: String =
         tries.iter().map(|(act, what)| format!("( {act} ) >/dev/null 2>&1 && echo \"GOT {what}\"\n")).collect();
-    rig.run(rig.sh(1, &format!("{script}\necho tried")));
+    format!("{script}\necho tried")
+}
+
+#[test]
+fn what_is_forbidden_cannot_be_done() {
+    let Some(mut rig) = Rig::new() else { return };
+    rig.run(rig.sh(1, &forbidden()));
     assert_eq!(rig.log(1), "tried\n");
     rig.is_tidy();
 }
@@ -415,7 +421,7 @@ fn a_life_takes_over_what_the_one_before_left_running() {
     eventually("some lines", || (rig.log(1).lines().count() > 3).then_some(()));
     rig.next_life();
     look_back(&rig.executor);
-    assert_eq!(rig.executor.found(), BTreeSet::from([rig.lease(1)]));
+    assert_eq!(rig.executor.found().into_keys().collect::<Vec<_>>(), [rig.lease(1)]);
     let spec = rig.sh(1, "echo it was started once more");
     let inside = Inside { goes_on: true, ..spec.inside.as_ref().unwrap().clone() };
     rig.executor.start(Spec { inside: Some(inside), ..spec });
@@ -477,6 +483,148 @@ fn what_nobody_holds_is_removed_and_what_a_dead_device_left_is_ended() {
     let later = Lease { attempt: 2, ..rig.lease(3) };
     assert_eq!(rig.run(Spec { lease: later, ..rig.sh(4, "true") }).ending, Ending::Code(0));
     assert!(!rig.containers().contains(&rig.name(3)));
+}
+
+fn warm() -> Container {
+    Container { keep_warm: Some(LONG), ..Container::of(SHELL.to_owned()) }
+}
+
+#[test]
+fn attempts_share_a_container_that_is_kept() {
+    let Some(mut rig) = Rig::new() else { return };
+    let script = "echo $GREETING; pwd; id -u; cat /proc/sys/kernel/hostname >host; [ -e /tmp/mark ] && echo again; touch /tmp/mark; read x || echo no input";
+    for number in 1..=3 {
+        let exit = rig.run(rig.spec(number, &["sh", "-c", script], warm()));
+        assert_eq!((exit.ending, exit.stopped, exit.started), (Ending::Code(0), None, true));
+    }
+    let home = rig.home.path().display().to_string();
+    assert_eq!(rig.log(1), format!("hello there\n{home}\n0\nno input\n"));
+    assert_eq!(rig.log(3), format!("hello there\n{home}\n0\nagain\nno input\n"), "the same container");
+    let [kept] = &rig.containers()[..] else { panic!("{:?}", rig.containers()) };
+    assert!(kept.starts_with("aios-kept-"), "{kept}");
+    // Two at once have one each, and while they run their names say whose they are.
+    for number in [4, 5] {
+        let script = format!("touch up{number}; while [ ! -e end ]; do sleep 0.02; done");
+        rig.executor.start(rig.spec(number, &["sh", "-c", &script], warm()));
+        rig.wait_for(&format!("up{number}"));
+    }
+    let names: BTreeSet<String> = rig.containers().into_iter().collect();
+    assert_eq!(names, [rig.name(4), rig.name(5)].into());
+    fs::write(rig.path("end"), "").unwrap();
+    assert_eq!([rig.exit(4).ending, rig.exit(5).ending], [Ending::Code(0), Ending::Code(0)]);
+    // Another container is another job's.
+    let other = Container { read_only: false, ..warm() };
+    assert_eq!(rig.run(rig.spec(6, &["touch", "/made"], other)).ending, Ending::Code(0));
+    assert_eq!(rig.containers().len(), 3);
+    // What waits is thrown away when its device leaves.
+    let closer = rig.executor.closer();
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(closer.close());
+    rig.is_tidy();
+}
+
+#[test]
+fn what_fails_in_a_kept_container_is_told_and_thrown_away_with_it() {
+    let Some(mut rig) = Rig::new() else { return };
+    let codes = [1, 7, 126, 127, 137, 143, 255];
+    for (number, code) in (1..).zip(codes) {
+        let exit = rig.run(rig.spec(number, &["sh", "-c", &format!("echo told; exit {code}")], warm()));
+        assert_eq!((exit.ending, exit.stopped), (Ending::Code(code), None));
+        assert_eq!((rig.log(number), rig.containers()), ("told\n".to_owned(), Vec::new()));
+    }
+    let exit = rig.run(rig.spec(10, &["no-such-program"], warm()));
+    assert_eq!(exit.ending, Ending::Code(127));
+    assert!(rig.log(10).contains("no-such-program"), "{}", rig.log(10));
+    // Killed with all that it is made of, or asked first.
+    let stopped = |spec: Spec, grace| Spec { timeout: Some(Duration::from_millis(500)), grace, ..spec };
+    let deaf =
+        "trap '' TERM; setsid sh -c 'trap \"\" TERM; while :; do sleep 0.1; done' & while :; do sleep 1000; done";
+    let rows = [
+        ("exec sleep 1000", 143, LONG),
+        (deaf, 137, Duration::from_millis(200)),
+        ("trap 'echo cleaned; exit 5' TERM; while :; do sleep 0.05; done", 5, LONG),
+    ];
+    for (number, (script, code, grace)) in (11..).zip(rows) {
+        let exit = rig.run(stopped(rig.spec(number, &["sh", "-c", script], warm()), grace));
+        assert_eq!((exit.ending, exit.stopped), (Ending::Code(code), Some(StopCause::Timeout)), "{script}");
+        assert_eq!(rig.containers(), Vec::<String>::new());
+    }
+    assert_eq!(rig.log(11), "", "what the shells around it say is not its own");
+    // The program's own shell may say that what it waited for was ended too.
+    assert!(rig.log(13).contains("cleaned\n"), "{}", rig.log(13));
+    // Memory.
+    let spec = rig.spec(20, &["sh", "-c", "x=$(head -c 100000000 /dev/zero | tr '\\0' x); echo ${#x}"], warm());
+    let limits = Limits { memory: Some(16 << 20), ..Limits::default() };
+    let inside = Inside { limits, ..spec.inside.as_ref().unwrap().clone() };
+    let exit = rig.run(Spec { inside: Some(inside), ..spec });
+    assert!(exit.oom_killed && exit.ending != Ending::Code(0), "{exit:?}");
+    // Somebody else removes it.
+    rig.executor.start(rig.spec(21, &["sh", "-c", "touch up; sleep 1000"], warm()));
+    rig.wait_for("up");
+    docker(&["rm", "-f", &rig.name(21)]).unwrap();
+    let exit = rig.exit(21);
+    assert!(matches!(&exit.ending, Ending::Unknown { error } if error.contains("kept container")), "{exit:?}");
+    rig.is_tidy();
+}
+
+#[test]
+fn nothing_outlives_its_attempt_in_a_kept_container() {
+    let Some(mut rig) = Rig::new() else { return };
+    let script =
+        "for i in 1 2 3; do setsid sh -c 'while :; do sleep 0.05; date +%s%N >>beat; done' & done; sleep 0.3; exit 0";
+    assert_eq!(rig.run(rig.spec(1, &["sh", "-c", script], warm())).ending, Ending::Code(0));
+    let beats = || fs::read_to_string(rig.path("beat")).unwrap().lines().count();
+    let before = beats();
+    assert!(before > 0);
+    let look = rig.run(rig.spec(2, &["sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"], warm()));
+    assert_eq!(look.ending, Ending::Code(0));
+    assert!(!rig.log(2).contains("beat"), "{}", rig.log(2));
+    assert_eq!(fs::read_to_string(rig.path("beat")).unwrap().lines().count(), before);
+}
+
+#[test]
+fn a_kept_container_is_thrown_away_for_its_age_its_image_and_its_device() {
+    let Some(mut rig) = Rig::new() else { return };
+    let image = format!("aios-test-image:{:08x}", rand::random::<u32>());
+    docker(&["tag", SHELL, &image]).unwrap();
+    let of_image = || Container { image: image.clone(), ..warm() };
+    assert_eq!(rig.run(rig.spec(1, &["true"], of_image())).ending, Ending::Code(0));
+    let first = rig.containers();
+    // The name stands for another image now.
+    let made = docker(&["run", "-d", &image, "touch", "/changed"]).unwrap();
+    docker(&["wait", &made]).unwrap();
+    docker(&["commit", &made, &image]).unwrap();
+    docker(&["rm", "-f", &made]).unwrap();
+    let exit = rig.run(rig.spec(2, &["test", "-e", "/changed"], of_image()));
+    assert_eq!(exit.ending, Ending::Code(0));
+    let second = rig.containers();
+    assert!(first.len() == 1 && second.len() == 1 && first != second, "{first:?} {second:?}");
+    // Another life of the device removes what the one before kept, also what runs there, and takes nothing of it over.
+    rig.executor.start(rig.spec(3, &["sh", "-c", "touch up; sleep 1000"], of_image()));
+    rig.wait_for("up");
+    rig.next_life();
+    look_back(&rig.executor);
+    assert!(rig.executor.found().is_empty());
+    assert_eq!(rig.containers(), Vec::<String>::new());
+    // By others it is found by its name.
+    rig.executor.start(rig.spec(4, &["sh", "-c", "touch up4; sleep 1000"], of_image()));
+    rig.wait_for("up4");
+    rig.settings.device = DeviceId::new("e").unwrap();
+    rig.next_life();
+    let leases = BTreeSet::from([rig.lease(4)]);
+    eventually("the eviction", || (rig.executor.evict(&leases) == leases).then_some(()));
+    assert_eq!(rig.containers(), Vec::<String>::new());
+    // What nothing runs in for as long as was said.
+    let short = Container { keep_warm: Some(Duration::from_millis(10)), ..of_image() };
+    assert_eq!(rig.run(rig.spec(5, &["true"], short)).ending, Ending::Code(0));
+    rig.is_tidy();
+    let _ = docker(&["rmi", &image]);
+}
+
+#[test]
+fn what_is_forbidden_cannot_be_done_in_a_kept_container_either() {
+    let Some(mut rig) = Rig::new() else { return };
+    rig.run(rig.spec(1, &["sh", "-c", &forbidden()], warm()));
+    assert_eq!(rig.log(1), "tried\n");
 }
 
 #[test]

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 mod contract;
 mod stack;
+mod swarm;
 mod takeover;
 
 /// The image that containers of these tests are made of: a shell, and nothing else is needed of it.

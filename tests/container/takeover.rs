@@ -70,9 +70,24 @@ impl Machine {
         }
     }
 
+    /// Asks the device to leave, and waits until it has.
+    fn leave(&mut self) {
+        if let Some(mut device) = self.device.take() {
+            let pid = rustix::process::Pid::from_child(&device);
+            rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+            assert!(device.wait().unwrap().success());
+        }
+    }
+
     fn drop_trigger(&self) {
+        self.drop_file("job", "{\"job\": \"job\"}");
+    }
+
+    fn drop_file(&self, name: &str, text: &str) {
         eventually("the inbox", || self.path("Common/Triggers").exists().then_some(()));
-        fs::write(self.path("Common/Triggers/job.json"), "{\"job\": \"job\"}").unwrap();
+        let part = self.path("Common/Triggers").join(format!(".{name}"));
+        fs::write(&part, text).unwrap();
+        fs::rename(part, self.path("Common/Triggers").join(format!("{name}.json"))).unwrap();
     }
 
     fn wait_for(&self, name: &str) {
@@ -135,4 +150,64 @@ fn what_goes_on_is_ended_once_its_job_runs_in_no_container_any_more() {
     assert_eq!(serde_json::json!(told), serde_json::json!([[1, "lost", "native"], [2, "succeeded", "native"]]));
     // Before the second attempt began, the first one's container was gone: never both.
     assert_eq!(machine.containers(), "");
+}
+
+#[test]
+fn a_kept_container_serves_one_run_after_another_and_ends_with_its_device() {
+    let Some(mut machine) = Machine::new() else { return };
+    let out = machine.path("out").display().to_string();
+    let script = "[ -e /tmp/mark ] && again=true || again=false; touch /tmp/mark; cat $AIOS_TRIGGER >/out/$1; printf '{\"again\": %s}' $again >$AIOS_RESULT; while [ -e /out/wait ]; do touch /out/up-$AIOS_ATTEMPT; sleep 0.05; done";
+    fs::write(machine.path("Programs/job.sh"), script).unwrap();
+    machine.job(&format!(
+        "file = \"job.sh\"\n[docker]\nimage = \"{SHELL}\"\nkeep_warm = \"1h\"\nvolumes = [\"{out}:/out\"]\n"
+    ));
+    machine.start();
+    for (number, again) in [(1, false), (2, true), (3, true)] {
+        machine.drop_file(&format!("t{number}"), &format!("{{\"job\": \"job\", \"args\": [\"{number}\"]}}"));
+        let results = eventually("the result", || Some(machine.results()).filter(|all| all.len() == number));
+        let last = &results[number - 1];
+        let told = (&last["status"], &last["executor"], &last["result"]["again"]);
+        assert_eq!(serde_json::json!(told), serde_json::json!(["succeeded", "docker", again]), "{last}");
+        let trigger: Value =
+            serde_json::from_slice(&fs::read(machine.path(&format!("out/{number}"))).unwrap()).unwrap();
+        assert_eq!(trigger["args"], serde_json::json!([number.to_string()]));
+    }
+    assert_eq!(machine.containers().lines().count(), 1);
+    // One that runs there ends with its device, and its run goes on.
+    fs::write(machine.path("out/wait"), "").unwrap();
+    machine.drop_trigger();
+    machine.wait_for("out/up-1");
+    machine.kill();
+    machine.start();
+    machine.wait_for("out/up-2");
+    assert_eq!(machine.containers().lines().count(), 1, "the first attempt's has gone");
+    fs::remove_file(machine.path("out/wait")).unwrap();
+    let results = eventually("all results", || Some(machine.results()).filter(|all| all.len() == 5));
+    let told: Vec<_> = results[3..].iter().map(|it| (&it["attempt"], &it["status"])).collect();
+    assert_eq!(serde_json::json!(told), serde_json::json!([[1, "lost"], [2, "succeeded"]]));
+    machine.leave();
+    assert_eq!(machine.containers(), "", "what waits for another run goes with its device");
+}
+
+#[test]
+fn a_daemon_that_goes_on_by_an_old_definition_is_started_anew() {
+    let Some(mut machine) = Machine::new() else { return };
+    machine.job(&format!("type = \"always\"\nbackoff = \"0s\"\n{}", machine.container()));
+    machine.start();
+    machine.wait_for("out/up-1");
+    machine.kill();
+    machine.job(&format!("type = \"always\"\nenv = {{NEW = \"1\"}}\n{}", machine.container()));
+    machine.start();
+    machine.wait_for("out/up-2");
+    let running = machine.containers();
+    assert_eq!(running.lines().count(), 1, "{running}");
+    let env = docker(&["inspect", "--format", "{{.Config.Env}}", &running]).unwrap();
+    assert!(env.contains("NEW=1"), "{env}");
+    // By the same definition it goes on.
+    machine.kill();
+    machine.start();
+    eventually("the takeover", || {
+        fs::read_to_string(machine.path("said")).unwrap().contains("is taken over").then_some(())
+    });
+    assert_eq!(machine.containers(), running);
 }

@@ -34,7 +34,8 @@ BAD_JOBS = [
     'function = "a.b"', 'function = "1a"', 'function = ""', 'function = "a b"',
     'type = "dayly"', 'type = 1', 'agrs = []', 'limits = {memory = 5}', 'limits = {cores = 1}', 'limits = 5', 'docker = "x"', 'docker = {}', 'docker = {image = ""}',
     'docker = {image = "x", privileged = true}', 'docker = {image = "x", network = "host"}', 'docker = {image = "x", volumes = ["/a"]}',
-    'docker = {image = "x", labels = {"aios.run" = "x"}}', 'docker = {image = "x", gpus = 0}', 'docker = {image = "x", keep_warm = "1m"}', 'docker = {image = "x", entrypoint = []}',
+    'docker = {image = "x", labels = {"aios.run" = "x"}}', 'docker = {image = "x", gpus = 0}', 'docker = {image = "x", entrypoint = []}',
+    'docker = {image = "x", keep_warm = "0s"}', 'docker = {image = "x", keep_warm = 5}', 'docker = {image = "x", engine = "nomad"}',
     'limits = {memory = "1g"}',
     'args = 5', 'args = ["\\u0000"]', 'kwargs = []',
     'env = ["a"]', 'env = {A = 5}', 'env = {"A=B" = "x"}', 'env = {AIOS_JOB = "x"}', 'env = {"" = "x"}', 'pass_env = "A"',
@@ -82,6 +83,7 @@ BAD_TRIGGERS = [
     {"job": "hello", "expires": "immediate"}, {"job": "hello", "expires": 5}, {"job": "hello", "id": ""}, {"job": "hello", "id": "x" * 257},
     {"job": "hello", "docker": {"image": "x"}}, {"command": ["a"], "docker": {}}, {"command": ["a"], "docker": "x"},
     {"command": ["a"], "docker": {"image": "x", "privileged": True}}, {"command": ["a"], "docker": {"image": "x", "pull": "often"}},
+    {"command": ["a"], "docker": {"image": "x", "keep_warm": "1m"}},
 ]
 GOOD_TRIGGERS = [
     {"job_name": "hello"}, {"job": "hello", "time": "immediate"}, {"job": "hello", "time": "2126-11-21t09:00:00.123456z"},

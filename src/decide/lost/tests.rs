@@ -39,15 +39,26 @@ fn evidence() -> Evidence {
         args: Vec::new(),
         kwargs: Vec::new(),
         executor: "docker",
+        outlives: Some("docker"),
+        daemon: None,
         log: Some("Logs/x".to_owned()),
     }
 }
 
 /// What the device's life `session` makes of it, where this goes on.
 fn plan(session: u64, evidence: Option<Evidence>, found: &[Lease]) -> (Plan, Me) {
+    plan_for(session, evidence, found, &found_as("docker", "1"))
+}
+
+fn found_as(executor: &'static str, definition: &str) -> Outliving {
+    Outliving { executor, definition: definition.to_owned() }
+}
+
+fn plan_for(session: u64, evidence: Option<Evidence>, found: &[Lease], outliving: &Outliving) -> (Plan, Me) {
     let me = me(session);
     let bystander = Bystander::default();
-    let (evidence, found) = (evidence.map(|it| (lease(), it)).into_iter().collect(), found.iter().cloned().collect());
+    let evidence = evidence.map(|it| (lease(), it)).into_iter().collect();
+    let found = found.iter().map(|lease| (lease.clone(), outliving.clone())).collect();
     let catalog = Catalog::default();
     let now = Moment { boot: Duration::ZERO, wall: DateTime::UNIX_EPOCH };
     let seen = Observation { evidence: &evidence, found: &found, ..bystander.observation(now, &me, &catalog) };
@@ -83,6 +94,16 @@ fn what_does_not_go_on_or_has_ended_is_not_taken_over() {
     };
     assert!(is_lost(&plan(2, Some(Evidence { accepted: Some(ended), ..evidence() }), &[lease()]).0), "it has a result");
     assert!(is_lost(&plan(2, Some(Evidence { trigger: None, ..evidence() }), &[lease()]).0), "nobody knows what it is");
+    // What goes on is no longer what its job is.
+    let is_lost_as = |evidence, executor, definition: &str| {
+        is_lost(&plan_for(2, Some(evidence), &[lease()], &found_as(executor, definition)).0)
+    };
+    assert!(
+        is_lost_as(evidence(), "swarm", "1") && is_lost_as(Evidence { outlives: None, ..evidence() }, "docker", "1")
+    );
+    let daemon = || Evidence { daemon: Some("1".to_owned()), ..evidence() };
+    assert!(is_lost_as(daemon(), "docker", "2") && !is_lost_as(daemon(), "docker", "1"));
+    assert!(!is_lost_as(evidence(), "docker", "2"), "it ends by the definition that it was started by");
     // Before it was looked, nothing is decided.
     let (undecided, _) = plan(2, None, &[lease()]);
     assert!(undecided.changes.is_empty() && undecided.look.len() == 1);

@@ -4,15 +4,24 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use bollard::models::{
-    ContainerCreateBody, DeviceRequest, HostConfig, HostConfigLogConfig, Mount, MountType, RestartPolicy,
-    RestartPolicyNameEnum,
+    ContainerCreateBody, DeviceRequest, HostConfig, HostConfigLogConfig, Limit, Mount, MountTmpfsOptions, MountType,
+    NetworkAttachmentConfig, RestartPolicy, RestartPolicyNameEnum, ServiceSpec, ServiceSpecMode,
+    ServiceSpecModeReplicatedJob, TaskSpec, TaskSpecContainerSpec, TaskSpecContainerSpecPrivileges, TaskSpecLogDriver,
+    TaskSpecPlacement, TaskSpecResources, TaskSpecRestartPolicy, TaskSpecRestartPolicyConditionEnum,
 };
 
 use super::Settings;
 use super::places::Places;
 use crate::exec::Spec;
 use crate::model::container::{Container, Gpus, Limits, PIDS, Rule};
+use crate::model::ids::RunId;
 use crate::model::lease::Lease;
+use crate::model::time::parse_size;
+
+/// How output is kept until it was copied: the one driver that every engine can read back.
+const LOG_DRIVER: &str = "json-file";
+/// What begins the name of each container and service.
+const NAME: &str = "aios-";
 
 /// The labels that name an attempt and its holder.
 pub(super) mod label {
@@ -28,6 +37,10 @@ pub(super) mod label {
     pub(crate) const SESSION: &str = "aios.session";
     /// How many bytes of the log are the orchestrator's own, before what the program printed.
     pub(crate) const LOG_FROM: &str = "aios.log_from";
+    /// What the job was when it was started.
+    pub(crate) const DEFINITION: &str = "aios.definition";
+    /// It is kept for later attempts: which one it has now, its name says.
+    pub(crate) const KEPT: &str = "aios.kept";
 }
 
 /// A container that a [`Spec`] is to run in.
@@ -39,8 +52,17 @@ pub struct Inside {
     pub limits: Limits,
     /// What it is given of the folders, at the same paths as this process has them.
     pub mounts: Vec<Given>,
+    /// What tells one definition of its job from another.
+    pub definition: String,
     /// An earlier life of this device has started it: it is taken over, and never made.
     pub goes_on: bool,
+}
+
+impl Inside {
+    /// Whether a container that was made for this would do for another.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        self.container == other.container && self.limits == other.limits && self.mounts == other.mounts
+    }
 }
 
 /// A path that a container is given.
@@ -54,22 +76,49 @@ pub struct Given {
 
 /// The name of an attempt's container.
 pub(super) fn name_of(lease: &Lease) -> String {
-    format!("aios-{}-{}", lease.run, lease.attempt)
+    format!("{NAME}{}-{}", lease.run, lease.attempt)
+}
+
+/// The name of a kept container that has no attempt.
+pub(super) fn idle_name(container: &str) -> String {
+    format!("{NAME}kept-{}", container.get(..12).unwrap_or(container))
+}
+
+/// Whose a container is, by its labels, or by its name if it is kept.
+pub(super) fn lease_of(labels: &HashMap<String, String>, name: &str) -> Option<Lease> {
+    let (run, attempt) = if labels.contains_key(label::KEPT) {
+        name.trim_start_matches('/').strip_prefix(NAME)?.rsplit_once('-')?
+    } else {
+        (labels.get(label::RUN)?.as_str(), labels.get(label::ATTEMPT)?.as_str())
+    };
+    Some(Lease { run: RunId::parse(run)?, attempt: attempt.parse().ok()? })
 }
 
 /// The labels of an attempt's container, without those that a person gave it.
-pub(super) fn labels_of(lease: &Lease, settings: &Settings, log_from: u64) -> HashMap<String, String> {
-    [
-        (label::VOLUME, settings.volume.clone()),
+fn labels_of(spec: &Spec, inside: &Inside, settings: &Settings, log_from: u64) -> HashMap<String, String> {
+    let lease = &spec.lease;
+    let own = [
         (label::RUN, lease.run.to_string()),
         (label::ATTEMPT, lease.attempt.to_string()),
+        (label::LOG_FROM, log_from.to_string()),
+        (label::DEFINITION, inside.definition.clone()),
+    ];
+    labels_of_device(settings).chain(own).map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// The labels of a container that is kept.
+fn labels_of_kept(settings: &Settings) -> HashMap<String, String> {
+    let own = [(label::KEPT, "true".to_owned())];
+    labels_of_device(settings).chain(own).map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+fn labels_of_device(settings: &Settings) -> impl Iterator<Item = (&'static str, String)> {
+    [
+        (label::VOLUME, settings.volume.clone()),
         (label::DEVICE, settings.device.to_string()),
         (label::SESSION, settings.session.to_string()),
-        (label::LOG_FROM, log_from.to_string()),
     ]
     .into_iter()
-    .map(|(name, value)| (name.to_owned(), value))
-    .collect()
 }
 
 /// Holds what a job asks for against this device's policy.
@@ -99,7 +148,7 @@ pub(super) fn check_policy(container: &Container, settings: &Settings, places: &
     Ok(())
 }
 
-/// Everything that the engine is told of a container.
+/// What an attempt is started as: the program, and where it lives.
 ///
 /// # Errors
 /// In one sentence, which path cannot be given to it.
@@ -110,28 +159,79 @@ pub(super) fn body(
     places: &Places,
     log_from: u64,
 ) -> Result<ContainerCreateBody, String> {
-    let container = &*inside.container;
-    let given = inside.mounts.iter().map(|given| {
-        let path = given.path.to_string_lossy().into_owned();
-        Ok(bind(places.on_host(&given.path)?, path, !given.writable))
-    });
-    let asked = container.volumes.iter().map(|volume| {
-        let mount = bind(volume.source.clone(), volume.target.clone(), volume.read_only);
-        Ok(if volume.is_path() { mount } else { Mount { typ: Some(MountType::VOLUME), ..mount } })
-    });
-    let mounts = given.chain(asked).collect::<Result<Vec<Mount>, String>>()?;
-    let (entrypoint, command) = match &container.entrypoint {
+    let (entrypoint, command) = program(spec, inside);
+    let labels = with_labels(&inside.container, labels_of(spec, inside, settings, log_from));
+    let body = home(spec, inside, places, labels)?;
+    Ok(ContainerCreateBody {
+        entrypoint: Some(entrypoint),
+        cmd: Some(command),
+        env: Some(env_of(spec)),
+        // A first process of the engine's, so that the program gets its signals and orphans are reaped.
+        host_config: body.host_config.map(|host| HostConfig { init: Some(true), ..host }),
+        ..body
+    })
+}
+
+/// A container that is kept: its first process does nothing but reap.
+///
+/// # Errors
+/// As [`body`].
+pub(super) fn kept_body(
+    spec: &Spec,
+    inside: &Inside,
+    settings: &Settings,
+    places: &Places,
+    keeper: Vec<String>,
+) -> Result<ContainerCreateBody, String> {
+    let labels = with_labels(&inside.container, labels_of_kept(settings));
+    let body = home(spec, inside, places, labels)?;
+    Ok(ContainerCreateBody {
+        entrypoint: Some(keeper),
+        cmd: Some(Vec::new()),
+        // What is to end is ended by who signals everybody but the first process: that must be the keeper itself.
+        host_config: body.host_config.map(|host| HostConfig { init: Some(false), ..host }),
+        ..body
+    })
+}
+
+/// Entrypoint and command, as an engine calls the two.
+fn program(spec: &Spec, inside: &Inside) -> (Vec<String>, Vec<String>) {
+    match &inside.container.entrypoint {
         Some(entrypoint) => (entrypoint.clone(), spec.argv.clone()),
         // Set, so that the image's own does not count: the program is what the job says, as outside of a container.
         None => (spec.argv.iter().take(1).cloned().collect(), spec.argv.iter().skip(1).cloned().collect()),
-    };
+    }
+}
+
+/// The program and all its arguments.
+pub(super) fn argv_of(spec: &Spec, inside: &Inside) -> Vec<String> {
+    let (mut argv, command) = program(spec, inside);
+    argv.extend(command);
+    argv
+}
+
+/// The environment, as an engine writes it.
+pub(super) fn env_of(spec: &Spec) -> Vec<String> {
+    spec.env.iter().map(|(name, value)| format!("{name}={value}")).collect()
+}
+
+fn with_labels(container: &Container, own: HashMap<String, String>) -> HashMap<String, String> {
     let mut labels: HashMap<String, String> = container.labels.clone().into_iter().collect();
-    labels.extend(labels_of(&spec.lease, settings, log_from));
+    labels.extend(own);
+    labels
+}
+
+/// A container without its program.
+fn home(
+    spec: &Spec,
+    inside: &Inside,
+    places: &Places,
+    labels: HashMap<String, String>,
+) -> Result<ContainerCreateBody, String> {
+    let container = &*inside.container;
+    let mounts = mounts(inside, places)?;
     Ok(ContainerCreateBody {
         image: Some(container.image.clone()),
-        entrypoint: Some(entrypoint),
-        cmd: Some(command),
-        env: Some(spec.env.iter().map(|(name, value)| format!("{name}={value}")).collect()),
         working_dir: Some(spec.dir.to_string_lossy().into_owned()),
         user: container.user.clone(),
         labels: Some(labels),
@@ -139,6 +239,104 @@ pub(super) fn body(
         host_config: Some(HostConfig { mounts: Some(mounts), ..host(container, inside.limits) }),
         ..ContainerCreateBody::default()
     })
+}
+
+/// What of the host it sees.
+fn mounts(inside: &Inside, places: &Places) -> Result<Vec<Mount>, String> {
+    let given = inside.mounts.iter().map(|given| {
+        let path = given.path.to_string_lossy().into_owned();
+        Ok(bind(places.on_host(&given.path)?, path, !given.writable))
+    });
+    let asked = inside.container.volumes.iter().map(|volume| {
+        let mount = bind(volume.source.clone(), volume.target.clone(), volume.read_only);
+        Ok(if volume.is_path() { mount } else { Mount { typ: Some(MountType::VOLUME), ..mount } })
+    });
+    given.chain(asked).collect()
+}
+
+/// The attempt as a service of a swarm: a job of one task that is never tried again.
+///
+/// # Errors
+/// As [`body`].
+pub(super) fn service(
+    spec: &Spec,
+    inside: &Inside,
+    settings: &Settings,
+    places: &Places,
+) -> Result<ServiceSpec, String> {
+    let container = &*inside.container;
+    let (command, args) = program(spec, inside);
+    let labels = with_labels(container, labels_of(spec, inside, settings, 0));
+    let in_memory = container.tmpfs.iter().map(|(path, options)| in_memory(path, options));
+    let mounts = mounts(inside, places)?.into_iter().chain(in_memory).collect();
+    let needs = container.node_tags.iter().map(|tag| format!("node.labels.aios.{tag}==true"));
+    let task = TaskSpec {
+        container_spec: Some(TaskSpecContainerSpec {
+            image: Some(container.image.clone()),
+            labels: Some(labels.clone()),
+            command: Some(command),
+            args: Some(args),
+            env: Some(env_of(spec)),
+            dir: Some(spec.dir.to_string_lossy().into_owned()),
+            user: container.user.clone(),
+            // Engines before API 1.46 do not know it for services; without capabilities little is left to gain.
+            privileges: Some(TaskSpecContainerSpecPrivileges { no_new_privileges: Some(true), ..Default::default() }),
+            tty: Some(false),
+            read_only: Some(container.read_only),
+            mounts: Some(mounts),
+            stop_grace_period: i64::try_from(spec.grace.as_nanos()).ok(),
+            init: Some(true),
+            capability_drop: Some(vec!["ALL".to_owned()]),
+            ..TaskSpecContainerSpec::default()
+        }),
+        resources: Some(TaskSpecResources { limits: Some(limits(inside.limits)), ..TaskSpecResources::default() }),
+        restart_policy: Some(TaskSpecRestartPolicy {
+            condition: Some(TaskSpecRestartPolicyConditionEnum::NONE),
+            ..TaskSpecRestartPolicy::default()
+        }),
+        placement: Some(TaskSpecPlacement { constraints: Some(needs.collect()), ..TaskSpecPlacement::default() }),
+        // What a service is on without being told is the engine's bridge.
+        networks: (container.network != "bridge").then(|| {
+            let target = Some(container.network.clone());
+            vec![NetworkAttachmentConfig { target, ..NetworkAttachmentConfig::default() }]
+        }),
+        log_driver: Some(TaskSpecLogDriver { name: Some(LOG_DRIVER.to_owned()), options: Some(log_options()) }),
+        ..TaskSpec::default()
+    };
+    let once = ServiceSpecModeReplicatedJob { max_concurrent: Some(1), total_completions: Some(1) };
+    Ok(ServiceSpec {
+        name: Some(name_of(&spec.lease)),
+        labels: Some(labels),
+        task_template: Some(task),
+        mode: Some(ServiceSpecMode { replicated_job: Some(once), ..ServiceSpecMode::default() }),
+        ..ServiceSpec::default()
+    })
+}
+
+/// A folder in memory; of its options a service knows size and mode.
+fn in_memory(path: &str, options: &str) -> Mount {
+    let option = |name: &str| options.split(',').find_map(|option| option.strip_prefix(name)?.strip_prefix('='));
+    let size = option("size").and_then(parse_size).and_then(|bytes| i64::try_from(bytes).ok());
+    let mode = option("mode").and_then(|mode| i64::from_str_radix(mode, 8).ok());
+    let tmpfs_options = Some(MountTmpfsOptions { size_bytes: size, mode, ..MountTmpfsOptions::default() });
+    Mount { typ: Some(MountType::TMPFS), target: Some(path.to_owned()), tmpfs_options, ..Mount::default() }
+}
+
+fn limits(limits: Limits) -> Limit {
+    Limit {
+        nano_cpus: nano_cpus(limits),
+        memory_bytes: limits.memory.and_then(|bytes| i64::try_from(bytes).ok()),
+        pids: Some(i64::from(limits.pids.unwrap_or(PIDS))),
+    }
+}
+
+fn nano_cpus(limits: Limits) -> Option<i64> {
+    limits.cpu_millis.map(|millis| i64::from(millis) * 1_000_000)
+}
+
+/// Logs as every engine can read them back, and as much of them as is kept.
+fn log_options() -> HashMap<String, String> {
+    [("max-size", "256m"), ("max-file", "2")].map(|(name, value)| (name.to_owned(), value.to_owned())).into()
 }
 
 fn bind(source: String, target: String, read_only: bool) -> Mount {
@@ -156,8 +354,6 @@ fn host(container: &Container, limits: Limits) -> HostConfig {
         security_opt: Some(vec!["no-new-privileges".to_owned()]),
         readonly_rootfs: Some(container.read_only),
         tmpfs: Some(container.tmpfs.clone().into_iter().collect()),
-        // A first process of the engine's, so that the program gets its signals and orphans are reaped.
-        init: Some(true),
         // Its end is read from it: whatever removed it by itself would take that along.
         auto_remove: Some(false),
         restart_policy: Some(RestartPolicy { name: Some(RestartPolicyNameEnum::NO), maximum_retry_count: None }),
@@ -165,16 +361,9 @@ fn host(container: &Container, limits: Limits) -> HostConfig {
         memory,
         // Without room to swap the limit is one.
         memory_swap: memory,
-        nano_cpus: limits.cpu_millis.map(|millis| i64::from(millis) * 1_000_000),
+        nano_cpus: nano_cpus(limits),
         device_requests: gpus(&container.gpus).map(|request| vec![request]),
-        // The one driver that every engine can read back.
-        log_config: Some(HostConfigLogConfig {
-            typ: Some("json-file".to_owned()),
-            config: Some(HashMap::from([
-                ("max-size".to_owned(), "256m".to_owned()),
-                ("max-file".to_owned(), "2".to_owned()),
-            ])),
-        }),
+        log_config: Some(HostConfigLogConfig { typ: Some(LOG_DRIVER.to_owned()), config: Some(log_options()) }),
         ..HostConfig::default()
     }
 }

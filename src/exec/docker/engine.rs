@@ -5,13 +5,19 @@ use std::error::Error as _;
 use std::io::ErrorKind;
 use std::time::Duration;
 
+use bollard::exec::{CreateExecOptions, StartExecOptions, StartExecResults};
 use bollard::models::{ContainerCreateBody, ContainerInspectResponse, ContainerSummary};
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, CreateImageOptionsBuilder, DownloadFromContainerOptionsBuilder,
     KillContainerOptionsBuilder, ListContainersOptionsBuilder, LogsOptionsBuilder, RemoveContainerOptionsBuilder,
+    RenameContainerOptionsBuilder,
 };
 use bollard::{API_DEFAULT_VERSION, Docker};
 use futures_util::{Stream, StreamExt};
+
+mod services;
+
+pub(super) use services::Task;
 
 /// Where an engine listens unless `DOCKER_HOST` says otherwise.
 pub const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
@@ -138,7 +144,7 @@ impl Engine {
     /// Whether it answers.
     pub async fn look(&self) -> Result<Seen, Fault> {
         let version = self.client(ANSWER)?.version().await.map_err(|error| self.fault(&error))?;
-        Ok(Seen { version: version.version.unwrap_or_default() })
+        Ok(Seen { version: version.version.unwrap_or_default(), is_manager: self.is_manager().await })
     }
 
     /// Makes a container.
@@ -188,6 +194,43 @@ impl Engine {
         let options = LogsOptionsBuilder::default().follow(follow).stdout(true).stderr(true).tail("all").build();
         let pieces = self.client(ANSWER)?.logs(container, Some(options));
         Ok(pieces.map(|piece| piece.map(bollard::container::LogOutput::into_bytes).map_err(|error| self.fault(&error))))
+    }
+
+    /// Gives a container another name.
+    pub async fn rename(&self, container: &str, name: &str) -> Result<(), Fault> {
+        let options = RenameContainerOptionsBuilder::default().name(name).build();
+        self.client(ANSWER)?.rename_container(container, options).await.map_err(|error| self.fault(&error))
+    }
+
+    /// The id of an image as it is now.
+    pub async fn image_id(&self, image: &str) -> Result<String, Fault> {
+        let seen = self.client(ANSWER)?.inspect_image(image).await.map_err(|error| self.fault(&error))?;
+        Ok(seen.id.unwrap_or_default())
+    }
+
+    /// Starts a process in a container that runs, and returns its id and what it prints.
+    pub async fn exec(
+        &self,
+        container: &str,
+        process: CreateExecOptions<String>,
+    ) -> Result<(String, impl Stream<Item = Result<bytes::Bytes, Fault>> + Send + use<>), Fault> {
+        let client = self.client(ANSWER)?;
+        let made = client.create_exec(container, process).await.map_err(|error| self.fault(&error))?;
+        let started = client.start_exec(&made.id, None::<StartExecOptions>).await;
+        let StartExecResults::Attached { output, .. } = started.map_err(|error| self.fault(&error))? else {
+            return Err(self.gone("it let go of a process that it was to attach"));
+        };
+        let engine = self.clone();
+        let pieces = output.map(move |piece| {
+            piece.map(bollard::container::LogOutput::into_bytes).map_err(|error| engine.fault(&error))
+        });
+        Ok((made.id, pieces))
+    }
+
+    /// How a process that [`Self::exec`] started has ended; `None`: it runs.
+    pub async fn exec_end(&self, process: &str) -> Result<Option<Option<i64>>, Fault> {
+        let seen = self.client(ANSWER)?.inspect_exec(process).await.map_err(|error| self.fault(&error))?;
+        Ok((seen.running != Some(true)).then_some(seen.exit_code))
     }
 
     /// Sends a signal to the main process of a container; `false`: it has ended already.
@@ -276,6 +319,8 @@ impl Engine {
 pub struct Seen {
     /// Its version.
     pub version: String,
+    /// Whether it manages a swarm.
+    pub is_manager: bool,
 }
 
 /// What an answer that is no success means.
@@ -288,7 +333,8 @@ fn answered(code: u16, message: &str) -> Fault {
             let image = text.rsplit(": ").next().unwrap_or_default().to_owned();
             Fault::NoImage(image)
         }
-        404 if says("no such container") || says("no container with") => Fault::NoContainer,
+        404 if says("no such container") || says("no container with") || says("no such exec") => Fault::NoContainer,
+        404 if lower.starts_with("service ") || lower.starts_with("task ") => Fault::NoContainer,
         409 if says("already in use") => Fault::NameTaken,
         304 | 409 => Fault::NotNow(text),
         _ => Fault::Refused(text),

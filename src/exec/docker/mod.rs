@@ -6,6 +6,12 @@
 //!
 //! A container is named after run and attempt, and labelled with volume, device and session. So making one twice finds the
 //! first one, and what an earlier life of this device left running is taken over by starting it once more.
+//!
+//! | an attempt's home | in | its end is known from |
+//! |---|---|---|
+//! | a container of its own | `cold` | the engine's record of it |
+//! | a process in a container that is kept | `warm` | the engine's record of the process |
+//! | a task of a swarm | `service` | the manager's record of it |
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -17,16 +23,20 @@ use tokio::sync::Notify;
 
 use super::ledger::Ledger;
 use super::{Executor, Exit, Spec, StopCause};
-use crate::model::container::{Allowed, DOCKER_TAG};
+use crate::model::container::{Allowed, DOCKER_TAG, SWARM_TAG};
 use crate::model::ids::{DeviceId, Session, Tag};
-use crate::model::lease::Lease;
+use crate::model::lease::{Lease, Outliving};
 
 mod attempt;
+mod cold;
 mod create;
 mod engine;
 mod output;
 mod places;
+mod service;
+mod start;
 mod tidy;
+mod warm;
 
 pub use create::{Given, Inside};
 pub use engine::{DEFAULT_HOST, Engine, Fault, Seen};
@@ -81,8 +91,10 @@ struct Shared {
     /// What the engine was when it was last looked at; `None`: not there.
     seen: Mutex<Option<Seen>>,
     places: tokio::sync::Mutex<Option<Arc<Places>>>,
+    /// Containers that wait for another attempt.
+    pool: warm::Pool,
     /// What an earlier life left running.
-    found: Mutex<BTreeSet<Lease>>,
+    found: Mutex<BTreeMap<Lease, Outliving>>,
     /// Attempts whose containers were met, and that are not this life's.
     surveyed: Mutex<BTreeSet<Lease>>,
     /// It is to be looked at once whether the engine is there.
@@ -105,6 +117,7 @@ impl DockerExecutor {
             wake,
             seen: Mutex::default(),
             places: tokio::sync::Mutex::default(),
+            pool: warm::Pool::default(),
             found: Mutex::default(),
             surveyed: Mutex::default(),
             look: Notify::new(),
@@ -125,13 +138,40 @@ impl DockerExecutor {
     }
 }
 
+/// What a device does with its executor when it leaves.
+#[derive(Debug, Clone)]
+pub struct Closer {
+    shared: Arc<Shared>,
+    thread: Handle,
+}
+
+impl Closer {
+    /// Throws away the containers that wait for another attempt.
+    pub async fn close(self) {
+        let Self { shared, thread } = self;
+        let closed = thread.spawn(async move {
+            if tokio::time::timeout(LOOK_BACK, warm::close(&shared)).await.is_err() {
+                tracing::warn!("the container engine is slow: containers that were kept end by themselves, later");
+            }
+        });
+        // It panics only with a bug, which its thread has told by then.
+        let _ = closed.await;
+    }
+}
+
 impl DockerExecutor {
+    /// What is to be done with it in the end, when it was given away.
+    #[must_use]
+    pub fn closer(&self) -> Closer {
+        Closer { shared: Arc::clone(&self.shared), thread: self.thread.clone() }
+    }
+
     /// Looks what an earlier life of this device left running. An engine that does not answer soon has left nothing.
     pub async fn look_back(&self) {
         let shared = Arc::clone(&self.shared);
         let looked = self.thread.spawn(async move {
             match tokio::time::timeout(LOOK_BACK, tidy::left(&shared)).await {
-                Ok(Ok(left)) => *lock(&shared.found) = left.into_iter().map(|(lease, _)| lease).collect(),
+                Ok(Ok(left)) => *lock(&shared.found) = left,
                 Ok(Err(fault)) => tracing::debug!(%fault, "no look at what an earlier life left in containers"),
                 Err(_) => {
                     tracing::warn!("the container engine is slow: what an earlier life left there is not taken over")
@@ -186,6 +226,7 @@ impl Shared {
                 }
                 self.wake.notify_one();
             }
+            warm::expire(self).await;
             tokio::select! {
                 () = tokio::time::sleep(LOOK) => {}
                 // Not at once: who says so has just been told, and many may say so.
@@ -238,10 +279,12 @@ impl Executor for DockerExecutor {
 
     fn offers(&self) -> BTreeSet<Tag> {
         let seen = lock(&self.shared.seen);
-        seen.as_ref().and_then(|_| Tag::new(DOCKER_TAG).ok()).into_iter().collect()
+        let swarm = seen.as_ref().filter(|seen| seen.is_manager).map(|_| SWARM_TAG);
+        let tags = seen.as_ref().map(|_| DOCKER_TAG).into_iter().chain(swarm);
+        tags.filter_map(|tag| Tag::new(tag).ok()).collect()
     }
 
-    fn found(&self) -> BTreeSet<Lease> {
+    fn found(&self) -> BTreeMap<Lease, Outliving> {
         lock(&self.shared.found).clone()
     }
 

@@ -1,47 +1,103 @@
-//! Containers whose device is not there any more, or has forgotten them: a crash may have left them.
+//! Containers and services whose device is not there any more, or has forgotten them: a crash may have left them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::create::label;
-use super::engine::Fault;
-use super::{Shared, lock};
-use crate::model::ids::RunId;
-use crate::model::lease::Lease;
+use bollard::models::ContainerSummaryStateEnum;
 
-/// Looks which containers of the volume there are. Whose attempt is over is for who knows the state to say, once it was read anew.
+use super::create::{label, lease_of};
+use super::engine::Fault;
+use super::{Shared, lock, service};
+use crate::model::container::Engine;
+use crate::model::lease::{Lease, Outliving};
+
+/// What a swarm puts on the containers of its services.
+const SWARM_SERVICE: &str = "com.docker.swarm.service.id";
+
+/// Something of the volume on the engine.
+#[derive(Debug)]
+struct Found {
+    /// Whose attempt it is; `None`: it is kept and has none.
+    lease: Option<Lease>,
+    labels: HashMap<String, String>,
+    home: Home,
+    is_running: bool,
+}
+
+#[derive(Debug)]
+enum Home {
+    Container(String),
+    Service(String),
+}
+
+impl Found {
+    fn is_kept(&self) -> bool {
+        self.labels.contains_key(label::KEPT)
+    }
+
+    /// Whether this device made it, in this life or another.
+    fn is_of_device(&self, shared: &Shared) -> bool {
+        self.labels.get(label::DEVICE).is_some_and(|device| device == shared.settings.device.as_str())
+    }
+
+    /// A container that was kept by somebody who will not come back to it: nothing that runs there can be taken over.
+    fn is_forgotten(&self, shared: &Shared) -> bool {
+        let is_earlier = self.labels.get(label::SESSION).is_none_or(|it| it != shared.settings.session.as_str());
+        self.is_kept() && (is_earlier && self.is_of_device(shared) || !self.is_running && self.lease.is_none())
+    }
+
+    async fn remove(&self, shared: &Shared, why: &str) -> Result<(), Fault> {
+        let (removed, name) = match &self.home {
+            Home::Container(id) => (shared.engine.remove(id).await, id),
+            Home::Service(name) => match &self.lease {
+                Some(lease) => (service::remove(shared, lease).await, name),
+                None => (shared.engine.remove_service(name).await, name),
+            },
+        };
+        let (run, attempt) = self.lease.as_ref().map(|lease| (lease.run.as_str(), lease.attempt)).unzip();
+        match &removed {
+            Ok(()) => tracing::info!(run, attempt, name, why, "a container is removed"),
+            Err(error) => tracing::warn!(run, attempt, name, why, %error, "a container cannot be removed"),
+        }
+        removed
+    }
+}
+
+/// Looks what there is of the volume. Whose attempt is over is for who knows the state to say, once it was read anew.
 pub(super) async fn survey(shared: Arc<Shared>) {
     // An engine that is not there has nothing to tidy now.
-    let Ok(found) = labelled(&shared, &[of_volume(&shared)]).await else { return };
-    let found: BTreeSet<Lease> =
-        found.into_iter().map(|(lease, _)| lease).filter(|lease| !shared.ledger.knows(lease)).collect();
-    if !found.is_empty() {
-        lock(&shared.surveyed).extend(found);
+    let Ok(found) = of_volume(&shared).await else { return };
+    let mut met = BTreeSet::new();
+    for found in found {
+        if found.is_forgotten(&shared) {
+            // It is met again.
+            let _ = found.remove(&shared, "nobody comes back to it").await;
+        } else if let Some(lease) = found.lease.filter(|lease| !shared.ledger.knows(lease)) {
+            met.insert(lease);
+        }
+    }
+    if !met.is_empty() {
+        lock(&shared.surveyed).extend(met);
         shared.wake.notify_one();
     }
 }
 
 /// Ends what goes on here of earlier attempts of a run.
 pub(super) async fn end_earlier(shared: &Shared, lease: &Lease) -> Result<(), Fault> {
-    let labels = [of_volume(shared), format!("{}={}", label::RUN, lease.run)];
-    for (earlier, id) in labelled(shared, &labels).await?.into_iter().filter(|(found, _)| found.attempt < lease.attempt)
-    {
-        remove(shared, &earlier, &id, "a later attempt starts").await?;
+    let is_earlier = |found: &Lease| found.run == lease.run && found.attempt < lease.attempt;
+    for found in of_volume(shared).await?.into_iter().filter(|found| found.lease.as_ref().is_some_and(is_earlier)) {
+        found.remove(shared, "a later attempt starts").await?;
     }
     Ok(())
 }
 
-fn of_volume(shared: &Shared) -> String {
-    format!("{}={}", label::VOLUME, shared.settings.volume)
-}
-
 /// Ends what goes on of attempts that others held, on the engine that this device reaches.
 pub(super) async fn evict(shared: Arc<Shared>, leases: BTreeSet<Lease>) {
-    match labelled(&shared, &[of_volume(&shared)]).await {
-        Ok(found) => {
-            for (lease, id) in found.into_iter().filter(|(lease, _)| leases.contains(lease)) {
+    match of_volume(&shared).await {
+        Ok(all) => {
+            for found in all.into_iter().filter(|found| found.lease.as_ref().is_some_and(|it| leases.contains(it))) {
                 // What could not be removed is met again by the survey, and by whoever starts a later attempt.
-                let _ = remove(&shared, &lease, &id, "nobody holds it").await;
+                let _ = found.remove(&shared, "nobody holds it").await;
             }
         }
         // Where there is no engine nothing can go on that this device could reach.
@@ -52,29 +108,48 @@ pub(super) async fn evict(shared: Arc<Shared>, leases: BTreeSet<Lease>) {
     shared.wake.notify_one();
 }
 
-/// The containers of this device.
-pub(super) async fn left(shared: &Shared) -> Result<Vec<(Lease, String)>, Fault> {
-    let settings = &shared.settings;
-    let own = [of_volume(shared), format!("{}={}", label::DEVICE, settings.device)];
-    labelled(shared, &own).await
-}
-
-async fn labelled(shared: &Shared, labels: &[String]) -> Result<Vec<(Lease, String)>, Fault> {
-    let found = shared.engine.labelled(labels).await?;
-    let lease_of = |labels: &std::collections::HashMap<String, String>| {
-        let run = RunId::parse(labels.get(label::RUN)?)?;
-        Some(Lease { run, attempt: labels.get(label::ATTEMPT)?.parse().ok()? })
-    };
-    let found = found.into_iter().filter_map(|container| Some((lease_of(&container.labels?)?, container.id?)));
-    Ok(found.collect())
-}
-
-async fn remove(shared: &Shared, lease: &Lease, container: &str, why: &str) -> Result<(), Fault> {
-    let (run, attempt) = (&lease.run, lease.attempt);
-    let removed = shared.engine.remove(container).await;
-    match &removed {
-        Ok(()) => tracing::info!(%run, attempt, container, why, "a container is removed"),
-        Err(error) => tracing::warn!(%run, attempt, container, why, %error, "a container cannot be removed"),
+/// What goes on of attempts of this device and can be taken over; what cannot is ended.
+pub(super) async fn left(shared: &Shared) -> Result<BTreeMap<Lease, Outliving>, Fault> {
+    let mut left = BTreeMap::new();
+    for found in of_volume(shared).await?.into_iter().filter(|found| found.is_of_device(shared)) {
+        if found.is_forgotten(shared) {
+            found.remove(shared, "its device has begun anew").await?;
+        } else if !found.is_kept() && !found.labels.contains_key(SWARM_SERVICE) {
+            let engine = match found.home {
+                Home::Container(_) => Engine::Local,
+                Home::Service(_) => Engine::Swarm,
+            };
+            let definition = found.labels.get(label::DEFINITION).cloned().unwrap_or_default();
+            left.extend(found.lease.map(|lease| (lease, Outliving { executor: engine.executor(), definition })));
+        }
     }
-    removed
+    Ok(left)
+}
+
+async fn of_volume(shared: &Shared) -> Result<Vec<Found>, Fault> {
+    let labels = [format!("{}={}", label::VOLUME, shared.settings.volume)];
+    let containers = shared.engine.labelled(&labels).await?.into_iter().filter_map(|container| {
+        let labels = container.labels?;
+        let name = container.names.into_iter().flatten().next().unwrap_or_default();
+        let is_running = container.state.is_none_or(|state| state == ContainerSummaryStateEnum::RUNNING);
+        // While it runs the task of a service is its manager's to end.
+        if is_running && labels.contains_key(SWARM_SERVICE) {
+            return None;
+        }
+        Some(Found { lease: lease_of(&labels, &name), labels, home: Home::Container(container.id?), is_running })
+    });
+    let mut found: Vec<Found> = containers.collect();
+    if lock(&shared.seen).as_ref().is_none_or(|seen| seen.is_manager) {
+        // No swarm has no services.
+        let services = match shared.engine.services_labelled(&labels).await {
+            Err(fault) if fault.is_absence() => return Err(fault),
+            services => services.unwrap_or_default(),
+        };
+        found.extend(services.into_iter().filter_map(|service| {
+            let spec = service.spec?;
+            let (labels, name) = (spec.labels?, spec.name?);
+            Some(Found { lease: lease_of(&labels, &name), labels, home: Home::Service(name), is_running: true })
+        }));
+    }
+    Ok(found)
 }

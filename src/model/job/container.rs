@@ -2,15 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
-use super::super::container::{Container, Gpus, Limits, OWN_LABEL, Rule, Volume, is_name, is_plain_path};
+use super::super::container::{Container, Engine, Gpus, Limits, OWN_LABEL, Rule, Volume, is_name, is_plain_path};
 use super::super::message::quoted;
-use super::super::time::{SIZE_RULE, parse_size};
+use super::super::time::{SIZE_RULE, parse_size, show_duration};
 use super::super::toml_read::{At, Reader};
-use super::keys::{DOCKER_KEYS, LIMIT_KEYS, PULLS};
+use super::keys::{DOCKER_KEYS, ENGINES, LIMIT_KEYS, PULLS};
 
 /// The least memory that an engine gives to a container, bytes.
 const LEAST_MEMORY: u64 = 6 << 20;
+/// How long a container can be kept that nothing runs in.
+const KEPT_MOST: Duration = Duration::from_secs(86_400);
 /// How many CPUs a limit can name.
 const CPUS: RangeInclusive<f64> = 0.01..=1024.0;
 /// How many processes a limit can name.
@@ -18,8 +21,6 @@ pub(super) const PIDS: RangeInclusive<i64> = 1..=1_000_000;
 /// How many GPUs can be asked for.
 pub(super) const GPUS: RangeInclusive<i64> = 1..=64;
 
-/// The keys that the format has and this version does not read.
-const LATER_KEYS: [&str; 2] = ["keep_warm", "engine"];
 const IMAGE: &str = "the name of an image, such as \"debian:bookworm-slim\"";
 
 /// The table `docker`, if there is one.
@@ -29,14 +30,7 @@ pub(super) fn container(reader: &mut Reader<'_>) -> Option<Container> {
 
 /// The members of the table `docker`, which stands at `place`.
 pub(super) fn table(reader: &mut Reader<'_>, place: usize) -> Option<Container> {
-    let mut refused = refuse_by_policy(reader);
-    for key in LATER_KEYS {
-        if let Some(at) = reader.key(key) {
-            let hint = "leave it out, or use a version that supports it";
-            reader.problem(at, format!("key `{key}` is not supported by this version"), hint);
-            refused.push(key);
-        }
-    }
+    let refused = refuse_by_policy(reader);
     let known: Vec<&str> = DOCKER_KEYS.iter().map(|key| key.name).chain(refused).collect();
     reader.only_keys(&known);
     if reader.key("image").is_none() {
@@ -47,7 +41,7 @@ pub(super) fn table(reader: &mut Reader<'_>, place: usize) -> Option<Container> 
         );
     }
     let default = Container::of(image(reader).unwrap_or_default());
-    Some(Container {
+    let container = Container {
         pull: reader.word("pull", &PULLS).unwrap_or(default.pull),
         network: network(reader).unwrap_or(default.network),
         volumes: volumes(reader),
@@ -58,8 +52,55 @@ pub(super) fn table(reader: &mut Reader<'_>, place: usize) -> Option<Container> 
         tmpfs: tmpfs(reader).unwrap_or(default.tmpfs),
         read_only: reader.boolean("read_only").unwrap_or(default.read_only),
         share_common: reader.boolean("share_common").unwrap_or(default.share_common),
+        keep_warm: keep_warm(reader),
+        engine: reader.word("engine", &ENGINES).unwrap_or(default.engine),
         image: default.image,
-    })
+        node_tags: default.node_tags,
+    };
+    if container.engine == Engine::Swarm {
+        refuse_in_swarm(reader, place, &container);
+    }
+    Some(container)
+}
+
+/// What a service of a swarm cannot have.
+fn refuse_in_swarm(reader: &mut Reader<'_>, place: usize, container: &Container) {
+    let reasons = [
+        ("keep_warm", "a service of a swarm ends with its run"),
+        ("gpus", "tag the jobs, and label the nodes that have one"),
+        ("pull", "each node fetches an image that it does not have"),
+    ];
+    for (key, hint) in reasons {
+        if let Some(at) = reader.key(key) {
+            let error = format!("found `{key}` with `engine = \"swarm\"`, expected it with another engine");
+            reader.problem(at, error, hint);
+        }
+    }
+    if container.network == "none" {
+        let error = "found the network `none` with `engine = \"swarm\"`, expected another one: a service of a swarm has a network";
+        reader.problem(reader.key("network").or(reader.key("engine")).unwrap_or(place), error.to_owned(), "network = \"bridge\"");
+    }
+    let is_known = |option: &str| match option.split_once('=') {
+        Some(("size", size)) => parse_size(size).is_some(),
+        Some(("mode", mode)) => u32::from_str_radix(mode, 8).is_ok(),
+        Some(_) | None => option.is_empty(),
+    };
+    if let Some((path, options)) = container.tmpfs.iter().find(|(_, options)| !options.split(',').all(is_known)) {
+        let error = format!(
+            "`tmpfs` has {}, expected only size, in bytes or with a unit, and mode in a swarm",
+            quoted(&format!("{path}:{options}"))
+        );
+        reader.problem(reader.key("tmpfs").unwrap_or(place), error, "tmpfs = [\"/tmp:size=64m\"]");
+    }
+}
+
+fn keep_warm(reader: &mut Reader<'_>) -> Option<Duration> {
+    let At { at, value } = reader.duration("keep_warm")?;
+    if value.is_zero() || value > KEPT_MOST {
+        let error = format!("`keep_warm` is {}, expected more than 0 and at most 1d", show_duration(value));
+        reader.problem(at, error, "keep_warm = \"10m\"");
+    }
+    Some(value)
 }
 
 /// The table `limits`.

@@ -5,7 +5,7 @@
 
 use std::ops::RangeInclusive;
 
-use super::super::container::Pull;
+use super::super::container::{Engine, Pull};
 use super::super::schedule::Missed;
 use super::container::{GPUS, PIDS};
 use super::timing::{OWN_KEYS, TYPES};
@@ -21,6 +21,8 @@ pub(super) const MISSED: [(&str, Missed); 3] = [("once", Missed::Once), ("all", 
 /// The words of `docker.pull`.
 pub(super) const PULLS: [(&str, Pull); 3] =
     [("missing", Pull::Missing), ("always", Pull::Always), ("never", Pull::Never)];
+/// The words of `docker.engine`.
+pub(super) const ENGINES: [(&str, Engine); 2] = [("local", Engine::Local), ("swarm", Engine::Swarm)];
 /// The word of `instances` for one on each device.
 pub const EVERY: &str = "every";
 
@@ -140,7 +142,7 @@ const SPAN: Shape = Shape::Duration { zero: true };
 const SOME_SPAN: Shape = Shape::Duration { zero: false };
 
 /// The keys of the table `docker`.
-pub static DOCKER_KEYS: [Key; 11] = {
+pub static DOCKER_KEYS: [Key; 13] = {
     use Part::Program;
     [
         key("image", Program, Shape::Image, r#""debian:bookworm-slim""#, "The image that the container is made of."),
@@ -207,6 +209,20 @@ pub static DOCKER_KEYS: [Key; 11] = {
             Shape::Boolean,
             "true",
             "Whether it sees all of Common and may write there, instead of what its run needs [default: false].",
+        ),
+        key(
+            "keep_warm",
+            Program,
+            SOME_SPAN,
+            r#""10m""#,
+            "The container is kept for this long after a run, for the job's next one; the image needs sh and sleep [default: each run has a container of its own].",
+        ),
+        key(
+            "engine",
+            Program,
+            Shape::Word(&words(&ENGINES)),
+            r#""local""#,
+            "What runs it: `local`, the engine of the device, or `swarm`, a node of the swarm that this engine manages and that has the job's tags as labels aios.TAG=true [default: local].",
         ),
     ]
 };

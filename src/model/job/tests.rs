@@ -358,7 +358,7 @@ proptest! {
 
 #[test]
 fn a_container_is_read_key_by_key() {
-    use crate::model::container::{Container, Gpus, Pull, Volume};
+    use crate::model::container::{Container, Engine, Gpus, Pull, Volume};
     let plain = good("file = \"a\"\ndocker.image = \"x\"");
     assert_eq!(plain.container.as_deref(), Some(&Container::of("x".to_owned())));
     assert_eq!(
@@ -369,7 +369,7 @@ fn a_container_is_read_key_by_key() {
     assert_eq!(plain.own_tags().count(), 0);
     let text = "file = \"a\"\ntags = [\"gpu\"]\nlimits = {memory = \"64m\", cpus = 1.5, pids = 9}\n[docker]\nimage = \"h:5000/a/b:1\"\n\
         pull = \"always\"\nnetwork = \"bridge\"\nvolumes = [\"/a:/b:ro\"]\nuser = \"1:2\"\ngpus = [\"GPU-1\"]\nentrypoint = [\"e\"]\n\
-        labels = {a = \"b\"}\ntmpfs = [\"/t:size=1m\"]\nread_only = false\nshare_common = true\n";
+        labels = {a = \"b\"}\ntmpfs = [\"/t:size=1m\"]\nread_only = false\nshare_common = true\nkeep_warm = \"10m\"\nengine = \"local\"\n";
     let job = good(text);
     let limits = job.limits;
     assert_eq!((limits.memory, limits.cpu_millis, limits.pids), (Some(64 << 20), Some(1_500), Some(9)));
@@ -385,10 +385,20 @@ fn a_container_is_read_key_by_key() {
         tmpfs: [("/t".to_owned(), "size=1m".to_owned())].into(),
         read_only: false,
         share_common: true,
+        keep_warm: Some(Duration::from_secs(600)),
+        engine: Engine::Local,
+        node_tags: BTreeSet::new(),
     };
     assert_eq!(job.container.as_deref(), Some(&expected));
     assert_eq!(job.own_tags().map(|tag| tag.as_str()).collect::<Vec<_>>(), ["gpu"]);
-    assert!(!job.starts_like(&plain));
+    assert!(!job.starts_like(&plain) && job.digest() != plain.digest() && plain.digest() == plain.clone().digest());
+    // A node of a swarm is chosen by the job's tags; whichever device reaches a manager sees to it.
+    let swarm =
+        good("file = \"a\"\ntags = [\"gpu\"]\ndocker = {image = \"x\", engine = \"swarm\", network = \"bridge\"}");
+    let names = |tags: &BTreeSet<Tag>| tags.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!((names(&swarm.tags), swarm.own_tags().count()), (vec!["swarm".to_owned()], 0));
+    assert_eq!(names(&swarm.container.as_ref().unwrap().node_tags), ["gpu"]);
+    assert_eq!([&swarm, &plain, &job].map(|job| job.outlives_its_device()), [Some("swarm"), Some("docker"), None]);
 }
 
 #[test]
@@ -413,7 +423,23 @@ fn what_is_wrong_with_a_container_is_told_with_its_place_and_its_rule() {
         ("image = \"x\"\nlabels = {\"aios.run\" = \"y\"}", 11, "aios. is reserved", ""),
         ("image = \"x\"\ntmpfs = [\"tmp\"]", 10, "expected a path below /", ""),
         ("image = \"x\"\npull = \"often\"", 8, "one of `missing`, `always` and `never`", ""),
-        ("image = \"x\"\nkeep_warm = \"1m\"", 1, "key `keep_warm` is not supported by this version", ""),
+        ("image = \"x\"\nkeep_warm = \"0s\"", 13, "`keep_warm` is 0ms, expected more than 0 and at most 1d", ""),
+        ("image = \"x\"\nkeep_warm = \"2d\"", 13, "`keep_warm` is 2d, expected more than 0 and at most 1d", ""),
+        ("image = \"x\"\nengine = \"nomad\"", 10, "`engine` is \"nomad\"", ""),
+        ("image = \"x\"\nengine = \"swarm\"", 1, "found the network `none` with `engine = \"swarm\"`", "bridge"),
+        (
+            "image = \"x\"\nnetwork = \"b\"\nengine = \"swarm\"\ngpus = 1",
+            1,
+            "found `gpus` with `engine",
+            "label the nodes",
+        ),
+        (
+            "image = \"x\"\nnetwork = \"b\"\nengine = \"swarm\"\nkeep_warm = \"1m\"",
+            1,
+            "found `keep_warm` with `engine",
+            "ends with its run",
+        ),
+        ("image = \"x\"\nnetwork = \"b\"\nengine = \"swarm\"\ntmpfs = [\"/t:noexec\"]", 1, "expected only size", ""),
     ];
     for (lines, column, wrong, hint) in rows {
         let line = 2 + lines.lines().count();

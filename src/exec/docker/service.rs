@@ -1,0 +1,282 @@
+//! Attempts in a swarm (`docker.engine = "swarm"`): each is a service, a job of one task, on whichever node has the job's tags.
+//!
+//! What there is to know of it, the swarm's manager tells: so another life of the device takes it over as it does a container. The
+//! swarm says nothing by itself, so it is asked often at first and less often later.
+
+use std::fs::File;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use bollard::models::{ContainerSummaryStateEnum, TaskState};
+use chrono::DateTime;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::attempt::{Attempt, Ended, Look, Made, PAUSE, STOPPED_BEFORE, Vessel, told};
+use super::create::{Inside, label, lease_of, name_of, service};
+use super::engine::{self, Engine, Fault};
+use super::places::HINT;
+use super::start::{name_taken, prepare};
+use super::{Shared, lock, output};
+use crate::exec::{Ending, Spec};
+use crate::model::lease::Lease;
+
+/// How long the pause is between two looks at a task, at first and at most.
+const LOOKS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// How long a task may wait for a node before somebody is told.
+const TELL_AFTER: Duration = Duration::from_secs(5);
+/// How long a task that is to end is waited for beyond its grace.
+const GONE_BY: Duration = Duration::from_secs(30);
+
+/// The service of an attempt.
+pub(super) struct Task {
+    name: String,
+    /// What tells its tasks from all others.
+    labels: [String; 3],
+    clock: Instant,
+    sight: Mutex<Sight>,
+}
+
+/// What was seen of it.
+#[derive(Debug, Default)]
+struct Sight {
+    /// Its end was asked for.
+    is_ending: bool,
+    /// Somebody was told that it waits.
+    was_told: bool,
+    looks: u32,
+}
+
+/// Makes the service, or finds the one that was made for this attempt before.
+pub(super) async fn make(shared: &Shared, attempt: &Attempt, spec: &Spec, inside: &Inside) -> Result<Made, Ended> {
+    let name = name_of(&spec.lease);
+    if inside.goes_on {
+        return adopt(shared, attempt, spec, name).await;
+    }
+    let places = prepare(shared, spec, inside).await.map_err(Ended::unstarted)?;
+    let service = service(spec, inside, &shared.settings, &places)
+        .map_err(|error| Ended::unstarted(format!("{error}; hint: {HINT}")))?;
+    if attempt.is_stopped() {
+        return Err(Ended::unstarted(STOPPED_BEFORE.to_owned()));
+    }
+    match shared.engine.create_service(service).await {
+        Ok(()) => Ok(Made::fresh(Vessel::Swarm(Task::new(shared, &spec.lease)))),
+        // Whether it was made nobody knows before the engine is back.
+        Err(fault) if fault.is_absence() => adopt(shared, attempt, spec, name).await,
+        Err(Fault::NameTaken) => adopt(shared, attempt, spec, name).await,
+        Err(fault) => Err(Ended::unstarted(format!("the swarm did not take the service: {}", told(shared, &fault)))),
+    }
+}
+
+/// Takes over the service that has this attempt's name, if it is this attempt's.
+async fn adopt(shared: &Shared, attempt: &Attempt, spec: &Spec, name: String) -> Result<Made, Ended> {
+    let seen = loop {
+        match shared.engine.inspect_service(&name).await {
+            Ok(seen) => break seen,
+            Err(fault) if fault.is_absence() => tokio::time::sleep(PAUSE).await,
+            Err(Fault::NoContainer) => {
+                return Err(Ended::unknown("its service is not there: it was removed, or never made".to_owned()));
+            }
+            Err(fault) => return Err(Ended::unknown(told(shared, &fault))),
+        }
+    };
+    let spec_of = seen.spec.unwrap_or_default();
+    let labels = spec_of.labels.unwrap_or_default();
+    let is_own = labels.get(label::VOLUME) == Some(&shared.settings.volume)
+        && lease_of(&labels, &name).as_ref() == Some(&attempt.lease);
+    if !is_own {
+        return Err(Ended::unstarted(name_taken(&name)));
+    }
+    let ran_for = seen.created_at.as_deref().and_then(since).unwrap_or_default();
+    let copied = spec.log.as_ref().and_then(|log| log.metadata().ok()).map_or(0, |meta| meta.len());
+    tracing::info!(run = %spec.lease.run, attempt = spec.lease.attempt, service = name, "its service goes on and is taken over");
+    Ok(Made { vessel: Vessel::Swarm(Task::new(shared, &spec.lease)), copied, ran_for, is_adopted: true })
+}
+
+/// How long ago that was.
+fn since(at: &str) -> Option<Duration> {
+    (chrono::Utc::now() - DateTime::parse_from_rfc3339(at).ok()?.to_utc()).to_std().ok()
+}
+
+impl Task {
+    fn new(shared: &Shared, lease: &Lease) -> Self {
+        let labels = labels_of(shared, lease);
+        Self { name: name_of(lease), labels, clock: Instant::now(), sight: Mutex::default() }
+    }
+
+    pub(super) fn copy(&self, engine: &Engine, log: File, copied: u64, over: watch::Receiver<bool>) -> JoinHandle<()> {
+        tokio::spawn(output::copy_service(engine.clone(), self.name.clone(), log, copied, over))
+    }
+
+    /// Pauses between two looks.
+    pub(super) async fn wait(&self, _engine: &Engine) -> Result<(), Fault> {
+        let looks = {
+            let mut sight = lock(&self.sight);
+            sight.looks = sight.looks.saturating_add(1);
+            sight.looks
+        };
+        // Ten quick ones: most that ends soon ends by then.
+        let pause = LOOKS.0 * 2_u32.saturating_pow((looks / 10).min(5));
+        tokio::time::sleep(pause.min(LOOKS.1)).await;
+        Ok(())
+    }
+
+    pub(super) async fn look(&self, engine: &Engine) -> Result<Look, Fault> {
+        let tasks = engine.tasks(&self.labels).await?;
+        let is_ending = lock(&self.sight).is_ending;
+        let Some(task) = tasks.into_iter().next() else {
+            if is_ending {
+                return Ok(Look::Ended(Ended::unknown(
+                    "it was stopped; a swarm does not say how it ended then".to_owned(),
+                )));
+            }
+            // The swarm has not come to it yet, unless the service is gone.
+            return match engine.inspect_service(&self.name).await {
+                Ok(_) => Ok(Look::Runs),
+                Err(Fault::NoContainer) => {
+                    let error = "its service was removed by somebody else while it ran".to_owned();
+                    Ok(Look::Ended(Ended::unknown(error)))
+                }
+                Err(fault) => Err(fault),
+            };
+        };
+        match judge(&task, self.clock.elapsed()) {
+            Some(ended) => Ok(Look::Ended(ended)),
+            None => {
+                self.tell_what_it_waits_for(&task);
+                Ok(Look::Runs)
+            }
+        }
+    }
+
+    fn tell_what_it_waits_for(&self, task: &engine::Task) {
+        let mut sight = lock(&self.sight);
+        if let Some(error) = &task.error
+            && self.clock.elapsed() > TELL_AFTER
+            && !std::mem::replace(&mut sight.was_told, true)
+        {
+            tracing::warn!(
+                service = self.name,
+                error,
+                "this task of a swarm waits; hint: `docker node ls`, and `docker node update --label-add aios.TAG=true NODE` gives a node a tag"
+            );
+        }
+    }
+
+    /// Has the swarm end it, with the grace that it was made with: it knows no signals.
+    pub(super) async fn signal(&self, engine: &Engine) -> Result<bool, Fault> {
+        match engine.end_tasks(&self.name).await {
+            Ok(()) => {
+                let mut sight = lock(&self.sight);
+                (sight.is_ending, sight.looks) = (true, 0);
+                Ok(true)
+            }
+            Err(Fault::NoContainer) => Ok(false),
+            Err(fault) => Err(fault),
+        }
+    }
+}
+
+fn labels_of(shared: &Shared, lease: &Lease) -> [String; 3] {
+    let Lease { run, attempt } = lease;
+    [
+        format!("{}={}", label::VOLUME, shared.settings.volume),
+        format!("{}={run}", label::RUN),
+        format!("{}={attempt}", label::ATTEMPT),
+    ]
+}
+
+/// Ends whatever of an attempt's service goes on, waits for that, and removes it.
+pub(super) async fn remove(shared: &Shared, lease: &Lease) -> Result<(), Fault> {
+    let (engine, name, labels) = (&shared.engine, name_of(lease), labels_of(shared, lease));
+    match engine.end_tasks(&name).await {
+        Err(Fault::NoContainer) => return Ok(()),
+        ended => ended?,
+    }
+    let until = Instant::now() + GONE_BY;
+    // Engine 20.10 keeps what has ended of a job in its records for ever, also without the service.
+    while engine.tasks(&labels).await?.iter().any(|task| judge(task, Duration::ZERO).is_none()) {
+        if Instant::now() > until {
+            return Err(Fault::NotNow("its task has not ended yet".to_owned()));
+        }
+        tokio::time::sleep(LOOKS.0).await;
+    }
+    engine.remove_service(&name).await?;
+    // And the container on its node: the one on this node goes now, one on another when a device there tidies up.
+    for container in engine.labelled(&labels).await? {
+        if let (Some(id), Some(ContainerSummaryStateEnum::EXITED)) = (container.id, container.state) {
+            engine.remove(&id).await?;
+        }
+    }
+    Ok(())
+}
+
+/// How a task ended; `None`: it has not.
+fn judge(task: &engine::Task, lived: Duration) -> Option<Ended> {
+    let error = || task.error.clone().unwrap_or_else(|| "the swarm does not say why".to_owned());
+    let code = task.exit_code.and_then(|code| i32::try_from(code).ok());
+    let duration = Some(lived);
+    let ended = |ending, oom_killed| Ended { ending, oom_killed, duration };
+    match (task.state?, code) {
+        (TaskState::COMPLETE, Some(code)) => Some(ended(Ending::Code(code), false)),
+        (TaskState::FAILED, Some(code)) if task.has_container && says_code(task) => {
+            Some(ended(Ending::Code(code), says_memory(task)))
+        }
+        (TaskState::REJECTED, _) => Some(Ended::unstarted(format!("the swarm could not start it: {}", error()))),
+        (TaskState::COMPLETE | TaskState::FAILED, _) => {
+            Some(Ended::unknown(format!("the swarm says of its task: {}", error())))
+        }
+        (TaskState::SHUTDOWN | TaskState::ORPHANED | TaskState::REMOVE, _) => {
+            Some(Ended::unknown(format!("its task was ended by the swarm or somebody else: {}", error())))
+        }
+        (
+            TaskState::NEW
+            | TaskState::ALLOCATED
+            | TaskState::PENDING
+            | TaskState::ASSIGNED
+            | TaskState::ACCEPTED
+            | TaskState::PREPARING
+            | TaskState::READY
+            | TaskState::STARTING
+            | TaskState::RUNNING,
+            _,
+        ) => None,
+    }
+}
+
+/// Whether a task failed by its program's exit code, and not before that.
+fn says_code(task: &engine::Task) -> bool {
+    task.error.as_ref().is_none_or(|error| error.contains("non-zero exit"))
+}
+
+fn says_memory(task: &engine::Task) -> bool {
+    task.error.as_ref().is_some_and(|error| error.contains("OOM"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_ends_as_the_swarm_says_and_never_well_by_default() {
+        let task = |state, exit_code, error: &str| {
+            let error = (!error.is_empty()).then(|| error.to_owned());
+            judge(&engine::Task { state, exit_code, has_container: true, error }, Duration::ZERO)
+        };
+        let ending = |state, code, error| task(Some(state), code, error).map(|ended| ended.ending);
+        for state in [TaskState::NEW, TaskState::PENDING, TaskState::STARTING, TaskState::RUNNING] {
+            assert_eq!(ending(state, Some(0), ""), None);
+        }
+        assert_eq!(ending(TaskState::COMPLETE, Some(0), ""), Some(Ending::Code(0)));
+        assert_eq!(ending(TaskState::FAILED, Some(3), "task: non-zero exit (3)"), Some(Ending::Code(3)));
+        let is_unknown = |ending: Option<Ending>| matches!(ending, Some(Ending::Unknown { .. }));
+        assert!(is_unknown(ending(TaskState::COMPLETE, None, "")));
+        assert!(is_unknown(ending(TaskState::FAILED, Some(0), "starting container failed: no")));
+        for state in [TaskState::SHUTDOWN, TaskState::ORPHANED, TaskState::REMOVE] {
+            assert!(is_unknown(ending(state, Some(0), "")));
+        }
+        let rejected = ending(TaskState::REJECTED, Some(0), "No such image: x");
+        assert!(matches!(rejected, Some(Ending::NotStarted { error }) if error.contains("No such image: x")));
+        assert!(task(None, Some(0), "").is_none());
+    }
+}
