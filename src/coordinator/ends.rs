@@ -296,7 +296,8 @@ fn span(span: std::time::Duration) -> chrono::TimeDelta {
 fn status_of(exit: &Exit) -> (Status, GoesOn) {
     let by_itself = match exit.ending {
         Ending::Code(0) => Status::Succeeded,
-        Ending::Code(_) | Ending::Signal(_) | Ending::NotStarted { .. } | Ending::Unknown { .. } => Status::Failed,
+        Ending::Code(_) | Ending::Signal(_) | Ending::NotStarted { .. } => Status::Failed,
+        Ending::Unknown { .. } => Status::Lost,
     };
     match exit.stopped {
         None => (by_itself, GoesOn::No),

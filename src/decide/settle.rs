@@ -10,6 +10,7 @@ use super::chain::follow;
 use super::marks::over;
 use super::plan::{Change, Matter, Move, Observation, Plan};
 use super::recover::Mine;
+use crate::model::config::LOSSES_IN_A_ROW;
 use crate::model::device::Me;
 use crate::model::ids::{RunId, mix};
 use crate::model::job::{Job, UNLIMITED};
@@ -86,6 +87,10 @@ impl Report {
     }
 }
 
+/// Why a run whose attempt was lost ends with that.
+const NO_RERUN: &str = "; on_lost = \"fail\" forbids another attempt";
+const TOO_OFTEN: &str = "; it is the third in a row that was lost";
+
 /// What comes after an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
@@ -147,6 +152,10 @@ pub fn judge(mine: &Mine, report: &Report, me: &Me, by: Circumstances, now: Mome
     if cancel_asked && status != Status::Succeeded {
         status = Status::Cancelled;
     }
+    let losses = if status == Status::Lost { losses_after(mine, report) } else { 0 };
+    if status == Status::Lost && next == Next::Over {
+        error = error.map(|error| error + if mine.held.fail_if_lost { NO_RERUN } else { TOO_OFTEN });
+    }
     let outcome = Outcome {
         schema: SCHEMA,
         run_id: mine.run.clone(),
@@ -175,7 +184,7 @@ pub fn judge(mine: &Mine, report: &Report, me: &Me, by: Circumstances, now: Mome
         log: report.log.clone(),
         log_truncated: report.log_truncated,
         retried: mine.held.retried,
-        losses: 0,
+        losses,
     };
     Ended { outcome, next, held: Arc::clone(&mine.held), by, published: false, report: report.clone() }
 }
@@ -202,6 +211,8 @@ fn after(mine: &Mine, report: &Report, by: Circumstances, now: Moment) -> Next {
         Next::Again { not_before: now.wall + wait, retried: retried.saturating_add(1) }
     };
     match report.status {
+        Status::Lost if mine.held.fail_if_lost || losses_after(mine, report) >= LOSSES_IN_A_ROW => Next::Over,
+        Status::Lost => at_once,
         Status::Failed | Status::TimedOut if retried < retries && is_retried(&mine.job, report) => again(),
         Status::Succeeded if is_daemon => again(),
         Status::Failed
@@ -210,9 +221,13 @@ fn after(mine: &Mine, report: &Report, by: Circumstances, now: Moment) -> Next {
         | Status::Cancelled
         | Status::Expired
         | Status::Skipped
-        | Status::Lost
         | Status::Superseded => Next::Over,
     }
+}
+
+/// How many attempts in a row were lost with this one.
+fn losses_after(mine: &Mine, report: &Report) -> u32 {
+    retried_before(mine.held.cause, mine.held.losses, report.duration) + 1
 }
 
 /// Whether the next attempt of a run of this device can be made where the last one was: by the job as it is now, in the slots that
@@ -286,7 +301,7 @@ fn accept(lease: &Lease, ended: &Ended, seen: &Observation<'_>) -> Change {
     if ended.published {
         let entry = match ended.next {
             Next::Over => None,
-            Next::Again { retried, .. } => waiting(&ended.held, lease.attempt + 1, retried, 0),
+            Next::Again { retried, .. } => waiting(&ended.held, lease.attempt + 1, retried, ended.outcome.losses),
             Next::Here => Some(stays(&ended.held, seen.now.wall)),
         };
         return Change { matter, run, moves: Vec::new(), entry, notes };
@@ -309,7 +324,7 @@ fn accept(lease: &Lease, ended: &Ended, seen: &Observation<'_>) -> Change {
         Next::Again { not_before, retried } => {
             let attempt = lease.attempt + 1;
             moves.push(Move::Wait { run: run.clone(), stem, not_before, attempt });
-            waiting(&ended.held, attempt, retried, 0)
+            waiting(&ended.held, attempt, retried, ended.outcome.losses)
         }
     };
     Change { matter, run, moves, entry, notes }

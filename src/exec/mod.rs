@@ -72,7 +72,7 @@ pub enum Ending {
     Code(i32),
     /// It was ended by this signal.
     Signal(i32),
-    /// It ran, and how it ended cannot be known.
+    /// It ran, and how it ended cannot be known: it is lost.
     Unknown {
         /// Why.
         error: String,

@@ -406,7 +406,7 @@ fn a_container_that_somebody_removes_is_no_success() {
     docker(&["rm", "-f", &rig.name(1)]).unwrap();
     let exit = rig.exit(1);
     let is_told = matches!(&exit.ending, Ending::Unknown { error } if error.contains("removed by somebody else"));
-    assert!(is_told || exit.ending == Ending::Code(137), "{exit:?}");
+    assert!(is_told, "{exit:?}");
     assert_eq!((exit.stopped, exit.started), (None, true));
     rig.is_tidy();
 }

@@ -13,6 +13,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 mod contract;
+mod engine;
 mod stack;
 mod swarm;
 mod takeover;

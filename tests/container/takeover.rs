@@ -211,3 +211,33 @@ fn a_daemon_that_goes_on_by_an_old_definition_is_started_anew() {
     });
     assert_eq!(machine.containers(), running);
 }
+
+#[test]
+fn a_container_that_somebody_removes_is_lost_and_its_run_goes_on_until_the_third_time() {
+    let Some(mut machine) = Machine::new() else { return };
+    machine.job(&machine.container());
+    machine.start();
+    machine.drop_trigger();
+    for attempt in 1..=3 {
+        machine.wait_for(&format!("out/up-{attempt}"));
+        docker(&["rm", "-f", &machine.containers()]).unwrap();
+    }
+    let results = eventually("three results", || Some(machine.results()).filter(|results| results.len() == 3));
+    let told: Vec<_> = results.iter().map(|it| (&it["status"], &it["final"], &it["losses"])).collect();
+    assert_eq!(serde_json::json!(told), serde_json::json!([["lost", false, 1], ["lost", false, 2], ["lost", true, 3]]));
+    let error = results[2]["error"].as_str().unwrap();
+    assert!(error.contains("removed by somebody else") && error.contains("third in a row"), "{error}");
+}
+
+#[test]
+fn a_container_that_somebody_removes_ends_a_run_that_must_not_repeat_itself() {
+    let Some(mut machine) = Machine::new() else { return };
+    machine.job(&format!("on_lost = \"fail\"\n{}", machine.container()));
+    machine.start();
+    machine.drop_trigger();
+    machine.wait_for("out/up-1");
+    docker(&["rm", "-f", &machine.containers()]).unwrap();
+    let result = eventually("the result", || machine.results().pop());
+    assert_eq!((result["status"].as_str(), result["final"].as_bool()), (Some("lost"), Some(true)), "{result}");
+    assert!(result["error"].as_str().unwrap().contains("on_lost"), "{result}");
+}

@@ -29,6 +29,8 @@ const LOOK_ANYWAY: Duration = Duration::from_secs(30);
 const KILL_AGAIN: Duration = Duration::from_secs(2);
 /// How often a container that has ended is tried to be removed.
 const REMOVALS: u32 = 3;
+/// The exit code of what SIGKILL has ended.
+const KILLED: i32 = 137;
 /// Why an attempt has no container.
 pub(super) const STOPPED_BEFORE: &str = "it was stopped before its container was started";
 
@@ -276,6 +278,7 @@ async fn live(shared: &Arc<Shared>, attempt: &Attempt, spec: Spec, made: &Made) 
     // Nobody watched what an earlier life left.
     let mut lost_sight = made.is_adopted;
     let mut stopping = Stopping::default();
+    let mut was_killed_before = false;
     let ended = loop {
         let mut wait = std::pin::pin!(vessel.wait(engine));
         let look_at = Instant::now().checked_add(LOOK_ANYWAY);
@@ -300,6 +303,10 @@ async fn live(shared: &Arc<Shared>, attempt: &Attempt, spec: Spec, made: &Made) 
         };
         lost_sight |= looked.is_err();
         match vessel.look(shared, lost_sight).await {
+            Ok(Look::Ended(ended)) if was_killed(&ended) && !attempt.is_stopped() && !was_killed_before => {
+                // Whoever removes a container kills it first: then it is gone in a moment, and was no failure of its own.
+                was_killed_before = true;
+            }
             Ok(Look::Ended(ended)) => break ended,
             Ok(Look::Runs) if looked.is_ok() => continue,
             Ok(Look::Runs) => {}
@@ -311,6 +318,11 @@ async fn live(shared: &Arc<Shared>, attempt: &Attempt, spec: Spec, made: &Made) 
         }
         tokio::time::sleep(PAUSE).await;
     };
+    // Its time was over while nobody watched, and whoever stopped it has died.
+    let is_late = spec.timeout.zip(ended.duration).is_some_and(|(timeout, lived)| lived >= timeout);
+    if made.is_adopted && is_late && ended.ending != Ending::Code(0) && !attempt.is_stopped() {
+        attempt.stop(StopCause::Timeout, Duration::ZERO);
+    }
     // Who has gone needs not be told.
     let _ = over.send(true);
     if let Some(mut copying) = copying
@@ -321,6 +333,11 @@ async fn live(shared: &Arc<Shared>, attempt: &Attempt, spec: Spec, made: &Made) 
         tracing::warn!(run = %attempt.lease.run, "the last of what its container printed did not come");
     }
     ended
+}
+
+/// Whether somebody sent it SIGKILL, as it seems.
+fn was_killed(ended: &Ended) -> bool {
+    ended.ending == Ending::Code(KILLED) && !ended.oom_killed
 }
 
 /// What an attempt that is to end has been sent.

@@ -134,7 +134,7 @@ fn judge(seen: &ContainerInspectResponse, lost_sight: bool) -> Ended {
         Some(code) => match (error, i32::try_from(code)) {
             // What the engine could not do is no end of the program.
             (Some(error), _) if code != 0 => {
-                Ending::Unknown { error: format!("the engine says of its container: {error} (exit code {code})") }
+                Ending::NotStarted { error: format!("the engine could not start it: {error} (exit code {code})") }
             }
             (_, Ok(code)) => Ending::Code(code),
             (_, Err(_)) => Ending::Unknown { error: format!("its container ended with the odd exit code {code}") },
@@ -177,7 +177,9 @@ mod tests {
         }
         assert_eq!(judged(Some(255), "", false), Ending::Code(255), "a program may say so");
         assert!(is_unknown(&judged(Some(255), "", true)), "so does an engine that was restarted");
-        assert!(is_unknown(&judged(Some(128), "OCI runtime: no", false)));
+        assert!(
+            matches!(judged(Some(128), "OCI runtime: no", false), Ending::NotStarted { error } if error.contains("OCI"))
+        );
         assert!(is_unknown(&judged(None, "", false)) && is_unknown(&judged(Some(1 << 40), "", false)));
         let nothing = judge(&ContainerInspectResponse::default(), false);
         assert!(is_unknown(&nothing.ending) && nothing.duration.is_none());

@@ -223,6 +223,7 @@ fn judge(task: &engine::Task, lived: Duration) -> Option<Ended> {
             Some(ended(Ending::Code(code), says_memory(task)))
         }
         (TaskState::REJECTED, _) => Some(Ended::unstarted(format!("the swarm could not start it: {}", error()))),
+        (TaskState::FAILED, Some(_)) => Some(Ended::unstarted(format!("the swarm could not start it: {}", error()))),
         (TaskState::COMPLETE | TaskState::FAILED, _) => {
             Some(Ended::unknown(format!("the swarm says of its task: {}", error())))
         }
@@ -271,12 +272,16 @@ mod tests {
         assert_eq!(ending(TaskState::FAILED, Some(3), "task: non-zero exit (3)"), Some(Ending::Code(3)));
         let is_unknown = |ending: Option<Ending>| matches!(ending, Some(Ending::Unknown { .. }));
         assert!(is_unknown(ending(TaskState::COMPLETE, None, "")));
-        assert!(is_unknown(ending(TaskState::FAILED, Some(0), "starting container failed: no")));
+        assert!(is_unknown(ending(TaskState::FAILED, None, "")));
+        for (state, error) in
+            [(TaskState::FAILED, "starting container failed: x"), (TaskState::REJECTED, "No such image: x")]
+        {
+            let ending = ending(state, Some(0), error);
+            assert!(matches!(&ending, Some(Ending::NotStarted { error: told }) if told.contains(error)), "{ending:?}");
+        }
         for state in [TaskState::SHUTDOWN, TaskState::ORPHANED, TaskState::REMOVE] {
             assert!(is_unknown(ending(state, Some(0), "")));
         }
-        let rejected = ending(TaskState::REJECTED, Some(0), "No such image: x");
-        assert!(matches!(rejected, Some(Ending::NotStarted { error }) if error.contains("No such image: x")));
         assert!(task(None, Some(0), "").is_none());
     }
 }

@@ -78,7 +78,11 @@ fn refuse_in_swarm(reader: &mut Reader<'_>, place: usize, container: &Container)
     }
     if container.network == "none" {
         let error = "found the network `none` with `engine = \"swarm\"`, expected another one: a service of a swarm has a network";
-        reader.problem(reader.key("network").or(reader.key("engine")).unwrap_or(place), error.to_owned(), "network = \"bridge\"");
+        reader.problem(
+            reader.key("network").or(reader.key("engine")).unwrap_or(place),
+            error.to_owned(),
+            "network = \"bridge\"",
+        );
     }
     let is_known = |option: &str| match option.split_once('=') {
         Some(("size", size)) => parse_size(size).is_some(),
