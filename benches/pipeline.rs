@@ -28,6 +28,7 @@
 //! | [`rounds`] | one round of each experiment |
 //! | [`inside`] | one call inside the program: a spawn, a commit |
 //! | [`many`] | many processes at once: restarted, asleep |
+//! | [`contained`] | jobs in containers |
 //! | [`measures`] | which rounds are run, and the rows they make |
 //! | [`report`] | rows, verdicts, the table and the JSON |
 
@@ -42,6 +43,8 @@ use std::process::ExitCode;
 
 #[path = "pipeline/clock.rs"]
 mod clock;
+#[path = "pipeline/contained.rs"]
+mod contained;
 #[path = "pipeline/device.rs"]
 mod device;
 #[path = "pipeline/floor.rs"]

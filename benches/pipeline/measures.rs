@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::Outcome;
+use crate::contained;
 use crate::device::{ALONE, Seat, Side};
 use crate::floor;
 use crate::inside;
@@ -13,7 +14,7 @@ use crate::probe::Probe;
 use crate::report::Target::{AtLeast, AtMost, RatioAtLeast, RatioAtMost};
 use crate::report::{Report, Row, Spread, Target};
 use crate::rounds::{self, Drain, Latency, Setting};
-use crate::volume::Place;
+use crate::volume::{Job, Place};
 
 /// What every round of each side gave.
 type Rounds<T> = BTreeMap<Side, Vec<T>>;
@@ -48,6 +49,7 @@ pub(crate) fn run(options: &Options, report: &mut Report) -> Outcome<()> {
     bench.inside(report);
     bench.restart(report);
     bench.sleepers(report);
+    bench.contained(report);
     Ok(())
 }
 
@@ -255,6 +257,28 @@ impl Bench<'_> {
         if !self.options.self_check {
             report.add(own("resident with 1,000 runs", "MiB", 24.0, |round| round.mib));
             report.add(own("CPU with 1,000 runs asleep", "%", 0.2, |round| round.cpu));
+        }
+    }
+
+    /// C1 and C2.
+    fn contained(&self, report: &mut Report) {
+        let rows = [
+            ("C1", "one container job, against docker run --rm", Job::Cold, 1.15),
+            ("C2", "one with keep_warm, against docker exec", Job::Warm, 1.3),
+        ];
+        for (measure, what, job, limit) in rows {
+            if !self.options.wants(&[measure]) {
+                continue;
+            }
+            if !contained::has_engine() {
+                report.remark("C1, C2 are left out: no container engine with debian:bookworm-slim");
+                return;
+            }
+            let pair = [Side::Floor, Side::Product];
+            let rounds = self.interleave_sides(&pair, what, |side| contained::round(self.setting(), side, job));
+            if let Some(rounds) = report.keep(measure, self.place.name, rounds) {
+                report.add(self.compare(measure, what, "ms", &[RatioAtMost(limit)], &rounds, |&millis| millis));
+            }
         }
     }
 

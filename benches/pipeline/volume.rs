@@ -31,6 +31,10 @@ pub(crate) enum Job {
     Probe,
     /// The probe that stays; its file is written where it is used.
     Stay,
+    /// `true` in a container of its own; its file is written where it is used.
+    Cold,
+    /// The same in a container that is kept.
+    Warm,
 }
 
 impl Job {
@@ -39,6 +43,8 @@ impl Job {
             Self::Nop => "nop",
             Self::Probe => "probe",
             Self::Stay => "stay",
+            Self::Cold => "cold",
+            Self::Warm => "warm",
         }
     }
 }
@@ -76,6 +82,20 @@ impl Volume {
         for number in 2..jobs {
             self.write_job(&format!("other-{number}"), "trigger", &["/bin/true".to_owned()])?;
         }
+        Ok(())
+    }
+
+    /// Writes the file of a job that runs `true` in a container.
+    pub(crate) fn write_job_inside(&self, job: Job, image: &str, keep_warm: Option<&str>) -> Outcome<()> {
+        let mut table = toml_edit::InlineTable::new();
+        table.insert("image", image.into());
+        if let Some(span) = keep_warm {
+            table.insert("keep_warm", span.into());
+        }
+        let mut file = toml_edit::DocumentMut::new();
+        file.insert("command", toml_edit::value(["true"].into_iter().collect::<toml_edit::Array>()));
+        file.insert("docker", toml_edit::value(table));
+        std::fs::write(self.programs().join(format!("{}.toml", job.name())), file.to_string())?;
         Ok(())
     }
 
