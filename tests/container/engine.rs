@@ -62,7 +62,9 @@ impl Own {
     fn start(&mut self) {
         let log = fs::File::options().create(true).append(true).open(self.path("dockerd.log")).unwrap();
         let flags = ["--bridge=none", "--iptables=false", "--ip-masq=false", "--containerd-namespace=aios-test"];
-        let process = Command::new("dockerd")
+        // In a network of its own: an engine without a bridge removes the one that it finds.
+        let process = Command::new("unshare")
+            .args(["--net", "--", "dockerd"])
             .args(["-H", &self.host()])
             .args(flags)
             .arg("--containerd-plugins-namespace=aios-test-plugins")

@@ -21,8 +21,8 @@ use crate::volume::os::boot;
 
 /// How long an engine that does not answer is left alone.
 pub(super) const PAUSE: Duration = Duration::from_secs(1);
-/// How long the last of what a container printed may take to come.
-const LAST_WORDS: Duration = Duration::from_secs(10);
+/// How long the last of what a container printed may take to come, if it comes at all.
+const LAST_WORDS: Duration = Duration::from_secs(60);
 /// How often a container is looked at whatever its connection says.
 const LOOK_ANYWAY: Duration = Duration::from_secs(30);
 /// How often a container that should be dead is killed again.
@@ -112,7 +112,7 @@ impl Vessel {
     /// Copies what it prints into the log; `over` says when nothing more will come of it.
     fn copy(&self, engine: &Engine, log: std::fs::File, copied: u64, over: watch::Receiver<bool>) -> JoinHandle<()> {
         match self {
-            Self::Own(own) => own.copy(engine, log, copied),
+            Self::Own(own) => own.copy(engine, log, copied, over),
             Self::Kept(process) => process.copy(log),
             Self::Swarm(task) => task.copy(engine, log, copied, over),
         }

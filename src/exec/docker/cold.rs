@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use bollard::models::{ContainerInspectResponse, ContainerState, ContainerStateStatusEnum};
 use chrono::DateTime;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::Shared;
 use super::attempt::{Attempt, Ended, Look, Made, PAUSE, Signal, Vessel, own, told};
 use super::create::{Inside, body, label, name_of};
 use super::engine::{Engine, Fault};
+use super::output::{self, Of};
 use super::start::{create, name_taken, prepare, why_not_started};
-use super::{Shared, output};
 use crate::exec::{Ending, Spec};
 
 /// What an engine says of a container that it found dead.
@@ -78,8 +80,8 @@ fn ran_for(state: &ContainerState) -> Option<Duration> {
 }
 
 impl Own {
-    pub(super) fn copy(&self, engine: &Engine, log: File, copied: u64) -> JoinHandle<()> {
-        tokio::spawn(output::copy(engine.clone(), self.id.clone(), log, copied))
+    pub(super) fn copy(&self, engine: &Engine, log: File, copied: u64, over: watch::Receiver<bool>) -> JoinHandle<()> {
+        tokio::spawn(output::copy(engine.clone(), Of::Container(self.id.clone()), log, copied, over))
     }
 
     pub(super) async fn look(&self, shared: &Shared, lost_sight: bool) -> Result<Look, Fault> {

@@ -11,58 +11,40 @@ use super::engine::{Engine, Fault};
 
 /// How long a copy that was cut off waits before it goes on.
 const PAUSE: Duration = Duration::from_millis(500);
-
-/// Up to so many bytes what a container has printed is read once more when it has ended.
+/// How long nothing may come of what has ended before it is taken for all: not every engine ends the stream.
+const QUIET: Duration = Duration::from_secs(1);
+/// Up to so many bytes what was printed is read once more when it has ended.
 const READ_AGAIN: u64 = 16 << 20;
 
-/// Copies what the task of a service prints, and once it is `over`, the rest. A swarm does not say when nothing more will come.
-pub(super) async fn copy_service(
-    engine: Engine,
-    service: String,
-    log: File,
-    copied: u64,
-    mut over: watch::Receiver<bool>,
-) {
-    let mut copy = Copy { engine, of: Of::Service(service), log, copied, complained: false };
-    let follow = async {
-        loop {
-            copy.pass(true).await;
-            tokio::time::sleep(PAUSE).await;
-        }
-    };
-    tokio::select! {
-        () = follow => {}
-        // Whoever has gone without a word is over too.
-        _ = over.wait_for(|over| *over) => {}
-    }
-    if copy.copied <= READ_AGAIN {
-        copy.pass(false).await;
-    }
+/// Whose output is copied.
+#[derive(Debug)]
+pub(super) enum Of {
+    Container(String),
+    Service(String),
 }
 
-/// Copies everything that a container prints until it has ended, leaving out what was copied before: an engine always tells
-/// it from the beginning. Where the log cannot be written the rest is lost and the program goes on.
-pub(super) async fn copy(engine: Engine, container: String, log: File, copied: u64) {
-    let mut copy = Copy { engine, of: Of::Container(container.clone()), log, copied, complained: false };
+/// Copies everything that a container or service prints until it is `over`, leaving out what was copied before: an engine always
+/// tells it from the beginning. Where the log cannot be written the rest is lost and the program goes on.
+pub(super) async fn copy(engine: Engine, of: Of, log: File, copied: u64, mut over: watch::Receiver<bool>) {
+    let mut copy = Copy { engine, of, log, copied, complained: false };
     loop {
-        let passed = copy.pass(true).await;
+        copy.pass(true, &mut over).await;
         // The engine ends the stream when the container has ended, and when it ends itself.
-        let is_running = match copy.engine.inspect(&container).await {
-            Ok(seen) => seen.state.and_then(|state| state.running).unwrap_or(false),
-            Err(fault) if fault.is_absence() => true,
-            Err(_) => return,
-        };
-        match passed {
-            Passed::Gone => return,
-            Passed::Whole if !is_running => break,
-            Passed::Whole | Passed::CutOff => tokio::time::sleep(PAUSE).await,
+        tokio::select! {
+            () = is_over(&mut over) => break,
+            () = tokio::time::sleep(PAUSE) => {}
         }
     }
     // Who follows a container that ends within milliseconds may be told its end before its last line (moby ends the stream when
     // the container stops, whatever its log's reader has come to). What is on record is whole.
     if copy.copied <= READ_AGAIN {
-        copy.pass(false).await;
+        copy.pass(false, &mut over).await;
     }
+}
+
+/// Returns once it is over. Whoever has gone without a word has nothing more to say.
+async fn is_over(over: &mut watch::Receiver<bool>) {
+    let _ = over.wait_for(|over| *over).await;
 }
 
 /// A copy under way.
@@ -74,50 +56,34 @@ struct Copy {
     complained: bool,
 }
 
-/// Whose output is copied.
-#[derive(Debug)]
-enum Of {
-    Container(String),
-    Service(String),
-}
-
-/// How reading what a container printed ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Passed {
-    /// At its end.
-    Whole,
-    /// The connection was cut.
-    CutOff,
-    /// The container is gone.
-    Gone,
-}
-
 impl Copy {
-    /// Reads from the beginning and writes what was not copied yet.
-    async fn pass(&mut self, follow: bool) -> Passed {
+    /// Reads from the beginning and writes what was not copied yet, until the stream ends or is cut off, or nothing more comes.
+    async fn pass(&mut self, follow: bool, over: &mut watch::Receiver<bool>) {
         let Self { engine, of, log, copied, complained } = self;
         let (pieces, name) = match of {
             Of::Container(name) => (engine.output(name, follow).map(StreamExt::boxed), name),
             Of::Service(name) => (engine.service_output(name, follow).map(StreamExt::boxed), name),
         };
-        let Ok(mut pieces) = pieces else { return Passed::CutOff };
+        let Ok(mut pieces) = pieces else { return };
         let mut passed = 0_u64;
         loop {
-            match pieces.next().await {
-                None => return Passed::Whole,
-                Some(Err(Fault::NoContainer)) => return Passed::Gone,
-                Some(Err(_)) => return Passed::CutOff,
-                Some(Ok(piece)) => {
-                    let known = usize::try_from(copied.saturating_sub(passed)).unwrap_or(usize::MAX);
-                    passed += piece.len() as u64;
-                    let fresh = piece.get(known.min(piece.len())..).unwrap_or_default();
-                    *copied += fresh.len() as u64;
-                    if let Err(error) = log.write_all(fresh)
-                        && !std::mem::replace(complained, true)
-                    {
-                        tracing::warn!(container = name, %error, "what this container prints cannot be written to its log");
-                    }
-                }
+            let quiet = async {
+                is_over(over).await;
+                tokio::time::sleep(QUIET).await;
+            };
+            let piece: Option<Result<bytes::Bytes, Fault>> = tokio::select! {
+                piece = pieces.next() => piece,
+                () = quiet => return,
+            };
+            let Some(Ok(piece)) = piece else { return };
+            let known = usize::try_from(copied.saturating_sub(passed)).unwrap_or(usize::MAX);
+            passed += piece.len() as u64;
+            let fresh = piece.get(known.min(piece.len())..).unwrap_or_default();
+            *copied += fresh.len() as u64;
+            if let Err(error) = log.write_all(fresh)
+                && !std::mem::replace(complained, true)
+            {
+                tracing::warn!(container = name, %error, "what this container prints cannot be written to its log");
             }
         }
     }

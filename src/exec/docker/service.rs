@@ -15,9 +15,10 @@ use tokio::task::JoinHandle;
 use super::attempt::{Attempt, Ended, Look, Made, PAUSE, STOPPED_BEFORE, Vessel, told};
 use super::create::{Inside, label, lease_of, name_of, service};
 use super::engine::{self, Engine, Fault};
+use super::output::{self, Of};
 use super::places::HINT;
 use super::start::{name_taken, prepare};
-use super::{Shared, lock, output};
+use super::{Shared, lock};
 use crate::exec::{Ending, Spec};
 use crate::model::lease::Lease;
 
@@ -105,7 +106,7 @@ impl Task {
     }
 
     pub(super) fn copy(&self, engine: &Engine, log: File, copied: u64, over: watch::Receiver<bool>) -> JoinHandle<()> {
-        tokio::spawn(output::copy_service(engine.clone(), self.name.clone(), log, copied, over))
+        tokio::spawn(output::copy(engine.clone(), Of::Service(self.name.clone()), log, copied, over))
     }
 
     /// Pauses between two looks.
