@@ -1,6 +1,6 @@
 //! Ends: from a process that is gone to a result that waits for its commit.
 
-use super::spec::{output_of, work_of};
+use super::spec::output_of;
 use super::{Chore, Device, End, LOG_LOOK, Leaving, Parts, TRY_AGAIN};
 use crate::decide::agenda::unwanted;
 use crate::decide::recover::Mine;
@@ -111,19 +111,23 @@ impl Device {
 
     fn report(&mut self, exit: &Exit, now: Moment) -> Report {
         let lease = &exit.lease;
+        let work = self.work.remove(lease);
         let (mut output, mut log_truncated) = (Output::default(), false);
         let (mut timeout, mut memory) = (None, None);
         if let Some(mine) = holder(&self.mine, &self.fenced, lease) {
             let (job, is_function) = (mine.held.job.clone(), matches!(mine.job.program, Program::Function { .. }));
             timeout = mine.job.timeout;
             let (disk, layout) = (&*self.parts.disk, &self.parts.layout);
-            output = take_output(disk, &output_of(mine, layout, &self.parts.me.session), is_function)
+            output = take_output(disk, &output_of(mine, layout, work.as_ref()), is_function)
                 .unwrap_or_else(|error| Output { result_error: Some(error.to_string()), ..Output::default() });
-            if let Some(work) = work_of(mine, layout, &self.parts.me.session) {
-                work.remove(disk);
-            }
             memory = mine.job.limits.memory;
             log_truncated = exit.started && self.close_log(&job, lease);
+        }
+        if let Some(work) = work
+            && !work.remove(&*self.parts.disk)
+        {
+            tracing::warn!(run = %lease.run, folder = %work.given.display(), "this attempt left what this device may not remove: its warm container serves no other; hint: give the container the device's own user");
+            self.spoiled.insert(work);
         }
         let (status, goes_on) = status_of(exit);
         // It may have taken long to end what the program left behind.

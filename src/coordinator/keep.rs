@@ -34,7 +34,7 @@ impl Device {
                 work::remove(&*self.parts.disk, &self.parts.layout, &lease);
             }
         }
-        work::remove_kept(&*self.parts.disk, &self.parts.layout, |session| self.lives(session, now));
+        work::remove_kept(&*self.parts.disk, &self.parts.layout, now.wall, |session| self.lives(session, now));
     }
 
     /// Of attempts that left traces, those that nobody holds. The traces were met first and the state is read after that: whatever was

@@ -36,6 +36,7 @@ use crate::volume::inbox::Inbox;
 use crate::volume::layout::Layout;
 use crate::volume::programs::Programs;
 use crate::volume::watch::Dirty;
+use crate::volume::work::Work;
 
 mod begin;
 mod chores;
@@ -148,6 +149,10 @@ pub struct Device {
     vanished_since: BTreeMap<RunId, Duration>,
     accounted: Option<u64>,
     cut: BTreeMap<Lease, u64>,
+    /// The work folders of attempts in containers.
+    work: BTreeMap<Lease, Work>,
+    /// Those that nobody can have any more.
+    spoiled: BTreeSet<Work>,
     /// What is to be done beside the loop.
     chores: BTreeSet<Chore>,
     /// The day folder of results that was made last.
@@ -258,6 +263,8 @@ impl Device {
             vanished_since: BTreeMap::new(),
             accounted: None,
             cut: BTreeMap::new(),
+            work: BTreeMap::new(),
+            spoiled: BTreeSet::new(),
             chores: BTreeSet::new(),
             results_folder: None,
             beat,

@@ -3,19 +3,17 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::{Device, Host, TRY_AGAIN};
+use super::{Device, Parts, TRY_AGAIN};
 use crate::decide::recover::Mine;
 use crate::decide::settle::Report;
 use crate::exec::{Given, Inside, MARKER, Spec};
 use crate::model::config::ENV_LIMIT;
-use crate::model::device::Me;
-use crate::model::ids::{RunId, Session};
+use crate::model::ids::RunId;
 use crate::model::job::Program;
 use crate::model::lease::Lease;
 use crate::model::result::Status;
 use crate::model::time::Moment;
 use crate::model::trigger::Json;
-use crate::volume::disk::Disk;
 use crate::volume::layout::Layout;
 use crate::volume::retention::rule::day_stays;
 use crate::volume::work::Work;
@@ -75,23 +73,50 @@ impl Device {
             self.results_folder = Some(folder);
         }
         let mine = &self.mine[&lease.run];
-        if let Err(error) = prepare_work(mine, &*self.parts.disk, &self.parts.layout, &self.parts.me.session) {
-            self.end_unstarted(lease, format!("{error}; hint: {}", error.hint()), now);
-            return;
-        }
+        let work = match self.open_work(mine) {
+            Ok(work) => work,
+            Err(error) => {
+                self.end_unstarted(lease, format!("{error}; hint: {}", error.hint()), now);
+                return;
+            }
+        };
         let spec = Spec {
             lease: lease.clone(),
-            inside: inside(mine, &self.parts.layout, &self.parts.me.session, goes_on),
+            inside: inside(mine, &self.parts.layout, work.as_ref(), goes_on),
             argv: argv(mine, &self.parts.layout),
             dir: self.parts.layout.programs.clone(),
-            env: environment(mine, &self.parts.layout, &self.parts.me, &self.parts.volume, &self.parts.host),
+            env: environment(mine, &self.parts, work.as_ref()),
             log,
             timeout: mine.job.timeout,
             grace: mine.job.stop_grace,
         };
         self.running.insert(lease.clone());
+        self.work.extend(work.map(|work| (lease.clone(), work)));
         self.parts.executor.start(spec);
         self.solved("logs");
+    }
+
+    /// Makes the work folder of an attempt that runs in a container, with copies of what no container that is kept can be given
+    /// otherwise: for what comes after it was made nothing can be mounted any more.
+    fn open_work(&self, mine: &Mine) -> Result<Option<Work>, volume::Error> {
+        let Some(container) = &mine.job.container else { return Ok(None) };
+        let Parts { disk, layout, me, .. } = &self.parts;
+        let (disk, lease) = (&**disk, mine.lease());
+        if container.keep_warm.is_none() {
+            let work = Work::own(layout, &lease);
+            return work.make(disk, layout).map(|()| Some(work));
+        }
+        let mut seats = (0..).map(|seat| Work::kept(layout, &me.session, &mine.held.job, seat));
+        let work = seats.find(|work| !self.spoiled.contains(work) && !self.work.values().any(|taken| taken == work));
+        let Some(work) = work else { return Ok(None) };
+        work.make(disk, layout)?;
+        if !container.share_common {
+            work.add(disk, &layout.running_file(&lease.run, &mine.held.stem), TRIGGER_COPY)?;
+            if let Some((_, result)) = cause_of(mine, layout) {
+                work.add(disk, &result, CAUSE_COPY)?;
+            }
+        }
+        Ok(Some(work))
     }
 
     fn end_unstarted(&mut self, lease: &Lease, error: String, now: Moment) {
@@ -103,42 +128,15 @@ impl Device {
 }
 
 /// Where a program writes its result: beside the others, or where its container can write.
-pub(super) fn output_of(mine: &Mine, layout: &Layout, session: &Session) -> PathBuf {
-    match work_of(mine, layout, session) {
-        Some(work) => work.inside.join("result"),
+pub(super) fn output_of(mine: &Mine, layout: &Layout, work: Option<&Work>) -> PathBuf {
+    match work {
+        Some(work) => work.given.join("result"),
         None => layout.output(&mine.held.job, &mine.lease()),
     }
 }
 
-/// The work folder of an attempt, if it runs in a container.
-pub(super) fn work_of(mine: &Mine, layout: &Layout, session: &Session) -> Option<Work> {
-    let (container, lease) = (mine.job.container.as_ref()?, mine.lease());
-    Some(match container.keep_warm {
-        None => Work::own(layout, &lease),
-        Some(_) => Work::kept(layout, session, &mine.held.job, &lease),
-    })
-}
-
-/// Whether an attempt runs in a container that was made before it, for which no file can be mounted any more.
-fn is_kept(mine: &Mine) -> bool {
-    mine.job.container.as_ref().is_some_and(|container| container.keep_warm.is_some() && !container.share_common)
-}
-
-/// Makes the work folder, with copies of what no container that is kept can be given otherwise.
-fn prepare_work(mine: &Mine, disk: &dyn Disk, layout: &Layout, session: &Session) -> Result<(), volume::Error> {
-    let Some(work) = work_of(mine, layout, session) else { return Ok(()) };
-    work.make(disk, layout)?;
-    if is_kept(mine) {
-        work.add(disk, &layout.running_file(&mine.lease().run, &mine.held.stem), TRIGGER_COPY)?;
-        if let Some((_, result)) = cause_of(mine, layout) {
-            work.add(disk, &result, CAUSE_COPY)?;
-        }
-    }
-    Ok(())
-}
-
 /// The container of an attempt, and what it is given of the folders, if it runs in one.
-fn inside(mine: &Mine, layout: &Layout, session: &Session, goes_on: bool) -> Option<Inside> {
+fn inside(mine: &Mine, layout: &Layout, work: Option<&Work>, goes_on: bool) -> Option<Inside> {
     let container = mine.job.container.clone()?;
     let lease = mine.lease();
     let given = |path: PathBuf, writable| Given { path, writable };
@@ -146,13 +144,20 @@ fn inside(mine: &Mine, layout: &Layout, session: &Session, goes_on: bool) -> Opt
     if container.share_common {
         mounts.push(given(layout.common.clone(), true));
     } else {
-        mounts.extend(work_of(mine, layout, session).map(|work| given(work.given, true)));
-        if !is_kept(mine) {
+        mounts.extend(work.map(|work| given(work.given.clone(), true)));
+        if container.keep_warm.is_none() {
             mounts.push(given(layout.running_file(&lease.run, &mine.held.stem), false));
             mounts.extend(cause_of(mine, layout).map(|(_, result)| given(result, false)));
         }
     }
-    Some(Inside { container, limits: mine.job.limits, mounts, definition: mine.job.digest(), goes_on })
+    Some(Inside {
+        container,
+        limits: mine.job.limits,
+        mounts,
+        job: mine.held.job.to_string(),
+        definition: mine.job.digest(),
+        goes_on,
+    })
 }
 
 /// The run that caused this one, and its result.
@@ -192,7 +197,8 @@ fn as_argument(value: &Json) -> String {
     serde_json::from_str::<String>(value.text()).unwrap_or_else(|_| value.text().to_owned())
 }
 
-fn environment(mine: &Mine, layout: &Layout, me: &Me, volume: &str, host: &Host) -> BTreeMap<String, String> {
+fn environment(mine: &Mine, parts: &Parts, work: Option<&Work>) -> BTreeMap<String, String> {
+    let Parts { layout, me, volume, host, .. } = parts;
     let lease = mine.lease();
     // An image has an environment of its own.
     let is_process = mine.job.container.is_none();
@@ -202,15 +208,16 @@ fn environment(mine: &Mine, layout: &Layout, me: &Me, volume: &str, host: &Host)
         host.env.iter().filter(|(name, _)| passes(name)).map(|(name, value)| (name.clone(), value.clone())).collect();
     env.extend(mine.job.env.iter().map(|(name, value)| (name.clone(), value.clone())));
     let text = |path: &Path| path.to_string_lossy().into_owned();
-    let copies = work_of(mine, layout, &me.session).filter(|_| is_kept(mine)).map(|work| work.inside);
-    let given = |path: PathBuf, copy: &str| text(&copies.as_ref().map_or(path, |folder| folder.join(copy)));
+    let shares = mine.job.container.as_ref().is_some_and(|container| container.share_common);
+    let copies = work.filter(|work| work.is_kept && !shares).map(|work| &work.given);
+    let given = |path: PathBuf, copy: &str| text(&copies.map_or(path, |folder| folder.join(copy)));
     let own = [
         ("AIOS_JOB", mine.held.job.to_string()),
         ("AIOS_RUN_ID", lease.run.to_string()),
         ("AIOS_ATTEMPT", lease.attempt.to_string()),
         ("AIOS_DEVICE_ID", me.device.to_string()),
         ("AIOS_TRIGGER", given(layout.running_file(&lease.run, &mine.held.stem), TRIGGER_COPY)),
-        ("AIOS_RESULT", text(&output_of(mine, layout, &me.session))),
+        ("AIOS_RESULT", text(&output_of(mine, layout, work))),
         ("AIOS_COMMON", text(&layout.common)),
         ("AIOS_PROGRAMS", text(&layout.programs)),
     ];

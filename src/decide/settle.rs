@@ -20,6 +20,9 @@ use crate::model::state::{Held, SCHEMA, State};
 use crate::model::time::Moment;
 use crate::model::trigger::Json;
 
+#[cfg(test)]
+mod tests;
+
 /// How long a daemon must live for its next end to count as the first.
 const HEALTHY: Duration = Duration::from_secs(60);
 
@@ -88,6 +91,7 @@ impl Report {
 }
 
 /// Why a run whose attempt was lost ends with that.
+const VANISHED: &str = "; its trigger's file has vanished from .running, so that it cannot run again";
 const NO_RERUN: &str = "; on_lost = \"fail\" forbids another attempt";
 const TOO_OFTEN: &str = "; it is the third in a row that was lost";
 
@@ -154,7 +158,12 @@ pub fn judge(mine: &Mine, report: &Report, me: &Me, by: Circumstances, now: Mome
     }
     let losses = if status == Status::Lost { losses_after(mine, report) } else { 0 };
     if status == Status::Lost && next == Next::Over {
-        error = error.map(|error| error + if mine.held.fail_if_lost { NO_RERUN } else { TOO_OFTEN });
+        let why = match (gone, mine.held.fail_if_lost) {
+            (true, _) => VANISHED,
+            (false, true) => NO_RERUN,
+            (false, false) => TOO_OFTEN,
+        };
+        error = error.map(|error| error + why);
     }
     let outcome = Outcome {
         schema: SCHEMA,

@@ -17,6 +17,8 @@ pub const DOCKER_TAG: &str = "docker";
 pub const SWARM_TAG: &str = "swarm";
 /// What begins the labels that are the orchestrator's own.
 pub const OWN_LABEL: &str = "aios.";
+/// What begins the labels that are not a job's to give: these are the engines'.
+pub const RESERVED_LABELS: [&str; 3] = [OWN_LABEL, "com.docker.", "io.podman."];
 
 /// The `[docker]` table of a job, or of a trigger with a command.
 #[derive(Debug, Clone, PartialEq, Eq)]

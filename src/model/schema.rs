@@ -31,7 +31,7 @@ const PLAIN: &str = "^[A-Za-z0-9][A-Za-z0-9_.-]{0,254}$";
 const USER: &str = "^[A-Za-z0-9][A-Za-z0-9_.-]*(:[A-Za-z0-9][A-Za-z0-9_.-]*)?$";
 const VOLUME: &str = "^[/A-Za-z0-9][^:]*:/[^:]+(:r[ow])?$";
 const TMPFS: &str = "^/[^:]+(:[A-Za-z0-9=,%_]*)?$";
-const OWN_LABELS: &str = "^aios\\.";
+const OWN_LABELS: &str = "^(aios|com\\.docker|io\\.podman)\\.";
 const TIME: &str =
     "^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})$";
 

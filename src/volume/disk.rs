@@ -120,6 +120,18 @@ pub trait Disk {
     /// `DirectoryNotEmpty`, or as the system says.
     fn remove_folder(&self, path: &Path) -> io::Result<()>;
 
+    /// Removes a folder with all that is in it. A link is removed, and never followed, whoever puts it there meanwhile.
+    ///
+    /// # Errors
+    /// As the system says; some of it may be gone then.
+    fn remove_tree(&self, path: &Path) -> io::Result<()> {
+        for name in self.list(path)? {
+            let inside = path.join(name);
+            if self.stat(&inside)?.kind == Kind::Folder { self.remove_tree(&inside)? } else { self.remove(&inside)? }
+        }
+        self.remove_folder(path)
+    }
+
     /// Makes a folder and those above it; one that is there is fine.
     ///
     /// # Errors

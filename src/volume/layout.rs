@@ -9,8 +9,10 @@ use crate::model::ids::{DeviceId, JobName, RunId, Session};
 use crate::model::lease::Lease;
 use crate::model::result::result_name;
 
-/// What begins the name of a work folder that a job's attempts share.
+/// What begins the name of a work folder that one attempt has after the other.
 pub const KEPT_WORK: &str = "kept.";
+/// What of a work folder a container is given.
+pub const GIVEN: &str = "out";
 
 /// The two folders of a volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -193,13 +195,13 @@ impl Layout {
     /// What its container is given of that: whoever its processes are, they can write there.
     #[must_use]
     pub fn work_inside(&self, lease: &Lease) -> PathBuf {
-        self.work_of(lease).join("out")
+        self.work_of(lease).join(GIVEN)
     }
 
-    /// The work folder that the attempts of a job share in one life of a device, if their container is kept.
+    /// A work folder of attempts in one container that is kept.
     #[must_use]
-    pub fn kept_work(&self, session: &Session, job: &JobName) -> PathBuf {
-        self.work().join(format!("{KEPT_WORK}{session}.{job}"))
+    pub fn kept_work(&self, session: &Session, job: &JobName, seat: usize) -> PathBuf {
+        self.work().join(format!("{KEPT_WORK}{session}.{job}.{seat}"))
     }
 
     /// All logs.

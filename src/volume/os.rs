@@ -192,6 +192,10 @@ impl Disk for OsDisk {
         fs::create_dir_all(path)
     }
 
+    fn remove_tree(&self, path: &Path) -> io::Result<()> {
+        remove_tree(path)
+    }
+
     fn make_folder_with(&self, path: &Path, mode: u32) -> io::Result<()> {
         fs::create_dir_all(path)?;
         fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))

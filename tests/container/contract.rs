@@ -99,6 +99,7 @@ impl Rig {
                 container: Arc::new(container),
                 limits: Limits::default(),
                 mounts: vec![Given { path: self.home.path().to_owned(), writable: true }],
+                job: "job".to_owned(),
                 definition: String::new(),
                 goes_on: false,
             }),
@@ -512,10 +513,21 @@ fn attempts_share_a_container_that_is_kept() {
     assert_eq!(names, [rig.name(4), rig.name(5)].into());
     fs::write(rig.path("end"), "").unwrap();
     assert_eq!([rig.exit(4).ending, rig.exit(5).ending], [Ending::Code(0), Ending::Code(0)]);
-    // Another container is another job's.
-    let other = Container { read_only: false, ..warm() };
-    assert_eq!(rig.run(rig.spec(6, &["touch", "/made"], other)).ending, Ending::Code(0));
+    // Another job has containers of its own, whatever else is alike.
+    let spec = rig.spec(6, &["test", "!", "-e", "/tmp/mark"], warm());
+    let inside = Inside { job: "other".to_owned(), ..spec.inside.as_ref().unwrap().clone() };
+    assert_eq!(rig.run(Spec { inside: Some(inside), ..spec }).ending, Ending::Code(0));
     assert_eq!(rig.containers().len(), 3);
+    // Those of a job as it was are thrown away.
+    let other = Container { read_only: false, ..warm() };
+    assert_eq!(rig.run(rig.spec(7, &["touch", "/made"], other)).ending, Ending::Code(0));
+    assert_eq!(rig.containers().len(), 2);
+    // One that ended while it waited is not used again.
+    for name in rig.containers() {
+        docker(&["kill", &name]).unwrap();
+    }
+    let other = Container { read_only: false, ..warm() };
+    assert_eq!(rig.run(rig.spec(8, &["test", "!", "-e", "/made"], other)).ending, Ending::Code(0));
     // What waits is thrown away when its device leaves.
     let closer = rig.executor.closer();
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(closer.close());
@@ -584,15 +596,16 @@ fn nothing_outlives_its_attempt_in_a_kept_container() {
 #[test]
 fn a_kept_container_is_thrown_away_for_its_age_its_image_and_its_device() {
     let Some(mut rig) = Rig::new() else { return };
-    let image = format!("aios-test-image:{:08x}", rand::random::<u32>());
-    docker(&["tag", SHELL, &image]).unwrap();
+    let tagged = Tagged(format!("aios-test-image:{:08x}", rand::random::<u32>()));
+    let image = &tagged.0;
+    docker(&["tag", SHELL, image]).unwrap();
     let of_image = || Container { image: image.clone(), ..warm() };
     assert_eq!(rig.run(rig.spec(1, &["true"], of_image())).ending, Ending::Code(0));
     let first = rig.containers();
     // The name stands for another image now.
-    let made = docker(&["run", "-d", &image, "touch", "/changed"]).unwrap();
+    let made = docker(&["run", "-d", "--network", "none", image, "touch", "/changed"]).unwrap();
     docker(&["wait", &made]).unwrap();
-    docker(&["commit", &made, &image]).unwrap();
+    docker(&["commit", &made, image]).unwrap();
     docker(&["rm", "-f", &made]).unwrap();
     let exit = rig.run(rig.spec(2, &["test", "-e", "/changed"], of_image()));
     assert_eq!(exit.ending, Ending::Code(0));
@@ -604,7 +617,7 @@ fn a_kept_container_is_thrown_away_for_its_age_its_image_and_its_device() {
     rig.next_life();
     look_back(&rig.executor);
     assert!(rig.executor.found().is_empty());
-    assert_eq!(rig.containers(), Vec::<String>::new());
+    eventually("the removal of what was kept", || rig.containers().is_empty().then_some(()));
     // By others it is found by its name.
     rig.executor.start(rig.spec(4, &["sh", "-c", "touch up4; sleep 1000"], of_image()));
     rig.wait_for("up4");
@@ -617,7 +630,15 @@ fn a_kept_container_is_thrown_away_for_its_age_its_image_and_its_device() {
     let short = Container { keep_warm: Some(Duration::from_millis(10)), ..of_image() };
     assert_eq!(rig.run(rig.spec(5, &["true"], short)).ending, Ending::Code(0));
     rig.is_tidy();
-    let _ = docker(&["rmi", &image]);
+}
+
+/// A name for an image, removed when dropped.
+struct Tagged(String);
+
+impl Drop for Tagged {
+    fn drop(&mut self) {
+        let _ = docker(&["rmi", &self.0]);
+    }
 }
 
 #[test]

@@ -156,7 +156,10 @@ fn what_goes_on_is_ended_once_its_job_runs_in_no_container_any_more() {
 fn a_kept_container_serves_one_run_after_another_and_ends_with_its_device() {
     let Some(mut machine) = Machine::new() else { return };
     let out = machine.path("out").display().to_string();
-    let script = "[ -e /tmp/mark ] && again=true || again=false; touch /tmp/mark; cat $AIOS_TRIGGER >/out/$1; printf '{\"again\": %s}' $again >$AIOS_RESULT; while [ -e /out/wait ]; do touch /out/up-$AIOS_ATTEMPT; sleep 0.05; done";
+    // What it leaves in its work folder the next one does not find, and links lead nobody anywhere.
+    let script = "[ -e /tmp/mark ] && again=true || again=false; touch /tmp/mark; cat $AIOS_TRIGGER >/out/$1\n\
+        cd $(dirname $AIOS_RESULT); found=$(ls -A | tr '\\n' ' '); mkdir -p a/b; touch a/b/c; ln -s /out a/link; ln -s /out link\n\
+        printf '{\"again\": %s, \"found\": \"%s\"}' $again \"$found\" >$AIOS_RESULT; while [ -e /out/wait ]; do touch /out/up-$AIOS_ATTEMPT; sleep 0.05; done";
     fs::write(machine.path("Programs/job.sh"), script).unwrap();
     machine.job(&format!(
         "file = \"job.sh\"\n[docker]\nimage = \"{SHELL}\"\nkeep_warm = \"1h\"\nvolumes = [\"{out}:/out\"]\n"
@@ -166,8 +169,9 @@ fn a_kept_container_serves_one_run_after_another_and_ends_with_its_device() {
         machine.drop_file(&format!("t{number}"), &format!("{{\"job\": \"job\", \"args\": [\"{number}\"]}}"));
         let results = eventually("the result", || Some(machine.results()).filter(|all| all.len() == number));
         let last = &results[number - 1];
-        let told = (&last["status"], &last["executor"], &last["result"]["again"]);
-        assert_eq!(serde_json::json!(told), serde_json::json!(["succeeded", "docker", again]), "{last}");
+        let told = (&last["status"], &last["executor"], &last["result"]);
+        let result = serde_json::json!({"again": again, "found": "trigger.json "});
+        assert_eq!(serde_json::json!(told), serde_json::json!(["succeeded", "docker", result]), "{last}");
         let trigger: Value =
             serde_json::from_slice(&fs::read(machine.path(&format!("out/{number}"))).unwrap()).unwrap();
         assert_eq!(trigger["args"], serde_json::json!([number.to_string()]));

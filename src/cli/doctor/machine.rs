@@ -30,7 +30,10 @@ fn of_engine(users: usize) -> Finding {
         return Finding::ok("this device is to use no container engine (DOCKER_HOST)");
     }
     match docker::look(&host) {
-        Ok(seen) => Finding::ok(format!("a container engine answers at {host}, version {}", seen.version)),
+        Ok(seen) => {
+            let manages = if seen.is_manager { ", and manages a swarm" } else { "" };
+            Finding::ok(format!("a container engine answers at {host}, version {}{manages}", seen.version))
+        }
         Err(fault) if users == 0 => Finding::ok(format!("{fault}; no job here needs one")),
         Err(fault) => {
             Finding::warning(format!("{fault}; {users} of the jobs here wait for a device that has one"), fault.hint())

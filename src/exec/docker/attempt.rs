@@ -128,9 +128,9 @@ impl Vessel {
     }
 
     /// What the engine has on record. `lost_sight`: the engine was away while it ran.
-    async fn look(&self, shared: &Shared, lost_sight: bool) -> Result<Look, Fault> {
+    async fn look(&self, shared: &Shared, attempt: &Attempt, lost_sight: bool) -> Result<Look, Fault> {
         match self {
-            Self::Own(own) => own.look(shared, lost_sight).await,
+            Self::Own(own) => own.look(shared, attempt, lost_sight).await,
             Self::Kept(process) => process.look(&shared.engine).await,
             Self::Swarm(task) => task.look(&shared.engine).await,
         }
@@ -302,7 +302,7 @@ async fn live(shared: &Arc<Shared>, attempt: &Attempt, spec: Spec, made: &Made) 
             }
         };
         lost_sight |= looked.is_err();
-        match vessel.look(shared, lost_sight).await {
+        match vessel.look(shared, attempt, lost_sight).await {
             Ok(Look::Ended(ended)) if was_killed(&ended) && !attempt.is_stopped() && !was_killed_before => {
                 // Whoever removes a container kills it first: then it is gone in a moment, and was no failure of its own.
                 was_killed_before = true;
@@ -370,8 +370,15 @@ impl Stopping {
         };
         match vessel.signal(&shared.engine, signal).await {
             Ok(true) => {}
-            // It had ended by itself.
-            Ok(false) if !self.was_asked => attempt.was_over(),
+            Ok(false) if !self.was_asked => match vessel.look(shared, attempt, false).await {
+                // It had ended by itself.
+                Ok(Look::Ended(_)) => attempt.was_over(),
+                // It is paused, or somebody else is at it.
+                Ok(Look::Runs) | Err(_) => {
+                    tokio::time::sleep(PAUSE).await;
+                    return;
+                }
+            },
             Ok(false) => {}
             Err(fault) => {
                 tracing::warn!(run = %attempt.lease.run, %fault, "this attempt cannot be sent its end; it is tried again");

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::Shared;
-use super::attempt::{Attempt, Ended, Look, Made, PAUSE, Signal, Vessel, own, told};
+use super::attempt::{Attempt, Ended, Look, Made, PAUSE, STOPPED_BEFORE, Signal, Vessel, own, told};
 use super::create::{Inside, body, label, name_of};
 use super::engine::{Engine, Fault};
 use super::output::{self, Of};
@@ -30,9 +30,11 @@ pub(super) async fn make(shared: &Shared, attempt: &Attempt, spec: &Spec, inside
     if inside.goes_on {
         return adopt(shared, attempt, spec, &name).await;
     }
-    let places = prepare(shared, spec, inside).await.map_err(Ended::unstarted)?;
+    let places = prepare(shared, attempt, spec, inside).await.map_err(Ended::unstarted)?;
     let body = |log_from| body(spec, inside, &shared.settings, &places, log_from);
-    let Some(id) = create(shared, attempt, spec, inside, &name, body).await.map_err(Ended::unstarted)? else {
+    let Some(id) =
+        create(shared, attempt, spec, inside, inside.container.pull, &name, body).await.map_err(Ended::unstarted)?
+    else {
         return adopt(shared, attempt, spec, &name).await;
     };
     match shared.engine.start(&id).await {
@@ -84,7 +86,7 @@ impl Own {
         tokio::spawn(output::copy(engine.clone(), Of::Container(self.id.clone()), log, copied, over))
     }
 
-    pub(super) async fn look(&self, shared: &Shared, lost_sight: bool) -> Result<Look, Fault> {
+    pub(super) async fn look(&self, shared: &Shared, attempt: &Attempt, lost_sight: bool) -> Result<Look, Fault> {
         let seen = match shared.engine.inspect(&self.id).await {
             Err(Fault::NoContainer) => {
                 let error = "its container was removed by somebody else while it ran".to_owned();
@@ -92,6 +94,9 @@ impl Own {
             }
             seen => seen?,
         };
+        if was_not_started(&seen) && attempt.is_stopped() {
+            return Ok(Look::Ended(Ended::unstarted(STOPPED_BEFORE.to_owned())));
+        }
         if was_not_started(&seen) {
             return match shared.engine.start(&self.id).await {
                 Ok(()) => Ok(Look::Runs),

@@ -52,16 +52,24 @@ pub struct Inside {
     pub limits: Limits,
     /// What it is given of the folders, at the same paths as this process has them.
     pub mounts: Vec<Given>,
-    /// What tells one definition of its job from another.
+    /// The job that it is for.
+    pub job: String,
+    /// What tells one definition of that from another.
     pub definition: String,
     /// An earlier life of this device has started it: it is taken over, and never made.
     pub goes_on: bool,
 }
 
 impl Inside {
-    /// Whether a container that was made for this would do for another.
+    /// Whether a container that was made for this would do for another: it is of the same job, as that was then.
     pub(super) fn is_like(&self, other: &Self) -> bool {
-        self.container == other.container && self.limits == other.limits && self.mounts == other.mounts
+        !self.is_outdated_by(other) && self.job == other.job && self.mounts == other.mounts
+    }
+
+    /// Whether the job of this is another one by now.
+    pub(super) fn is_outdated_by(&self, other: &Self) -> bool {
+        let of = |inside: &Self| (inside.definition.clone(), inside.limits);
+        self.job == other.job && (of(self) != of(other) || self.container != other.container)
     }
 }
 

@@ -337,6 +337,8 @@ fn answered(code: u16, message: &str) -> Fault {
         404 if lower.starts_with("service ") || lower.starts_with("task ") => Fault::NoContainer,
         409 if says("already in use") => Fault::NameTaken,
         304 | 409 => Fault::NotNow(text),
+        // Somebody else has changed the service: the next try reads it anew.
+        _ if says("update out of sequence") => Fault::NotNow(text),
         _ => Fault::Refused(text),
     }
 }

@@ -171,8 +171,11 @@ impl DockerExecutor {
         let shared = Arc::clone(&self.shared);
         let looked = self.thread.spawn(async move {
             match tokio::time::timeout(LOOK_BACK, tidy::left(&shared)).await {
-                Ok(Ok(left)) => *lock(&shared.found) = left,
-                Ok(Err(fault)) => tracing::debug!(%fault, "no look at what an earlier life left in containers"),
+                Ok((left, forgotten)) => {
+                    *lock(&shared.found) = left;
+                    // Nothing of this life waits for that.
+                    tokio::spawn(async move { forgotten.remove(&shared).await });
+                }
                 Err(_) => {
                     tracing::warn!("the container engine is slow: what an earlier life left there is not taken over")
                 }

@@ -37,8 +37,9 @@ pub(super) async fn copy(engine: Engine, of: Of, log: File, copied: u64, mut ove
     }
     // Who follows a container that ends within milliseconds may be told its end before its last line (moby ends the stream when
     // the container stops, whatever its log's reader has come to). What is on record is whole.
-    if copy.copied <= READ_AGAIN {
-        copy.pass(false, &mut over).await;
+    // Whoever waits for this has a limit.
+    while copy.copied <= READ_AGAIN && !copy.pass(false, &mut over).await {
+        tokio::time::sleep(PAUSE).await;
     }
 }
 
@@ -57,14 +58,14 @@ struct Copy {
 }
 
 impl Copy {
-    /// Reads from the beginning and writes what was not copied yet, until the stream ends or is cut off, or nothing more comes.
-    async fn pass(&mut self, follow: bool, over: &mut watch::Receiver<bool>) {
+    /// Reads from the beginning and writes what was not copied yet; `true`: to the end. Who follows stops when nothing more comes.
+    async fn pass(&mut self, follow: bool, over: &mut watch::Receiver<bool>) -> bool {
         let Self { engine, of, log, copied, complained } = self;
         let (pieces, name) = match of {
             Of::Container(name) => (engine.output(name, follow).map(StreamExt::boxed), name),
             Of::Service(name) => (engine.service_output(name, follow).map(StreamExt::boxed), name),
         };
-        let Ok(mut pieces) = pieces else { return };
+        let Ok(mut pieces) = pieces else { return false };
         let mut passed = 0_u64;
         loop {
             let quiet = async {
@@ -73,9 +74,14 @@ impl Copy {
             };
             let piece: Option<Result<bytes::Bytes, Fault>> = tokio::select! {
                 piece = pieces.next() => piece,
-                () = quiet => return,
+                () = quiet, if follow => return true,
             };
-            let Some(Ok(piece)) = piece else { return };
+            let piece = match piece {
+                Some(Ok(piece)) => piece,
+                // It was removed by somebody: there is nothing more.
+                None | Some(Err(Fault::NoContainer)) => return true,
+                Some(Err(_)) => return false,
+            };
             let known = usize::try_from(copied.saturating_sub(passed)).unwrap_or(usize::MAX);
             passed += piece.len() as u64;
             let fresh = piece.get(known.min(piece.len())..).unwrap_or_default();

@@ -20,8 +20,8 @@ const ENGINES_FILES: [&str; 4] = ["/etc/hostname", "/etc/hosts", "/etc/resolv.co
 pub(super) struct Places {
     /// Paths of this process, and what they are on the host.
     mounts: Vec<(PathBuf, PathBuf)>,
-    /// The networks that this process's own container is on.
-    networks: Vec<String>,
+    /// The networks that this process's own container is on: names and ids.
+    networks: Vec<(String, String)>,
 }
 
 impl Places {
@@ -60,7 +60,11 @@ impl Places {
                 Some((PathBuf::from(at), PathBuf::from(source)))
             });
             let networks = seen.network_settings.and_then(|settings| settings.networks).unwrap_or_default();
-            let networks = networks.into_keys().filter(|name| !matches!(name.as_str(), "bridge" | "none" | "host"));
+            // An engine takes a name, an id, and the beginning of an id.
+            let networks = networks
+                .into_iter()
+                .filter(|(name, _)| !matches!(name.as_str(), "bridge" | "none" | "host"))
+                .map(|(name, network)| (name, network.network_id.unwrap_or_default()));
             return Ok(Self { mounts: by_hand.into_iter().chain(mounts).collect(), networks: networks.collect() });
         }
         if by_hand.len() == 2 {
@@ -76,7 +80,7 @@ impl Places {
 
     /// Whether this process's own container is on a network.
     pub(super) fn has_network(&self, name: &str) -> bool {
-        self.networks.iter().any(|network| network == name)
+        self.networks.iter().any(|(known, id)| known == name || id.starts_with(name))
     }
 
     /// What a path of this process is on the host.
@@ -186,8 +190,13 @@ mod tests {
     fn the_nearest_mount_says_where_a_path_lies() {
         let places = |mounts: &[(&str, &str)]| Places {
             mounts: mounts.iter().map(|(at, source)| (PathBuf::from(at), PathBuf::from(source))).collect(),
-            networks: Vec::new(),
+            networks: vec![("aios_devices".to_owned(), "3fa9".to_owned())],
         };
+        for (name, is_own) in
+            [("aios_devices", true), ("3fa9", true), ("3f", true), ("3fa9b", false), ("bridge", false)]
+        {
+            assert_eq!(places(&[]).has_network(name), is_own, "{name}");
+        }
         let inside =
             places(&[("/aios/Common", "/home/u/Common"), ("/aios/Common/Logs", "/var/logs"), ("/aios", "/opt")]);
         for (path, host) in [

@@ -26,8 +26,6 @@ use crate::model::lease::Lease;
 const LOOKS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// How long a task may wait for a node before somebody is told.
 const TELL_AFTER: Duration = Duration::from_secs(5);
-/// How long a task that is to end is waited for beyond its grace.
-const GONE_BY: Duration = Duration::from_secs(30);
 
 /// The service of an attempt.
 pub(super) struct Task {
@@ -54,7 +52,7 @@ pub(super) async fn make(shared: &Shared, attempt: &Attempt, spec: &Spec, inside
     if inside.goes_on {
         return adopt(shared, attempt, spec, name).await;
     }
-    let places = prepare(shared, spec, inside).await.map_err(Ended::unstarted)?;
+    let places = prepare(shared, attempt, spec, inside).await.map_err(Ended::unstarted)?;
     let service = service(spec, inside, &shared.settings, &places)
         .map_err(|error| Ended::unstarted(format!("{error}; hint: {HINT}")))?;
     if attempt.is_stopped() {
@@ -71,14 +69,20 @@ pub(super) async fn make(shared: &Shared, attempt: &Attempt, spec: &Spec, inside
 
 /// Takes over the service that has this attempt's name, if it is this attempt's.
 async fn adopt(shared: &Shared, attempt: &Attempt, spec: &Spec, name: String) -> Result<Made, Ended> {
+    let mut said = false;
     let seen = loop {
         match shared.engine.inspect_service(&name).await {
             Ok(seen) => break seen,
-            Err(fault) if fault.is_absence() => tokio::time::sleep(PAUSE).await,
             Err(Fault::NoContainer) => {
                 return Err(Ended::unknown("its service is not there: it was removed, or never made".to_owned()));
             }
-            Err(fault) => return Err(Ended::unknown(told(shared, &fault))),
+            // Neither an engine that is away nor a swarm without a leader says that it has ended.
+            Err(fault) => {
+                if !std::mem::replace(&mut said, true) {
+                    tracing::warn!(run = %attempt.lease.run, %fault, "its service is to be taken over once the swarm answers");
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
         }
     };
     let spec_of = seen.spec.unwrap_or_default();
@@ -91,7 +95,9 @@ async fn adopt(shared: &Shared, attempt: &Attempt, spec: &Spec, name: String) ->
     let ran_for = seen.created_at.as_deref().and_then(since).unwrap_or_default();
     let copied = spec.log.as_ref().and_then(|log| log.metadata().ok()).map_or(0, |meta| meta.len());
     tracing::info!(run = %spec.lease.run, attempt = spec.lease.attempt, service = name, "its service goes on and is taken over");
-    Ok(Made { vessel: Vessel::Swarm(Task::new(shared, &spec.lease)), copied, ran_for, is_adopted: true })
+    let mut task = Task::new(shared, &spec.lease);
+    task.clock = task.clock.checked_sub(ran_for).unwrap_or(task.clock);
+    Ok(Made { vessel: Vessel::Swarm(task), copied, ran_for, is_adopted: true })
 }
 
 /// How long ago that was.
@@ -166,6 +172,11 @@ impl Task {
 
     /// Has the swarm end it, with the grace that it was made with: it knows no signals.
     pub(super) async fn signal(&self, engine: &Engine) -> Result<bool, Fault> {
+        // What has ended has its end on record, which would go with it.
+        let tasks = engine.tasks(&self.labels).await?;
+        if tasks.first().is_some_and(|task| judge(task, Duration::ZERO).is_some()) {
+            return Ok(false);
+        }
         match engine.end_tasks(&self.name).await {
             Ok(()) => {
                 let mut sight = lock(&self.sight);
@@ -187,20 +198,19 @@ fn labels_of(shared: &Shared, lease: &Lease) -> [String; 3] {
     ]
 }
 
-/// Ends whatever of an attempt's service goes on, waits for that, and removes it.
+/// Has whatever of an attempt's service goes on ended, and removes it once that has.
+///
+/// # Errors
+/// [`Fault::NotNow`] while it has not.
 pub(super) async fn remove(shared: &Shared, lease: &Lease) -> Result<(), Fault> {
     let (engine, name, labels) = (&shared.engine, name_of(lease), labels_of(shared, lease));
     match engine.end_tasks(&name).await {
         Err(Fault::NoContainer) => return Ok(()),
         ended => ended?,
     }
-    let until = Instant::now() + GONE_BY;
     // Engine 20.10 keeps what has ended of a job in its records for ever, also without the service.
-    while engine.tasks(&labels).await?.iter().any(|task| judge(task, Duration::ZERO).is_none()) {
-        if Instant::now() > until {
-            return Err(Fault::NotNow("its task has not ended yet".to_owned()));
-        }
-        tokio::time::sleep(LOOKS.0).await;
+    if engine.tasks(&labels).await?.iter().any(|task| judge(task, Duration::ZERO).is_none()) {
+        return Err(Fault::NotNow("its task in the swarm has not ended yet".to_owned()));
     }
     engine.remove_service(&name).await?;
     // And the container on its node: the one on this node goes now, one on another when a device there tidies up.

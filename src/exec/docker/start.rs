@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bollard::models::ContainerCreateBody;
 
-use super::attempt::{Attempt, STOPPED_BEFORE, told};
+use super::attempt::{Attempt, PAUSE, STOPPED_BEFORE, told};
 use super::create::{Inside, check_policy};
 use super::engine::Fault;
 use super::places::{HINT, Places, Unknown};
@@ -17,7 +17,12 @@ use crate::model::container::{Gpus, Pull};
 ///
 /// # Errors
 /// Why it cannot be started here.
-pub(super) async fn prepare(shared: &Shared, spec: &Spec, inside: &Inside) -> Result<Arc<Places>, String> {
+pub(super) async fn prepare(
+    shared: &Shared,
+    attempt: &Attempt,
+    spec: &Spec,
+    inside: &Inside,
+) -> Result<Arc<Places>, String> {
     let places = shared.places().await.map_err(|unknown| match unknown {
         Unknown::Engine(fault) => told(shared, &fault),
         Unknown::Place(error) => format!("{error}; hint: {HINT}"),
@@ -25,12 +30,24 @@ pub(super) async fn prepare(shared: &Shared, spec: &Spec, inside: &Inside) -> Re
     check_policy(&inside.container, &shared.settings, &places)?;
     // Whoever held an earlier attempt is dead, or has lost it: what goes on of that here ends before this one starts.
     if spec.lease.attempt > 1 {
-        tidy::end_earlier(shared, &spec.lease).await.map_err(|fault| told(shared, &fault))?;
+        let mut said = false;
+        while let Err(fault) = tidy::end_earlier(shared, &spec.lease).await {
+            if !matches!(fault, Fault::NotNow(_)) {
+                return Err(told(shared, &fault));
+            }
+            if attempt.is_stopped() {
+                return Err(STOPPED_BEFORE.to_owned());
+            }
+            if !std::mem::replace(&mut said, true) {
+                tracing::warn!(run = %spec.lease.run, %fault, "an earlier attempt has not ended yet: this one waits for that");
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
     }
     Ok(places)
 }
 
-/// Makes a container under a name, fetching its image first where its job says so; `None`: there is one of that name.
+/// Makes a container under a name, fetching its image `when` that is to be done; `None`: there is one of that name.
 ///
 /// # Errors
 /// Why it was not made.
@@ -39,17 +56,18 @@ pub(super) async fn create(
     attempt: &Attempt,
     spec: &Spec,
     inside: &Inside,
+    when: Pull,
     name: &str,
     body: impl Fn(u64) -> Result<ContainerCreateBody, String>,
 ) -> Result<Option<String>, String> {
     let image = &inside.container.image;
     let body = |log_from| body(log_from).map_err(|error| format!("{error}; hint: {HINT}"));
     let mut log_from = 0;
-    if inside.container.pull == Pull::Always {
+    if when == Pull::Always {
         log_from = pull(shared, attempt, spec, image).await?;
     }
     let mut created = shared.engine.create(name, body(log_from)?).await;
-    if matches!(created, Err(Fault::NoImage(_))) && inside.container.pull == Pull::Missing {
+    if matches!(created, Err(Fault::NoImage(_))) && when == Pull::Missing {
         let log_from = pull(shared, attempt, spec, image).await?;
         created = shared.engine.create(name, body(log_from)?).await;
     }

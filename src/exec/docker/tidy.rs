@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bollard::models::ContainerSummaryStateEnum;
 
+use super::attempt::PAUSE;
 use super::create::{label, lease_of};
 use super::engine::Fault;
 use super::{Shared, lock, service};
@@ -57,6 +58,7 @@ impl Found {
         let (run, attempt) = self.lease.as_ref().map(|lease| (lease.run.as_str(), lease.attempt)).unzip();
         match &removed {
             Ok(()) => tracing::info!(run, attempt, name, why, "a container is removed"),
+            Err(Fault::NotNow(_)) => tracing::debug!(run, attempt, name, why, "a container is to end"),
             Err(error) => tracing::warn!(run, attempt, name, why, %error, "a container cannot be removed"),
         }
         removed
@@ -91,39 +93,96 @@ pub(super) async fn end_earlier(shared: &Shared, lease: &Lease) -> Result<(), Fa
     Ok(())
 }
 
-/// Ends what goes on of attempts that others held, on the engine that this device reaches.
+/// Ends what goes on of attempts that others held, on the engine that this device reaches. Each is told as soon as nothing is left of
+/// it: one that takes long holds up no other.
 pub(super) async fn evict(shared: Arc<Shared>, leases: BTreeSet<Lease>) {
-    match of_volume(&shared).await {
-        Ok(all) => {
-            for found in all.into_iter().filter(|found| found.lease.as_ref().is_some_and(|it| leases.contains(it))) {
-                // What could not be removed is met again by the survey, and by whoever starts a later attempt.
-                let _ = found.remove(&shared, "nobody holds it").await;
+    let mut open = leases;
+    let mut said = false;
+    loop {
+        let left = match of_volume(&shared).await {
+            Ok(all) => end_all(&shared, all, &open).await,
+            // Where there is no engine nothing can go on that this device could reach.
+            Err(fault) if fault.is_absence() => {
+                tracing::debug!(%fault, "no look at what goes on of a dead device");
+                BTreeSet::new()
             }
+            Err(fault) => {
+                if !std::mem::replace(&mut said, true) {
+                    tracing::warn!(%fault, "whether runs of a dead device go on in containers is not known yet");
+                }
+                open.clone()
+            }
+        };
+        let clear = &open - &left;
+        if !clear.is_empty() {
+            lock(&shared.evicted).extend(clear.into_iter().map(|lease| (lease, true)));
+            shared.wake.notify_one();
         }
-        // Where there is no engine nothing can go on that this device could reach.
-        Err(fault) if fault.is_absence() => tracing::debug!(%fault, "no look at what goes on of a dead device"),
-        Err(fault) => tracing::warn!(%fault, "whether runs of a dead device go on in containers is not known"),
+        if left.is_empty() {
+            return;
+        }
+        open = left;
+        tokio::time::sleep(PAUSE).await;
     }
-    lock(&shared.evicted).extend(leases.into_iter().map(|lease| (lease, true)));
-    shared.wake.notify_one();
 }
 
-/// What goes on of attempts of this device and can be taken over; what cannot is ended.
-pub(super) async fn left(shared: &Shared) -> Result<BTreeMap<Lease, Outliving>, Fault> {
-    let mut left = BTreeMap::new();
-    for found in of_volume(shared).await?.into_iter().filter(|found| found.is_of_device(shared)) {
-        if found.is_forgotten(shared) {
-            found.remove(shared, "its device has begun anew").await?;
-        } else if !found.is_kept() && !found.labels.contains_key(SWARM_SERVICE) {
-            let engine = match found.home {
-                Home::Container(_) => Engine::Local,
-                Home::Service(_) => Engine::Swarm,
-            };
-            let definition = found.labels.get(label::DEFINITION).cloned().unwrap_or_default();
-            left.extend(found.lease.map(|lease| (lease, Outliving { executor: engine.executor(), definition })));
+/// Ends what there is of these attempts, and returns those that have not ended yet.
+async fn end_all(shared: &Shared, all: Vec<Found>, leases: &BTreeSet<Lease>) -> BTreeSet<Lease> {
+    let mut left = BTreeSet::new();
+    for found in all {
+        if let Some(lease) = found.lease.clone().filter(|lease| leases.contains(lease)) {
+            // What could not be removed for another reason is met again by the survey, and by whoever starts a later attempt.
+            if let Err(Fault::NotNow(_)) = found.remove(shared, "nobody holds it").await {
+                left.insert(lease);
+            }
         }
     }
-    Ok(left)
+    left
+}
+
+/// What goes on of attempts of this device and can be taken over, and what is to be removed because it cannot.
+pub(super) async fn left(shared: &Shared) -> (BTreeMap<Lease, Outliving>, Forgotten) {
+    let mut said = false;
+    let all = loop {
+        match of_volume(shared).await {
+            Ok(all) => break all,
+            Err(fault) if fault.is_absence() => {
+                tracing::debug!(%fault, "no look at what an earlier life left in containers");
+                break Vec::new();
+            }
+            // Who asks has a limit.
+            Err(fault) => {
+                if !std::mem::replace(&mut said, true) {
+                    tracing::warn!(%fault, "what an earlier life left in containers is not known yet");
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    };
+    let own = all.into_iter().filter(|found| found.is_of_device(shared));
+    let (forgotten, known): (Vec<Found>, Vec<Found>) = own.partition(|found| found.is_forgotten(shared));
+    let goes_on = known.into_iter().filter(|found| !found.is_kept() && !found.labels.contains_key(SWARM_SERVICE));
+    let goes_on = goes_on.filter_map(|found| {
+        let engine = match found.home {
+            Home::Container(_) => Engine::Local,
+            Home::Service(_) => Engine::Swarm,
+        };
+        let definition = found.labels.get(label::DEFINITION).cloned().unwrap_or_default();
+        Some((found.lease?, Outliving { executor: engine.executor(), definition }))
+    });
+    (goes_on.collect(), Forgotten(forgotten))
+}
+
+/// What earlier lives of this device kept, and nobody comes back to.
+pub(super) struct Forgotten(Vec<Found>);
+
+impl Forgotten {
+    pub(super) async fn remove(self, shared: &Shared) {
+        for found in self.0 {
+            // The survey meets it again.
+            let _ = found.remove(shared, "its device has begun anew").await;
+        }
+    }
 }
 
 async fn of_volume(shared: &Shared) -> Result<Vec<Found>, Fault> {
@@ -138,18 +197,10 @@ async fn of_volume(shared: &Shared) -> Result<Vec<Found>, Fault> {
         }
         Some(Found { lease: lease_of(&labels, &name), labels, home: Home::Container(container.id?), is_running })
     });
-    let mut found: Vec<Found> = containers.collect();
-    if lock(&shared.seen).as_ref().is_none_or(|seen| seen.is_manager) {
-        // No swarm has no services.
-        let services = match shared.engine.services_labelled(&labels).await {
-            Err(fault) if fault.is_absence() => return Err(fault),
-            services => services.unwrap_or_default(),
-        };
-        found.extend(services.into_iter().filter_map(|service| {
-            let spec = service.spec?;
-            let (labels, name) = (spec.labels?, spec.name?);
-            Some(Found { lease: lease_of(&labels, &name), labels, home: Home::Service(name), is_running: true })
-        }));
-    }
-    Ok(found)
+    let services = shared.engine.services_labelled(&labels).await?.into_iter().filter_map(|service| {
+        let spec = service.spec?;
+        let (labels, name) = (spec.labels?, spec.name?);
+        Some(Found { lease: lease_of(&labels, &name), labels, home: Home::Service(name), is_running: true })
+    });
+    Ok(containers.chain(services).collect())
 }

@@ -11,16 +11,17 @@
 use std::fs::File;
 use std::io::Write;
 use std::pin::Pin;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bollard::exec::CreateExecOptions;
+use bollard::models::ContainerState;
 use futures_util::{Stream, StreamExt};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
-use super::attempt::{Attempt, Ended, Look, Made, PAUSE, STOPPED_BEFORE, Signal, Vessel};
+use super::attempt::{Attempt, Ended, Look, Made, PAUSE, STOPPED_BEFORE, Signal, Vessel, told};
 use super::create::{Inside, argv_of, env_of, idle_name, kept_body, name_of};
 use super::engine::{Engine, Fault};
 use super::start::{create, name_taken, prepare, pull, why_not_started};
@@ -42,10 +43,14 @@ const RUNNER: &str =
 const OOM_KILLS: &str = "for file in /sys/fs/cgroup/memory.events /sys/fs/cgroup/memory/memory.oom_control; do
 [ -r $file ] && while read key count; do [ $key = oom_kill ] && echo $count; done <$file
 done";
+/// How long that may take.
+const OOM_LOOK: Duration = Duration::from_secs(5);
 /// How often a process is looked at that has closed its output.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
-/// What it is called that a shell does not find a program, or may not run it.
+/// What is wrong with an image whose containers cannot be kept.
 const NOT_FOUND: &str = "keep_warm needs `sh` and `sleep` in the image";
+/// The exit code of a first process that finds no `sleep`.
+const NOT_FOUND_CODE: i64 = 127;
 
 /// A container without an attempt, and what it was made for.
 #[derive(Debug)]
@@ -67,61 +72,81 @@ pub(super) async fn make(
     inside: &Inside,
     idle: Duration,
 ) -> Result<Made, Ended> {
-    let places = prepare(shared, spec, inside).await.map_err(Ended::unstarted)?;
+    let places = prepare(shared, attempt, spec, inside).await.map_err(Ended::unstarted)?;
     let image = &inside.container.image;
-    if inside.container.pull == Pull::Always {
-        pull(shared, attempt, spec, image).await.map_err(Ended::unstarted)?;
-    }
-    let name = name_of(&spec.lease);
-    let kept = take(shared, inside, &name).await.map_err(Ended::unstarted)?;
-    let (container, image) = match kept {
-        Some(kept) => kept,
-        None => {
-            let keeper = keeper(idle);
-            let body = |_| kept_body(spec, inside, &shared.settings, &places, keeper.clone());
-            let made = create(shared, attempt, spec, inside, &name, body).await.map_err(Ended::unstarted)?;
-            let Some(id) = made else { return Err(Ended::unstarted(name_taken(&name))) };
-            let started = shared.engine.start(&id).await;
-            started.map_err(|fault| Ended::unstarted(explain(why_not_started(shared, inside, &fault))))?;
-            let image = shared.engine.inspect(&id).await.ok().and_then(|seen| seen.image).unwrap_or_default();
-            (id, image)
+    let when = match inside.container.pull {
+        Pull::Always => {
+            pull(shared, attempt, spec, image).await.map_err(Ended::unstarted)?;
+            Pull::Missing
         }
+        when @ (Pull::Missing | Pull::Never) => when,
     };
-    if attempt.is_stopped() {
-        return Err(Ended::unstarted(STOPPED_BEFORE.to_owned()));
+    let name = name_of(&spec.lease);
+    loop {
+        let kept = take(shared, inside, &name).await.map_err(Ended::unstarted)?;
+        let is_fresh = kept.is_none();
+        let (container, image) = match kept {
+            Some(kept) => kept,
+            None => {
+                let body = |_| kept_body(spec, inside, &shared.settings, &places, keeper(idle));
+                let made = create(shared, attempt, spec, inside, when, &name, body).await;
+                let made = made.map_err(Ended::unstarted)?;
+                let Some(id) = made else { return Err(Ended::unstarted(name_taken(&name))) };
+                let started = shared.engine.start(&id).await;
+                started.map_err(|fault| Ended::unstarted(explain(why_not_started(shared, inside, &fault))))?;
+                let image = shared.engine.inspect(&id).await.ok().and_then(|seen| seen.image).unwrap_or_default();
+                (id, image)
+            }
+        };
+        if attempt.is_stopped() {
+            return Err(Ended::unstarted(STOPPED_BEFORE.to_owned()));
+        }
+        let clock = Instant::now();
+        match shared.engine.exec(&container, process(spec, inside)).await {
+            Ok((id, output)) => {
+                let idle = Idle { inside: inside.clone(), image, container, until: clock };
+                return Ok(Made::fresh(Vessel::Kept(Process::new(id, idle, clock, Box::pin(output)))));
+            }
+            // One that waited may have ended meanwhile, and nothing was started there.
+            Err(Fault::NotNow(_) | Fault::NoContainer) if !is_fresh => throw_away(shared, &container).await,
+            // It may have been started all the same: it ends with its container, before its end is told.
+            Err(fault) => {
+                let ended = why_no_process(shared, &container, &fault).await;
+                end(shared, &container).await;
+                return Err(ended);
+            }
+        }
     }
+}
+
+/// What the engine is told of an attempt's process.
+fn process(spec: &Spec, inside: &Inside) -> CreateExecOptions<String> {
     let argv = ["sh", "-c", RUNNER, "sh"].map(str::to_owned).into_iter().chain(argv_of(spec, inside));
-    let process = CreateExecOptions {
+    CreateExecOptions {
         attach_stdout: Some(true),
         attach_stderr: Some(true),
         env: Some(env_of(spec)),
         cmd: Some(argv.collect()),
         working_dir: Some(spec.dir.to_string_lossy().into_owned()),
         ..CreateExecOptions::default()
-    };
-    let clock = Instant::now();
-    let (id, output) = match shared.engine.exec(&container, process).await {
-        Ok(started) => started,
-        // It may have been started all the same: it ends with its container, before its end is told.
-        Err(fault) => {
-            let error =
-                format!("the engine did not start a process in its kept container: {fault}; hint: {}", fault.hint());
-            let ended = if fault.is_absence() { Ended::unknown(error) } else { Ended::unstarted(error) };
-            end(shared, &container).await;
-            return Err(ended);
-        }
-    };
-    let idle = Idle { inside: inside.clone(), image, container, until: clock };
-    let (copied, is_copied) = watch::channel(false);
-    let process = Process {
-        id,
-        idle,
-        clock,
-        output: Mutex::new(Some((Box::pin(output), copied))),
-        is_copied,
-        was_killed: AtomicBool::new(false),
-    };
-    Ok(Made::fresh(Vessel::Kept(process)))
+    }
+}
+
+/// Why an engine did not say that it has started an attempt's process.
+async fn why_no_process(shared: &Shared, container: &str, fault: &Fault) -> Ended {
+    let error = format!("the engine did not start a process in its kept container: {fault}; hint: {}", fault.hint());
+    if fault.is_absence() {
+        return Ended::unknown(error);
+    }
+    match shared.engine.inspect(container).await.ok().and_then(|seen| seen.state) {
+        Some(state) if keeps_not(&state) => Ended::unstarted(format!("{NOT_FOUND}: {error}")),
+        Some(_) | None => Ended::unstarted(error),
+    }
+}
+
+/// Whether the first process of a container did not find what it needs.
+fn keeps_not(state: &ContainerState) -> bool {
+    state.running == Some(false) && state.exit_code == Some(NOT_FOUND_CODE)
 }
 
 /// The first process of a container that is kept for so long.
@@ -140,15 +165,25 @@ fn explain(error: String) -> String {
 /// Takes a container that waits, and names it after the attempt; `None`: there is none that would do.
 async fn take(shared: &Shared, inside: &Inside, name: &str) -> Result<Option<(String, String)>, String> {
     loop {
-        let found = {
+        let (found, outdated) = {
             let mut pool = lock(&shared.pool);
+            let outdated: Vec<Idle> = pool.extract_if(.., |idle| idle.inside.is_outdated_by(inside)).collect();
             let at = pool.iter().rposition(|idle| idle.inside.is_like(inside) && idle.until > Instant::now());
-            at.map(|at| pool.swap_remove(at))
+            (at.map(|at| pool.swap_remove(at)), outdated)
         };
-        let Some(Idle { image, container, .. }) = found else { return Ok(None) };
+        for idle in outdated {
+            discard(shared, idle).await;
+        }
+        let Some(Idle { image, container, until, .. }) = found else { return Ok(None) };
         // An image that was made anew has another id.
-        let is_same = shared.engine.image_id(&inside.container.image).await.is_ok_and(|id| id == image);
-        if is_same {
+        let id = match shared.engine.image_id(&inside.container.image).await {
+            Err(fault) if fault.is_absence() => {
+                lock(&shared.pool).push(Idle { inside: inside.clone(), image, container, until });
+                return Err(told(shared, &fault));
+            }
+            id => id,
+        };
+        if id.is_ok_and(|id| id == image) {
             match shared.engine.rename(&container, name).await {
                 Ok(()) => return Ok(Some((container, image))),
                 Err(Fault::NameTaken) => {
@@ -162,16 +197,34 @@ async fn take(shared: &Shared, inside: &Inside, name: &str) -> Result<Option<(St
     }
 }
 
+/// Throws a container away in which nothing runs.
 async fn throw_away(shared: &Shared, container: &str) {
     if let Err(fault) = shared.engine.remove(container).await {
-        tracing::warn!(container, %fault, "this kept container could not be removed; it is tried again each minute");
+        tracing::warn!(container, %fault, "this kept container could not be removed; it ends by itself, later");
+    }
+}
+
+/// Throws a container away that waits, or has it wait for another try.
+async fn discard(shared: &Shared, idle: Idle) {
+    if let Err(fault) = shared.engine.remove(&idle.container).await {
+        tracing::debug!(container = idle.container, %fault, "this kept container could not be removed; it is tried again");
+        lock(&shared.pool).push(Idle { until: Instant::now(), ..idle });
     }
 }
 
 /// Throws a container away in which something may go on: nobody hears of its end before that has ended. An engine that is away is
 /// waited for.
 async fn end(shared: &Shared, container: &str) {
-    while shared.engine.remove(container).await.is_err_and(|fault| fault.is_absence()) {
+    let mut said = false;
+    while let Err(fault) = shared.engine.remove(container).await {
+        let seen = shared.engine.inspect(container).await.ok().and_then(|seen| seen.state);
+        if seen.is_some_and(|state| state.running == Some(false)) {
+            // The survey has it removed.
+            return;
+        }
+        if !std::mem::replace(&mut said, true) {
+            tracing::warn!(container, %fault, "this kept container is to end and does not; its attempt has not ended before");
+        }
         tokio::time::sleep(PAUSE).await;
     }
 }
@@ -181,16 +234,19 @@ pub(super) async fn expire(shared: &Shared) {
     let now = Instant::now();
     let over: Vec<Idle> = lock(&shared.pool).extract_if(.., |idle| idle.until <= now).collect();
     for idle in over {
-        throw_away(shared, &idle.container).await;
+        discard(shared, idle).await;
     }
 }
 
 /// Throws away all that waits: its device leaves.
-pub(super) async fn close(shared: &Shared) {
+pub(super) async fn close(shared: &Arc<Shared>) {
     let all = std::mem::take(&mut *lock(&shared.pool));
+    let mut removals = JoinSet::new();
     for idle in all {
-        throw_away(shared, &idle.container).await;
+        let shared = Arc::clone(shared);
+        removals.spawn(async move { throw_away(&shared, &idle.container).await });
     }
+    removals.join_all().await;
 }
 
 type Output = Pin<Box<dyn Stream<Item = Result<bytes::Bytes, Fault>> + Send>>;
@@ -208,6 +264,12 @@ pub(super) struct Process {
 }
 
 impl Process {
+    fn new(id: String, idle: Idle, clock: Instant, output: Output) -> Self {
+        let (copied, is_copied) = watch::channel(false);
+        let output = Mutex::new(Some((output, copied)));
+        Self { id, idle, clock, output, is_copied, was_killed: AtomicBool::new(false) }
+    }
+
     pub(super) fn copy(&self, log: File) -> JoinHandle<()> {
         let output = lock(&self.output).take();
         tokio::spawn(async move {
@@ -222,8 +284,10 @@ impl Process {
     pub(super) async fn wait(&self, engine: &Engine) -> Result<(), Fault> {
         // Where its log is not kept nobody copies, and where somebody did, that is over.
         let _ = self.is_copied.clone().wait_for(|copied| *copied).await;
+        let mut pause = LOOK_AGAIN;
         while engine.exec_end(&self.id).await?.is_none() {
-            tokio::time::sleep(LOOK_AGAIN).await;
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE);
         }
         Ok(())
     }
@@ -249,6 +313,9 @@ impl Process {
             };
             // An engine says so of a container that has ended, and this one may go on.
             ended.oom_killed = state.oom_killed == Some(true) || self.has_run_out_of_memory(engine).await;
+            if keeps_not(&state) {
+                return Ok(Look::Ended(Ended::unstarted(NOT_FOUND.to_owned())));
+            }
             if state.running != Some(true) && !ended.oom_killed {
                 ended = Ended { duration, ..gone() };
             }
@@ -266,7 +333,8 @@ impl Process {
         let attach_stdout = Some(true);
         let look = CreateExecOptions { cmd, attach_stdout, ..CreateExecOptions::default() };
         let Ok((_, output)) = engine.exec(&self.idle.container, look).await else { return false };
-        let pieces: Vec<_> = output.filter_map(async |piece| piece.ok()).collect().await;
+        let pieces = output.filter_map(async |piece| piece.ok()).collect::<Vec<_>>();
+        let Ok(pieces) = tokio::time::timeout(OOM_LOOK, pieces).await else { return false };
         let text = String::from_utf8_lossy(&pieces.concat()).into_owned();
         text.lines().any(|count| count.trim().parse::<u64>().is_ok_and(|count| count > 0))
     }

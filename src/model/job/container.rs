@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::super::container::{Container, Engine, Gpus, Limits, OWN_LABEL, Rule, Volume, is_name, is_plain_path};
+use super::super::container::{Container, Engine, Gpus, Limits, RESERVED_LABELS, Rule, Volume, is_name, is_plain_path};
 use super::super::message::quoted;
 use super::super::time::{SIZE_RULE, parse_size, show_duration};
 use super::super::toml_read::{At, Reader};
@@ -222,8 +222,10 @@ fn labels(reader: &mut Reader<'_>) -> BTreeMap<String, String> {
             reader.wrong_type::<()>(&format!("labels.{}", quoted(name.value)), found, "a string");
             continue;
         };
-        if name.value.is_empty() || name.value.starts_with(OWN_LABEL) {
-            let error = format!("`labels` has {}, expected another name: {OWN_LABEL} is reserved", quoted(name.value));
+        let reserved = RESERVED_LABELS.into_iter().find(|prefix| name.value.starts_with(prefix));
+        if name.value.is_empty() || reserved.is_some() {
+            let why = reserved.map_or_else(String::new, |prefix| format!(": {prefix} is reserved"));
+            let error = format!("`labels` has {}, expected another name{why}", quoted(name.value));
             reader.problem(name.at, error, "rename the label");
         }
         labels.insert(name.value.to_owned(), value.to_owned());

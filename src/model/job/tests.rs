@@ -421,6 +421,7 @@ fn what_is_wrong_with_a_container_is_told_with_its_place_and_its_rule() {
         ("image = \"x\"\ngpus = 0", 8, "\"all\", a number from 1 to 64, or an array of ids", ""),
         ("image = \"x\"\nentrypoint = []", 14, "`entrypoint` is empty", ""),
         ("image = \"x\"\nlabels = {\"aios.run\" = \"y\"}", 11, "aios. is reserved", ""),
+        ("image = \"x\"\nlabels = {\"com.docker.x\" = \"y\"}", 11, "com.docker. is reserved", ""),
         ("image = \"x\"\ntmpfs = [\"tmp\"]", 10, "expected a path below /", ""),
         ("image = \"x\"\npull = \"often\"", 8, "one of `missing`, `always` and `never`", ""),
         ("image = \"x\"\nkeep_warm = \"0s\"", 13, "`keep_warm` is 0ms, expected more than 0 and at most 1d", ""),
