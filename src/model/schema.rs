@@ -88,7 +88,21 @@ fn properties(keys: &[Key]) -> Map<String, Value> {
 /// A table with keys of its own.
 fn table(keys: &[Key], required: Option<&str>) -> Value {
     let required: Vec<&str> = required.into_iter().collect();
-    json!({"type": "object", "additionalProperties": false, "properties": properties(keys), "required": required})
+    let mut table =
+        json!({"type": "object", "additionalProperties": false, "properties": properties(keys), "required": required});
+    if keys.iter().any(|key| key.name == "engine") {
+        table["if"] = json!({"properties": {"engine": {"const": "swarm"}}, "required": ["engine"]});
+        table["then"] = in_swarm();
+    }
+    table
+}
+
+/// What a container in a swarm must have, and cannot have.
+fn in_swarm() -> Value {
+    json!({
+        "properties": {"network": {"not": {"const": "none"}}, "keep_warm": false, "pull": false, "gpus": false},
+        "required": ["network"],
+    })
 }
 
 fn describe(value: &mut Value, says: &str, example: &str) {

@@ -36,6 +36,9 @@ BAD_JOBS = [
     'docker = {image = "x", privileged = true}', 'docker = {image = "x", network = "host"}', 'docker = {image = "x", volumes = ["/a"]}',
     'docker = {image = "x", labels = {"aios.run" = "x"}}', 'docker = {image = "x", gpus = 0}', 'docker = {image = "x", entrypoint = []}',
     'docker = {image = "x", keep_warm = "0s"}', 'docker = {image = "x", keep_warm = 5}', 'docker = {image = "x", engine = "nomad"}',
+    'docker = {image = "x", engine = "swarm"}', 'docker = {image = "x", engine = "swarm", network = "none"}',
+    'docker = {image = "x", engine = "swarm", network = "b", gpus = 1}', 'docker = {image = "x", engine = "swarm", network = "b", pull = "never"}',
+    'docker = {image = "x", engine = "swarm", network = "b", keep_warm = "1m"}',
     'limits = {memory = "1g"}',
     'args = 5', 'args = ["\\u0000"]', 'kwargs = []',
     'env = ["a"]', 'env = {A = 5}', 'env = {"A=B" = "x"}', 'env = {AIOS_JOB = "x"}', 'env = {"" = "x"}', 'pass_env = "A"',
@@ -70,7 +73,7 @@ UNSAYABLE = [
     "expected less than the interval", "the window has length 0", "expected at least `backoff`",
     # What other files have, no schema of one file knows.
     "expected a pool of Programs/pools.toml", "expected a job of Programs/",
-    "at least 6m", "expected a number from 0.01 to 1024",
+    "at least 6m", "expected a number from 0.01 to 1024", "expected more than 0 and at most 1d",
     # JSON knows no whole number but as a float without a part, TOML does.
     "is a float (1e2), expected an integer", "is a float (1e2), expected a number from",
 ]
