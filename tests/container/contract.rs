@@ -333,6 +333,29 @@ fn what_cannot_start_says_why() {
 }
 
 #[test]
+fn a_registry_that_hangs_is_left_when_the_end_is_asked_for() {
+    let Some(mut rig) = Rig::new() else { return };
+    // It takes connections and says nothing.
+    let registry = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let image = format!("127.0.0.1:{}/silent:1", registry.local_addr().unwrap().port());
+    for (number, keep_warm) in [(1, None), (2, Some(LONG))] {
+        let container = Container { keep_warm, ..Container::of(image.clone()) };
+        rig.executor.start(rig.spec(number, &["true"], container));
+        eventually("the fetching", || rig.log(number).contains("fetching the image").then_some(()));
+        let _connection = registry.accept().unwrap();
+        assert!(rig.executor.take_exits().is_empty());
+        rig.executor.stop(&rig.lease(number), StopCause::Cancelled, LONG);
+        let exit = rig.exit(number);
+        assert!(
+            matches!(&exit.ending, Ending::NotStarted { error } if error.contains("was stopped before")),
+            "{exit:?}"
+        );
+        assert_eq!((exit.stopped, exit.started), (Some(StopCause::Cancelled), false));
+    }
+    rig.is_tidy();
+}
+
+#[test]
 fn a_name_that_is_taken_is_left_to_who_has_it() {
     let Some(mut rig) = Rig::new() else { return };
     let name = rig.name(1);
