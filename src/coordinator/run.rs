@@ -31,6 +31,7 @@ use crate::volume::heartbeat;
 use crate::volume::layout::Layout;
 use crate::volume::os::{OsDisk, boot, inode_of, is_network, sync};
 use crate::volume::watch::{Mailbox, Watch};
+use crate::volume::work;
 
 /// How often what was written is synced to the disk, if anything was: a power cut takes at most this and what a sync takes.
 const SYNC: Duration = Duration::from_secs(2);
@@ -118,6 +119,7 @@ pub async fn run(options: Options) -> Result<End, RunError> {
                 syncer.finish();
                 if let Some(closer) = closer {
                     closer.close().await;
+                    work::remove_kept_by(&OsDisk::new(), &options.layout, &options.me.session);
                 }
                 return Ok(end);
             }

@@ -187,7 +187,8 @@ pub fn judge(mine: &Mine, report: &Report, me: &Me, by: Circumstances, now: Mome
         created_at: mine.run.time(),
         claimed_at: Some(mine.held.claimed_at),
         started_at: report.started_at,
-        finished_at: report.finished_at,
+        // The machine's clocks are read one after the other.
+        finished_at: report.finished_at.max(mine.run.time()),
         duration_ms: report.started_at.map(|_| (report.duration.as_secs_f64() * 1e6).round() / 1e3),
         usage: report.usage,
         log: report.log.clone(),

@@ -100,6 +100,16 @@ pub fn remove_kept(disk: &dyn Disk, layout: &Layout, now: DateTime<Utc>, lives: 
     }
 }
 
+/// Removes what a life of a device kept, at its end.
+pub fn remove_kept_by(disk: &dyn Disk, layout: &Layout, session: &Session) {
+    let begin = format!("{KEPT_WORK}{session}.");
+    for name in disk.list(&layout.work()).unwrap_or_default() {
+        if name.to_str().is_some_and(|name| name.starts_with(&begin)) {
+            remove_folder(disk, &layout.work().join(&name));
+        }
+    }
+}
+
 fn remove_folder(disk: &dyn Disk, folder: &Path) {
     if let Err(error) = found(disk.remove_tree(folder)) {
         tracing::debug!(folder = %folder.display(), %error, "this work folder stays for now");

@@ -5,7 +5,7 @@ use std::fs;
 use std::time::Duration;
 
 use aios::exec::{Ending, Executor, Inside, Spec, StopCause};
-use aios::model::container::{Container, Engine};
+use aios::model::container::{Container, Engine, Limits};
 use aios::model::ids::Tag;
 
 use super::contract::{Rig, look_back};
@@ -60,7 +60,7 @@ fn is_tidy(rig: &Rig) {
 
 #[test]
 fn attempts_run_as_services() {
-    let Some(_swarm) = Swarm::new() else { return };
+    let Some(swarm) = Swarm::new() else { return };
     let mut rig = Rig::new().unwrap();
     eventually("the manager", || rig.executor.offers().iter().any(|tag| tag.as_str() == "swarm").then_some(()));
     // Codes, output, environment, folders.
@@ -91,6 +91,12 @@ fn attempts_run_as_services() {
     let running = docker(&["ps", "--filter", &format!("label=aios.volume={}", rig.settings.volume), "-q"]).unwrap();
     assert_eq!(running, "", "nothing is alive when its end is told");
     is_tidy(&rig);
+    // Killed for its memory.
+    let spec = sh(&rig, 11, "x=$(head -c 100000000 /dev/zero | tr '\\0' x); echo ${#x}");
+    let limits = Limits { memory: Some(16 << 20), ..Limits::default() };
+    let inside = Inside { limits, ..spec.inside.as_ref().unwrap().clone() };
+    let exit = rig.run(Spec { inside: Some(inside), ..spec });
+    assert!(exit.oom_killed && matches!(exit.ending, Ending::Code(1..)), "{exit:?}");
     // Only a node that has its tags runs it.
     let tag = format!("test{:08x}", rand::random::<u32>());
     let tagged = Container { node_tags: [Tag::new(&tag).unwrap()].into(), ..in_swarm() };
@@ -133,4 +139,13 @@ fn attempts_run_as_services() {
     let leases = BTreeSet::from([rig.lease(10)]);
     eventually("the eviction", || (rig.executor.evict(&leases) == leases).then_some(()));
     is_tidy(&rig);
+    // The engine leaves its swarm, and with that what it ran there.
+    if swarm.is_own {
+        rig.executor.start(sh(&rig, 12, "touch up12; sleep 1000"));
+        rig.wait_for("up12");
+        docker(&["swarm", "leave", "--force"]).unwrap();
+        let exit = rig.exit(12);
+        assert!(matches!(&exit.ending, Ending::Unknown { error } if error.contains("left its swarm")), "{exit:?}");
+        rig.is_tidy();
+    }
 }

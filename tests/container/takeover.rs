@@ -191,6 +191,9 @@ fn a_kept_container_serves_one_run_after_another_and_ends_with_its_device() {
     assert_eq!(serde_json::json!(told), serde_json::json!([[1, "lost"], [2, "succeeded"]]));
     machine.leave();
     assert_eq!(machine.containers(), "", "what waits for another run goes with its device");
+    let left: Vec<_> = fs::read_dir(machine.path("Common/.work")).unwrap().flatten().map(|it| it.file_name()).collect();
+    // What a life left that was killed is removed when nobody can come back to it any more.
+    assert_eq!(left.len(), 1, "{left:?}");
 }
 
 #[test]

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use bollard::models::{
-    ContainerCreateBody, DeviceRequest, HostConfig, HostConfigLogConfig, Limit, Mount, MountTmpfsOptions, MountType,
-    NetworkAttachmentConfig, RestartPolicy, RestartPolicyNameEnum, ServiceSpec, ServiceSpecMode,
+    ContainerCreateBody, DeviceRequest, HealthConfig, HostConfig, HostConfigLogConfig, Limit, Mount, MountTmpfsOptions,
+    MountType, NetworkAttachmentConfig, RestartPolicy, RestartPolicyNameEnum, ServiceSpec, ServiceSpecMode,
     ServiceSpecModeReplicatedJob, TaskSpec, TaskSpecContainerSpec, TaskSpecContainerSpecPrivileges, TaskSpecLogDriver,
     TaskSpecPlacement, TaskSpecResources, TaskSpecRestartPolicy, TaskSpecRestartPolicyConditionEnum,
 };
@@ -20,6 +20,9 @@ use crate::model::time::parse_size;
 
 /// How output is kept until it was copied: the one driver that every engine can read back.
 const LOG_DRIVER: &str = "json-file";
+/// The processes of a kept container that are not the job's: its first one, that one's sleep, and the shells that start and stop an
+/// attempt.
+const KEEPERS_PIDS: i64 = 4;
 /// What begins the name of each container and service.
 const NAME: &str = "aios-";
 
@@ -144,7 +147,7 @@ pub(super) fn check_policy(container: &Container, settings: &Settings, places: &
     for volume in &container.volumes {
         settings.allowed.check(volume, &sockets).map_err(|rule| {
             let what = match rule {
-                Rule::AllowedVolumes => "AIOS_ALLOWED_VOLUMES of this device does not list it",
+                Rule::AllowedVolumes => "AIOS_ALLOWED_VOLUMES of this device does not list it; hint: start the device with --allowed-volumes and this path or name",
                 Rule::NoEngineSocket => "with the engine's socket it would be root on the host",
                 Rule::NoPrivileges | Rule::NoHostNamespaces | Rule::NoDeviceNetworks => {
                     "it would be no container any more"
@@ -197,7 +200,11 @@ pub(super) fn kept_body(
         entrypoint: Some(keeper),
         cmd: Some(Vec::new()),
         // What is to end is ended by who signals everybody but the first process: that must be the keeper itself.
-        host_config: body.host_config.map(|host| HostConfig { init: Some(false), ..host }),
+        host_config: body.host_config.map(|host| HostConfig {
+            init: Some(false),
+            pids_limit: host.pids_limit.map(|pids| pids + KEEPERS_PIDS),
+            ..host
+        }),
         ..body
     })
 }
@@ -244,6 +251,7 @@ fn home(
         user: container.user.clone(),
         labels: Some(labels),
         tty: Some(false),
+        healthcheck: Some(no_health_check()),
         host_config: Some(HostConfig { mounts: Some(mounts), ..host(container, inside.limits) }),
         ..ContainerCreateBody::default()
     })
@@ -294,6 +302,7 @@ pub(super) fn service(
             mounts: Some(mounts),
             stop_grace_period: i64::try_from(spec.grace.as_nanos()).ok(),
             init: Some(true),
+            health_check: Some(no_health_check()),
             capability_drop: Some(vec!["ALL".to_owned()]),
             ..TaskSpecContainerSpec::default()
         }),
@@ -340,6 +349,11 @@ fn limits(limits: Limits) -> Limit {
 
 fn nano_cpus(limits: Limits) -> Option<i64> {
     limits.cpu_millis.map(|millis| i64::from(millis) * 1_000_000)
+}
+
+/// The image's own is for what the image is for, and no part of a job.
+fn no_health_check() -> HealthConfig {
+    HealthConfig { test: Some(vec!["NONE".to_owned()]), ..HealthConfig::default() }
 }
 
 /// Logs as every engine can read them back, and as much of them as is kept.

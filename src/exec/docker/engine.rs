@@ -336,6 +336,8 @@ fn answered(code: u16, message: &str) -> Fault {
         404 if says("no such container") || says("no container with") || says("no such exec") => Fault::NoContainer,
         404 if lower.starts_with("service ") || lower.starts_with("task ") => Fault::NoContainer,
         409 if says("already in use") => Fault::NameTaken,
+        // It has left its swarm: with that its services are gone. A manager that was made a worker is told otherwise.
+        503 if says("not a swarm manager") && says("swarm init") => Fault::NoContainer,
         304 | 409 => Fault::NotNow(text),
         // Somebody else has changed the service: the next try reads it anew.
         _ if says("update out of sequence") => Fault::NotNow(text),
@@ -390,6 +392,11 @@ mod tests {
             (404, "No such container: x", Fault::NoContainer),
             (409, "Conflict. The container name \"/x\" is already in use by container \"y\".", Fault::NameTaken),
             (409, "Container x is not running", Fault::NotNow("Container x is not running".to_owned())),
+            (
+                503,
+                "This node is not a swarm manager. Use \"docker swarm init\" to connect this node to swarm and try again.",
+                Fault::NoContainer,
+            ),
             (500, "no space left on device\n", Fault::Refused("no space left on device".to_owned())),
         ] {
             assert_eq!(answered(code, message), fault, "{message}");

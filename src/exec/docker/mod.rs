@@ -211,6 +211,7 @@ impl Drop for DockerExecutor {
 impl Shared {
     /// Looks from time to time whether the engine is there.
     async fn watch_engine(&self) {
+        let mut is_first = true;
         loop {
             let seen = self.engine.look().await;
             let is_news = {
@@ -220,6 +221,9 @@ impl Shared {
                 *known = seen.cloned();
                 is_news
             };
+            // Where none was asked for, that there is none is no news.
+            let is_wanted = self.settings.host != DEFAULT_HOST || matches!(seen, Err(Fault::NoRights(_)));
+            let is_news = is_news || std::mem::take(&mut is_first) && seen.is_err() && is_wanted;
             if is_news {
                 match seen {
                     Ok(seen) => {

@@ -12,7 +12,7 @@ use chrono::DateTime;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::attempt::{Attempt, Ended, Look, Made, PAUSE, STOPPED_BEFORE, Vessel, told};
+use super::attempt::{Attempt, Ended, Look, Made, PAUSE, STOPPED_BEFORE, Vessel};
 use super::create::{Inside, label, lease_of, name_of, service};
 use super::engine::{self, Engine, Fault};
 use super::output::{self, Of};
@@ -32,6 +32,8 @@ pub(super) struct Task {
     name: String,
     /// What tells its tasks from all others.
     labels: [String; 3],
+    /// The tags that its node must have, for people.
+    tags: String,
     clock: Instant,
     sight: Mutex<Sight>,
 }
@@ -50,7 +52,7 @@ struct Sight {
 pub(super) async fn make(shared: &Shared, attempt: &Attempt, spec: &Spec, inside: &Inside) -> Result<Made, Ended> {
     let name = name_of(&spec.lease);
     if inside.goes_on {
-        return adopt(shared, attempt, spec, name).await;
+        return adopt(shared, attempt, spec, inside, name).await;
     }
     let places = prepare(shared, attempt, spec, inside).await.map_err(Ended::unstarted)?;
     let service = service(spec, inside, &shared.settings, &places)
@@ -59,16 +61,24 @@ pub(super) async fn make(shared: &Shared, attempt: &Attempt, spec: &Spec, inside
         return Err(Ended::unstarted(STOPPED_BEFORE.to_owned()));
     }
     match shared.engine.create_service(service).await {
-        Ok(()) => Ok(Made::fresh(Vessel::Swarm(Task::new(shared, &spec.lease)))),
+        Ok(()) => Ok(Made::fresh(Vessel::Swarm(Task::new(shared, &spec.lease, inside)))),
         // Whether it was made nobody knows before the engine is back.
-        Err(fault) if fault.is_absence() => adopt(shared, attempt, spec, name).await,
-        Err(Fault::NameTaken) => adopt(shared, attempt, spec, name).await,
-        Err(fault) => Err(Ended::unstarted(format!("the swarm did not take the service: {}", told(shared, &fault)))),
+        Err(fault) if fault.is_absence() => adopt(shared, attempt, spec, inside, name).await,
+        Err(Fault::NameTaken) => adopt(shared, attempt, spec, inside, name).await,
+        Err(fault) => {
+            let network = &inside.container.network;
+            let hint = if fault.to_string().contains("not found") {
+                format!("`docker network create --driver overlay {network}` makes a network that all nodes have")
+            } else {
+                "`docker service ls` shows all services".to_owned()
+            };
+            Err(Ended::unstarted(format!("the swarm did not take the service: {fault}; hint: {hint}")))
+        }
     }
 }
 
 /// Takes over the service that has this attempt's name, if it is this attempt's.
-async fn adopt(shared: &Shared, attempt: &Attempt, spec: &Spec, name: String) -> Result<Made, Ended> {
+async fn adopt(shared: &Shared, attempt: &Attempt, spec: &Spec, inside: &Inside, name: String) -> Result<Made, Ended> {
     let mut said = false;
     let seen = loop {
         match shared.engine.inspect_service(&name).await {
@@ -95,7 +105,7 @@ async fn adopt(shared: &Shared, attempt: &Attempt, spec: &Spec, name: String) ->
     let ran_for = seen.created_at.as_deref().and_then(since).unwrap_or_default();
     let copied = spec.log.as_ref().and_then(|log| log.metadata().ok()).map_or(0, |meta| meta.len());
     tracing::info!(run = %spec.lease.run, attempt = spec.lease.attempt, service = name, "its service goes on and is taken over");
-    let mut task = Task::new(shared, &spec.lease);
+    let mut task = Task::new(shared, &spec.lease, inside);
     task.clock = task.clock.checked_sub(ran_for).unwrap_or(task.clock);
     Ok(Made { vessel: Vessel::Swarm(task), copied, ran_for, is_adopted: true })
 }
@@ -106,9 +116,10 @@ fn since(at: &str) -> Option<Duration> {
 }
 
 impl Task {
-    fn new(shared: &Shared, lease: &Lease) -> Self {
+    fn new(shared: &Shared, lease: &Lease, inside: &Inside) -> Self {
         let labels = labels_of(shared, lease);
-        Self { name: name_of(lease), labels, clock: Instant::now(), sight: Mutex::default() }
+        let tags = inside.container.node_tags.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        Self { name: name_of(lease), labels, tags, clock: Instant::now(), sight: Mutex::default() }
     }
 
     pub(super) fn copy(&self, engine: &Engine, log: File, copied: u64, over: watch::Receiver<bool>) -> JoinHandle<()> {
@@ -129,7 +140,12 @@ impl Task {
     }
 
     pub(super) async fn look(&self, engine: &Engine) -> Result<Look, Fault> {
-        let tasks = engine.tasks(&self.labels).await?;
+        let tasks = match engine.tasks(&self.labels).await {
+            Err(Fault::NoContainer) => {
+                return Ok(Look::Ended(Ended::unknown("this engine has left its swarm while it ran".to_owned())));
+            }
+            tasks => tasks?,
+        };
         let is_ending = lock(&self.sight).is_ending;
         let Some(task) = tasks.into_iter().next() else {
             if is_ending {
@@ -148,7 +164,14 @@ impl Task {
             };
         };
         match judge(&task, self.clock.elapsed()) {
-            Some(ended) => Ok(Look::Ended(ended)),
+            Some(mut ended) => {
+                // A swarm does not say it; the node's engine does, if that is this one.
+                if let (Some(container), false) = (&task.container, ended.ending == Ending::Code(0)) {
+                    let state = engine.inspect(container).await.ok().and_then(|seen| seen.state);
+                    ended.oom_killed |= state.is_some_and(|state| state.oom_killed == Some(true));
+                }
+                Ok(Look::Ended(ended))
+            }
             None => {
                 self.tell_what_it_waits_for(&task);
                 Ok(Look::Runs)
@@ -164,8 +187,9 @@ impl Task {
         {
             tracing::warn!(
                 service = self.name,
+                tags = self.tags,
                 error,
-                "this task of a swarm waits; hint: `docker node ls`, and `docker node update --label-add aios.TAG=true NODE` gives a node a tag"
+                "this task of a swarm waits; hint: for each of its job's tags a node needs a label, `docker node update --label-add aios.<tag>=true NODE`"
             );
         }
     }
@@ -173,7 +197,10 @@ impl Task {
     /// Has the swarm end it, with the grace that it was made with: it knows no signals.
     pub(super) async fn signal(&self, engine: &Engine) -> Result<bool, Fault> {
         // What has ended has its end on record, which would go with it.
-        let tasks = engine.tasks(&self.labels).await?;
+        let tasks = match engine.tasks(&self.labels).await {
+            Err(Fault::NoContainer) => return Ok(false),
+            tasks => tasks?,
+        };
         if tasks.first().is_some_and(|task| judge(task, Duration::ZERO).is_some()) {
             return Ok(false);
         }
@@ -230,11 +257,11 @@ fn judge(task: &engine::Task, lived: Duration) -> Option<Ended> {
     let ended = |ending, oom_killed| Ended { ending, oom_killed, duration };
     match (task.state?, code) {
         (TaskState::COMPLETE, Some(code)) => Some(ended(Ending::Code(code), false)),
-        (TaskState::FAILED, Some(code)) if task.has_container && says_code(task) => {
+        (TaskState::FAILED, Some(code)) if task.container.is_some() && says_code(task) => {
             Some(ended(Ending::Code(code), says_memory(task)))
         }
-        (TaskState::REJECTED, _) => Some(Ended::unstarted(format!("the swarm could not start it: {}", error()))),
-        (TaskState::FAILED, Some(_)) => Some(Ended::unstarted(format!("the swarm could not start it: {}", error()))),
+        (TaskState::REJECTED, _) => Some(Ended::unstarted(could_not_start(&error()))),
+        (TaskState::FAILED, Some(_)) => Some(Ended::unstarted(could_not_start(&error()))),
         (TaskState::COMPLETE | TaskState::FAILED, _) => {
             Some(Ended::unknown(format!("the swarm says of its task: {}", error())))
         }
@@ -256,6 +283,15 @@ fn judge(task: &engine::Task, lived: Duration) -> Option<Ended> {
     }
 }
 
+fn could_not_start(error: &str) -> String {
+    let hint = if error.contains("No such image") {
+        "; hint: each node needs the image, or the registry that its name says"
+    } else {
+        ""
+    };
+    format!("the swarm could not start it: {error}{hint}")
+}
+
 /// Whether a task failed by its program's exit code, and not before that.
 fn says_code(task: &engine::Task) -> bool {
     task.error.as_ref().is_none_or(|error| error.contains("non-zero exit"))
@@ -273,7 +309,7 @@ mod tests {
     fn a_task_ends_as_the_swarm_says_and_never_well_by_default() {
         let task = |state, exit_code, error: &str| {
             let error = (!error.is_empty()).then(|| error.to_owned());
-            judge(&engine::Task { state, exit_code, has_container: true, error }, Duration::ZERO)
+            judge(&engine::Task { state, exit_code, container: Some("c".to_owned()), error }, Duration::ZERO)
         };
         let ending = |state, code, error| task(Some(state), code, error).map(|ended| ended.ending);
         for state in [TaskState::NEW, TaskState::PENDING, TaskState::STARTING, TaskState::RUNNING] {

@@ -107,7 +107,7 @@ pub(super) async fn pull(shared: &Shared, attempt: &Attempt, spec: &Spec, image:
         Err(fault) => {
             say(&format!("cannot be fetched: {fault}"));
             let hint = "is its name right, and does this machine reach its registry? `docker pull` says more; `pull = \"never\"` where it is made here";
-            Err(format!("the image {image} is not here and cannot be fetched: {fault}; hint: {hint}"))
+            Err(format!("the image {image} cannot be fetched: {fault}; hint: {hint}"))
         }
     }
 }

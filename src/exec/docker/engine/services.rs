@@ -20,8 +20,8 @@ pub struct Task {
     pub state: Option<TaskState>,
     /// The exit code of its container.
     pub exit_code: Option<i64>,
-    /// Its container was made.
-    pub has_container: bool,
+    /// Its container, once that was made.
+    pub container: Option<String>,
     /// What went wrong, or what it waits for.
     pub error: Option<String>,
 }
@@ -74,7 +74,7 @@ impl Engine {
             Task {
                 state: status.state,
                 exit_code: container.as_ref().and_then(|container| container.exit_code),
-                has_container: container.and_then(|it| it.container_id).is_some_and(|id| !id.is_empty()),
+                container: container.and_then(|it| it.container_id).filter(|id| !id.is_empty()),
                 error: status.err.filter(|error| !error.is_empty()),
             }
         };
