@@ -70,6 +70,14 @@ impl Machine {
         }
     }
 
+    /// Starts the device with this job, and one attempt of it that goes on.
+    fn start_with(&mut self, job: &str) {
+        self.job(job);
+        self.start();
+        self.drop_trigger();
+        self.wait_for("out/up-1");
+    }
+
     /// Asks the device to leave, and waits until it has.
     fn leave(&mut self) {
         if let Some(mut device) = self.device.take() {
@@ -123,10 +131,8 @@ impl Drop for Machine {
 #[test]
 fn a_container_goes_on_through_a_kill_of_its_device() {
     let Some(mut machine) = Machine::new() else { return };
-    machine.job(&machine.container());
-    machine.start();
-    machine.drop_trigger();
-    machine.wait_for("out/up-1");
+    let job = machine.container();
+    machine.start_with(&job);
     machine.kill();
     machine.start();
     fs::write(machine.path("out/end"), "").unwrap();
@@ -138,10 +144,8 @@ fn a_container_goes_on_through_a_kill_of_its_device() {
 #[test]
 fn what_goes_on_is_ended_once_its_job_runs_in_no_container_any_more() {
     let Some(mut machine) = Machine::new() else { return };
-    machine.job(&machine.container());
-    machine.start();
-    machine.drop_trigger();
-    machine.wait_for("out/up-1");
+    let job = machine.container();
+    machine.start_with(&job);
     machine.kill();
     machine.job("command = [\"true\"]\n");
     machine.start();
@@ -239,10 +243,8 @@ fn a_container_that_somebody_removes_is_lost_and_its_run_goes_on_until_the_third
 #[test]
 fn a_container_that_somebody_removes_ends_a_run_that_must_not_repeat_itself() {
     let Some(mut machine) = Machine::new() else { return };
-    machine.job(&format!("on_lost = \"fail\"\n{}", machine.container()));
-    machine.start();
-    machine.drop_trigger();
-    machine.wait_for("out/up-1");
+    let job = format!("on_lost = \"fail\"\n{}", machine.container());
+    machine.start_with(&job);
     docker(&["rm", "-f", &machine.containers()]).unwrap();
     let result = eventually("the result", || machine.results().pop());
     assert_eq!((result["status"].as_str(), result["final"].as_bool()), (Some("lost"), Some(true)), "{result}");

@@ -123,7 +123,10 @@ impl Vessel {
         match self {
             Self::Own(own) => engine.wait(&own.id).await,
             Self::Kept(process) => process.wait(engine).await,
-            Self::Swarm(task) => task.wait(engine).await,
+            Self::Swarm(task) => {
+                task.pause().await;
+                Ok(())
+            }
         }
     }
 

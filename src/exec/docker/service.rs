@@ -127,7 +127,7 @@ impl Task {
     }
 
     /// Pauses between two looks.
-    pub(super) async fn wait(&self, _engine: &Engine) -> Result<(), Fault> {
+    pub(super) async fn pause(&self) {
         let looks = {
             let mut sight = lock(&self.sight);
             sight.looks = sight.looks.saturating_add(1);
@@ -136,7 +136,6 @@ impl Task {
         // Ten quick ones: most that ends soon ends by then.
         let pause = LOOKS.0 * 2_u32.saturating_pow((looks / 10).min(5));
         tokio::time::sleep(pause.min(LOOKS.1)).await;
-        Ok(())
     }
 
     pub(super) async fn look(&self, engine: &Engine) -> Result<Look, Fault> {
