@@ -54,7 +54,8 @@ usage: ./debug.sh [VERB]
   menu             choose from a list
   help             this text
 
-environment: AIOS_COMMON, AIOS_PROGRAMS (folders), DEVICE_ID, DEVICE_TAGS, DEVICE_SLOTS (passed to the device),
+environment: AIOS_COMMON, AIOS_PROGRAMS (folders), DEVICE_ID, DEVICE_TAGS, DEVICE_SLOTS,
+  DEVICE_DEFAULT_MEMORY, DEVICE_DEFAULT_CPUS, DEVICE_DEFAULT_PIDS (passed to the device),
   CARGO_TARGET_DIR, ORCHESTRATOR (a binary to use instead of building one), AIOS_IMAGE (the image's name)
 END
 }

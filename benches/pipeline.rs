@@ -29,6 +29,7 @@
 //! | [`inside`] | one call inside the program: a spawn, a commit |
 //! | [`many`] | many processes at once: restarted, asleep |
 //! | [`contained`] | jobs in containers |
+//! | [`http`] | the HTTP API |
 //! | [`measures`] | which rounds are run, and the rows they make |
 //! | [`report`] | rows, verdicts, the table and the JSON |
 
@@ -49,6 +50,8 @@ mod contained;
 mod device;
 #[path = "pipeline/floor.rs"]
 mod floor;
+#[path = "pipeline/http.rs"]
+mod http;
 #[path = "pipeline/inside.rs"]
 mod inside;
 #[path = "pipeline/many.rs"]

@@ -16,7 +16,9 @@
 //! | 3 | [`exec`] | what runs attempts: the only room that touches processes |
 //! | 3 | [`notify`] | what tells webhooks: the only room that speaks to others |
 //! | 4 | [`coordinator`] | the loop, and the only owner of change |
-//! | 6 | [`cli`] | one file a verb |
+//! | 5 | [`client`] | what people see of a volume, and what they ask to be changed |
+//! | 6 | [`api`] | control over HTTP: sees what a client sees, decides nothing |
+//! | 7 | [`cli`] | one file a verb |
 //!
 //! # The way of one trigger
 //!
@@ -50,5 +52,11 @@ pub mod store;
 // Floor 4.
 pub mod coordinator;
 
+// Floor 5.
+pub mod client;
+
 // Floor 6.
+pub mod api;
+
+// Floor 7.
 pub mod cli;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use aios::decide::plan::{Change, Matter, Plan};
 use aios::exec::native::NativeExecutor;
 use aios::exec::{Ending, Executor, MARKER, Spec};
+use aios::model::container::Limits;
 use aios::model::device::Me;
 use aios::model::ids::{DeviceId, JobName, RunId, Session};
 use aios::model::lease::Lease;
@@ -79,8 +80,10 @@ async fn spawn_as_the_program_does(
             dir: home.to_owned(),
             env: env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
             log: Some(log(number)?),
+            masker: None,
             timeout: None,
             grace: Duration::from_secs(10),
+            limits: Limits::default(),
         };
         let from = clock::now();
         executor.start(spec);

@@ -7,6 +7,7 @@ use crate::Outcome;
 use crate::contained;
 use crate::device::{ALONE, Seat, Side};
 use crate::floor;
+use crate::http;
 use crate::inside;
 use crate::many::{self, Sleepers};
 use crate::options::Options;
@@ -50,6 +51,7 @@ pub(crate) fn run(options: &Options, report: &mut Report) -> Outcome<()> {
     bench.restart(report);
     bench.sleepers(report);
     bench.contained(report);
+    bench.over_http(report);
     Ok(())
 }
 
@@ -278,6 +280,26 @@ impl Bench<'_> {
             let rounds = self.interleave_sides(&pair, what, |side| contained::round(self.setting(), side, job));
             if let Some(rounds) = report.keep(measure, self.place.name, rounds) {
                 report.add(self.compare(measure, what, "ms", &[RatioAtMost(limit)], &rounds, |&millis| millis));
+            }
+        }
+    }
+
+    /// D1 and D2.
+    fn over_http(&self, report: &mut Report) {
+        let pair = [Side::Floor, Side::Product];
+        if self.options.wants(&["D1"]) {
+            let rounds = self.interleave_sides(&pair, "cached reads", |side| http::reads(self.setting(), side));
+            if let Some(rounds) = report.keep("D1", self.place.name, rounds) {
+                let what = "GET /jobs (100 jobs) against an empty handler";
+                report.add(self.compare("D1", what, "/s", &[RatioAtLeast(0.5)], &rounds, |&rate| rate));
+            }
+        }
+        if self.options.wants(&["D2"]) {
+            let rounds =
+                self.interleave_sides(&pair, "triggers over HTTP", |side| http::triggers(self.setting(), side));
+            if let Some(rounds) = report.keep("D2", self.place.name, rounds) {
+                let what = "a trigger over HTTP → main(), against by file";
+                report.add(self.compare("D2", what, "ms", &[RatioAtMost(1.5)], &rounds, |&millis| millis));
             }
         }
     }

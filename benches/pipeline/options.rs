@@ -6,8 +6,8 @@ use clap::Parser;
 use clap::builder::PossibleValuesParser;
 
 /// Every measure, in the order in which they are shown.
-pub(crate) const MEASURES: [&str; 15] =
-    ["A1", "A2", "A3", "A4", "A5", "A6", "A7", "A8", "A9", "A10", "A11", "B1", "B2", "C1", "C2"];
+pub(crate) const MEASURES: [&str; 17] =
+    ["A1", "A2", "A3", "A4", "A5", "A6", "A7", "A8", "A9", "A10", "A11", "B1", "B2", "C1", "C2", "D1", "D2"];
 
 /// Measures the way from a dropped trigger to its result, against a minimal pipeline.
 #[derive(Debug, Parser)]

@@ -1,19 +1,15 @@
 //! `orchestrator devices`: who is there, and what people ask of them.
 
-use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
-use serde::Serialize;
+use serde_json::json;
 
-use super::change::request;
+use super::limits::{LimitsArgs, limits};
 use super::out::{Cell, Paint};
 use super::times::short;
-use super::view::{self, Device};
 use super::{Code, Context, Failure};
-use crate::model::ids::{DeviceId, Tag};
-use crate::model::message::suggest;
-use crate::model::state::{Ask, State};
-use crate::model::time::utc;
-use crate::volume::{Context as _, found, heartbeat};
+use crate::client::devices::{self, Asked, Forgotten, Row};
+use crate::model::ids::Tag;
+use crate::model::state::Ask;
 
 /// The verbs of `devices`.
 #[derive(Debug, Subcommand)]
@@ -24,6 +20,8 @@ pub(super) enum DevicesVerb {
     Drain(DeviceArg),
     /// Take work again.
     Resume(DeviceArg),
+    /// Change its slots and the default limits of its runs, now and after a restart; with no option it says what holds.
+    Limits(LimitsArgs),
     /// Remove what is left of a device that is dead.
     Forget(DeviceArg),
 }
@@ -36,73 +34,18 @@ pub(super) struct DeviceArg {
 }
 
 pub(super) fn devices(verb: &DevicesVerb, context: &Context) -> Result<Code, Failure> {
-    context.need_volume()?;
+    context.client.need_volume()?;
     match verb {
         DevicesVerb::List => list(context),
         DevicesVerb::Drain(args) => ask(context, &args.id, Ask::Drain),
         DevicesVerb::Resume(args) => ask(context, &args.id, Ask::Resume),
+        DevicesVerb::Limits(args) => limits(context, args),
         DevicesVerb::Forget(args) => forget(context, &args.id),
     }
 }
 
-/// One device in a list (`formats.md`, "JSON shapes").
-#[derive(Debug, Serialize)]
-pub(super) struct Row {
-    device: DeviceId,
-    alive: bool,
-    /// It has left by itself.
-    left: bool,
-    drained: bool,
-    tags: Vec<Tag>,
-    slots: u32,
-    busy: u32,
-    host: String,
-    version: String,
-    #[serde(with = "utc")]
-    since: DateTime<Utc>,
-    load: f64,
-    #[serde(with = "utc")]
-    seen_at: DateTime<Utc>,
-    /// Asked for and not yet done.
-    asked: Option<Ask>,
-}
-
-/// The devices as lists show them.
-pub(super) fn rows(devices: &[Device], state: &State) -> Vec<Row> {
-    let row = |Device { beat, alive }: &Device| Row {
-        device: beat.device.clone(),
-        alive: *alive,
-        left: !alive && beat.left,
-        drained: beat.drained,
-        tags: beat.tags.iter().cloned().collect(),
-        slots: beat.slots,
-        busy: state.held_by(&beat.device, &beat.session).map(|(_, held)| held.slots).sum(),
-        host: beat.host.clone(),
-        version: beat.version.clone(),
-        since: beat.started_at,
-        load: beat.load,
-        seen_at: beat.at,
-        asked: asked(state, &beat.device),
-    };
-    devices.iter().map(row).collect()
-}
-
-/// What was last asked of a device as such, and is still to come.
-fn asked(state: &State, device: &DeviceId) -> Option<Ask> {
-    let of_device = state.requests.iter().filter(|request| request.device == *device);
-    of_device.map(|request| request.ask).rfind(|ask| concerns_device(*ask))
-}
-
-fn concerns_device(ask: Ask) -> bool {
-    match ask {
-        Ask::Drain | Ask::Resume => true,
-        Ask::Cancel | Ask::Restart => false,
-    }
-}
-
 fn list(context: &Context) -> Result<Code, Failure> {
-    let state = view::state(context)?.unwrap_or_default();
-    let rows = rows(&view::devices(context)?, &state);
+    let rows = devices::list(&context.client)?;
     if context.out.json {
         context.out.document(&rows)?;
     } else if rows.is_empty() {
@@ -115,7 +58,7 @@ fn list(context: &Context) -> Result<Code, Failure> {
 
 /// The rows as people read them.
 pub(super) fn table(context: &Context, rows: &[Row]) -> Result<(), Failure> {
-    let now = context.now().wall;
+    let now = context.client.now().wall;
     let cells: Vec<[Cell; 8]> = rows
         .iter()
         .map(|row| {
@@ -151,92 +94,33 @@ fn state_cell(row: &Row) -> Cell {
     }
 }
 
-/// The device of this name.
-fn known(context: &Context, name: &str) -> Result<Device, Failure> {
-    let mut devices = view::devices(context)?;
-    let place = devices.iter().position(|device| device.beat.device.as_str() == name);
-    place.map(|at| devices.swap_remove(at)).ok_or_else(|| {
-        let names = devices.iter().map(|device| device.beat.device.as_str());
-        let hint = match suggest(name, names) {
-            Some(nearest) => format!("did you mean {nearest}? `orchestrator devices list` shows all"),
-            None => "`orchestrator devices list` shows all devices".to_owned(),
-        };
-        let error = format!("there is no device {}", crate::model::message::quoted(name));
-        Failure::new(Code::NotFound, error, hint)
-    })
-}
-
-/// Leaves a request for a device; the newest counts, so that an older one of its kind goes.
 fn ask(context: &Context, name: &str, ask: Ask) -> Result<Code, Failure> {
-    let Device { beat, alive } = known(context, name)?;
-    let wants_drained = match ask {
-        Ask::Drain => true,
-        Ask::Resume | Ask::Cancel | Ask::Restart => false,
-    };
-    let mut store = view::store(context);
-    view::patiently(context, |now| {
-        store.change(now, &mut |state| {
-            let pending = asked(state, &beat.device);
-            // Asked for already, or what holds anyhow.
-            if pending == Some(ask) || (pending.is_none() && beat.drained == wants_drained) {
-                return false;
-            }
-            state.requests.retain(|request| request.device != beat.device || !concerns_device(request.ask));
-            state.requests.push(request(context, ask, None, &beat.device));
-            true
-        })
-    })?;
-    let verb = if wants_drained { "takes no new work" } else { "takes work again" };
-    let when = if beat.drained == wants_drained {
-        ""
-    } else if alive {
-        " as soon as it reads this"
-    } else {
-        " once it is back: it is not alive"
+    let Asked { device, ask, alive, held } = devices::ask(&context.client, name, ask)?;
+    let verb = if ask == Ask::Drain { "takes no new work" } else { "takes work again" };
+    let when = match (held, alive) {
+        (true, _) => "",
+        (false, true) => " as soon as it reads this",
+        (false, false) => " once it is back: it is not alive",
     };
     if context.out.json {
-        context.out.document(&serde_json::json!({"device": beat.device, "asked": ask, "alive": alive}))?;
+        context.out.document(&json!({"device": device, "asked": ask, "alive": alive}))?;
     } else if !context.out.quiet {
-        context.out.line(&format!("{} {verb}{when}", beat.device))?;
+        context.out.line(&format!("{device} {verb}{when}"))?;
     }
     Ok(Code::Done)
 }
 
 fn forget(context: &Context, name: &str) -> Result<Code, Failure> {
-    let Device { beat, alive } = known(context, name)?;
-    let refused = || {
-        let error = format!("the device {} lives: on host {}, process {}", beat.device, beat.host, beat.pid);
-        Failure::new(Code::Failed, error, "stop it first; `orchestrator devices drain` lets it finish what it has")
-    };
-    if alive {
-        return Err(refused());
-    }
-    // Held meanwhile, so that it does not start under this verb's hands.
-    let Some(_guard) = heartbeat::lock(&*context.disk, &context.layout, &beat.device)? else {
-        return Err(refused());
-    };
-    // Whoever comes back under this id begins anew: drained it was, if it was, is forgotten with it.
-    let mut holds = 0;
-    let mut store = view::store(context);
-    view::patiently(context, |now| {
-        store.change(now, &mut |state| {
-            holds = state.runs.values().filter(|held| held.device.as_ref() == Some(&beat.device)).count();
-            let asked = state.requests.len();
-            state.requests.retain(|request| request.device != beat.device || !concerns_device(request.ask));
-            state.requests.len() != asked
-        })
-    })?;
-    let path = context.layout.heartbeat(&beat.device);
-    found(context.disk.remove(&path)).on("remove", &path)?;
+    let Forgotten { device, holds } = devices::forget(&context.client, name)?;
     if context.out.json {
-        context.out.document(&serde_json::json!({"device": beat.device, "forgotten": true}))?;
+        context.out.document(&json!({"device": device, "forgotten": true}))?;
     } else if !context.out.quiet {
         let rest = match holds {
             0 => String::new(),
             1 => "; the run it held goes on elsewhere once its lease is over".to_owned(),
             many => format!("; the {many} runs it held go on elsewhere once its lease is over"),
         };
-        context.out.line(&format!("{} is forgotten{rest}", beat.device))?;
+        context.out.line(&format!("{device} is forgotten{rest}"))?;
     }
     Ok(Code::Done)
 }

@@ -1,119 +1,24 @@
 //! `orchestrator jobs explain`: when a job runs next, or why it does not.
 
-use chrono::{DateTime, SecondsFormat, TimeZone, Utc};
-use serde::Serialize;
-
+use super::out::printable;
 use super::times::short;
-use super::{Code, Context, Failure, view};
-use crate::decide::catalog::Known;
-use crate::decide::due::{Clockwork, ahead_until, upcoming};
-use crate::decide::explain::why_job;
-use crate::model::ids::JobName;
-use crate::model::job::{Job, JobType};
-use crate::model::state::{JobMark, State};
-use crate::model::time::rfc3339;
-
-/// How many due times are told.
-const TOLD: usize = 5;
-
-/// The answer (`formats.md`, "JSON shapes").
-#[derive(Serialize)]
-struct Answer {
-    job: JobName,
-    enabled: bool,
-    next: Vec<Due>,
-    reasons: Vec<String>,
-}
-
-/// A due time: in UTC, and as clocks in the job's zone show it.
-#[derive(Serialize)]
-struct Due {
-    at: String,
-    local: String,
-    timezone: String,
-}
+use super::{Code, Context, Failure};
+use crate::client::explain::{self, Due};
 
 pub(super) fn explain(name: &str, context: &Context) -> Result<Code, Failure> {
-    let name = view::job_name(name)?;
-    let programs = view::programs(context)?;
-    let file = format!("{name}.toml");
-    let errors: Vec<String> = programs
-        .errors()
-        .filter(|error| error.file == file)
-        .map(|error| format!("Programs/{error} (hint: {})", error.hint))
-        .collect();
-    let job = match programs.catalog().look_up(&name) {
-        Known::Good(job) => job,
-        Known::Broken => {
-            let answer = Answer { job: name, enabled: false, next: Vec::new(), reasons: errors };
-            return tell(context, &answer);
-        }
-        Known::Unknown => return Err(view::no_such_job(name.as_str(), programs.catalog())),
-    };
-    let state = view::state(context)?.unwrap_or_default();
-    let seen = view::seen(&view::devices(context)?, &state);
-    let mut reasons = errors;
-    reasons.extend(why_job(&job, programs.catalog(), &state, &seen, context.now()));
-    reasons.extend(ahead(context, &job, &state)?);
-    let next = due_times(context, &job, &state)?.into_iter().map(|at| due(&job, at)).collect();
-    tell(context, &Answer { job: name, enabled: job.enabled, next, reasons })
-}
-
-fn due(job: &Job, at: DateTime<Utc>) -> Due {
-    let zone = match &job.kind {
-        JobType::Timed(timing) => timing.schedule.zone(),
-        JobType::Trigger | JobType::Always(_) | JobType::Idle(_) => chrono_tz::UTC,
-    };
-    let local = zone.from_utc_datetime(&at.naive_utc()).to_rfc3339_opts(SecondsFormat::Millis, false);
-    Due { at: rfc3339(at), local, timezone: zone.name().to_owned() }
-}
-
-/// The next due times of a job; none if it has none, or is disabled.
-fn due_times(context: &Context, job: &Job, state: &State) -> Result<Vec<DateTime<Utc>>, Failure> {
-    let JobType::Timed(timing) = &job.kind else { return Ok(Vec::new()) };
-    if !job.enabled {
-        return Ok(Vec::new());
-    }
-    let volume = context.volume_id()?;
-    let never = JobMark::default();
-    let mark = state.jobs.get(&job.name).unwrap_or(&never);
-    let clockwork = Clockwork { volume: &volume, job: &job.name, timing };
-    Ok(upcoming(clockwork, mark, context.now().wall).take(TOLD).collect())
-}
-
-/// Why nothing is due although time passes: what was last due lies in the future.
-fn ahead(context: &Context, job: &Job, state: &State) -> Result<Option<String>, Failure> {
-    let (JobType::Timed(timing), Some(mark)) = (&job.kind, state.jobs.get(&job.name)) else { return Ok(None) };
-    let volume = context.volume_id()?;
-    let clockwork = Clockwork { volume: &volume, job: &job.name, timing };
-    let until = ahead_until(clockwork, mark, context.now().wall);
-    Ok(until.map(|until| {
-        format!(
-            "its last due time was {}: the volume's clock was set back since, and no due time before that comes again; \
-             to begin anew, disable the job and enable it",
-            rfc3339(until)
-        )
-    }))
-}
-
-/// When a job is due next.
-pub(super) fn next_due(context: &Context, job: &Job, state: &State) -> Result<Option<DateTime<Utc>>, Failure> {
-    Ok(due_times(context, job, state)?.into_iter().next())
-}
-
-fn tell(context: &Context, answer: &Answer) -> Result<Code, Failure> {
+    let answer = explain::explain(&context.client, name)?;
     let out = &context.out;
     if out.json {
-        out.document(answer)?;
+        out.document(&answer)?;
         return Ok(Code::Done);
     }
     for Due { at, local, timezone } in &answer.next {
         let local = local.replace('T', " ");
-        let when = at.parse().map(|at| short(at, context.now().wall)).unwrap_or_default();
+        let when = at.parse().map(|at| short(at, context.client.now().wall)).unwrap_or_default();
         out.line(&format!("due   {local}  {timezone:<20} {at}  {when}"))?;
     }
     for reason in &answer.reasons {
-        out.line(&super::out::printable(reason))?;
+        out.line(&printable(reason))?;
     }
     if answer.next.is_empty() && answer.reasons.is_empty() {
         out.note("nothing keeps it from running");

@@ -2,7 +2,8 @@
 
 use clap::Args;
 
-use super::{Code, Context, Failure, view};
+use super::{Code, Context, Failure};
+use crate::client::{default_device, view};
 use crate::model::ids::DeviceId;
 use crate::volume::heartbeat;
 use crate::volume::os::is_network;
@@ -16,16 +17,16 @@ pub(super) struct HealthArgs {
 
 /// Exit code 0: it beats and holds its lock. 1: it does not. What only hinders it is said and no reason to end it.
 pub(super) fn health(args: &HealthArgs, context: &Context) -> Result<Code, Failure> {
-    context.need_volume()?;
-    let device = args.device.clone().unwrap_or_else(|| context.default_device());
+    context.client.need_volume()?;
+    let device = args.device.clone().unwrap_or_else(default_device);
     let silent = |error: String| Failure::new(Code::Failed, error, "`orchestrator logs` has what it said last");
-    let Some(beat) = heartbeat::read(&*context.disk, &context.layout, &device)? else {
-        return Err(silent(format!("device {device} has no heartbeat in {}", context.layout.common.display())));
+    let Some(beat) = heartbeat::read(&*context.client.disk, &context.client.layout, &device)? else {
+        return Err(silent(format!("device {device} has no heartbeat in {}", context.client.layout.common.display())));
     };
     if beat.left {
         return Err(silent(format!("device {device} has left")));
     }
-    if !view::is_alive(context, &beat, is_network(&context.layout.common))? {
+    if !view::is_alive(&context.client, &beat, is_network(&context.client.layout.common))? {
         return Err(silent(format!("device {device} does not beat any more")));
     }
     if context.out.json {

@@ -1,22 +1,16 @@
 //! `orchestrator jobs`: what `Programs/` holds, what is wrong with it, and changes of it.
 
-use std::sync::Arc;
-
 use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
-use serde::Serialize;
 
-use super::explain::next_due;
 use super::out::{Cell, Paint};
 use super::times::short;
-use super::{Code, Context, Failure, view};
-use crate::model::ids::JobName;
-use crate::model::job::{Job, JobError};
+use super::{Code, Context, Failure};
+use crate::client::jobs::{Row, files, row};
+use crate::client::view;
+use crate::model::ids::Tag;
 use crate::model::result::Status;
-use crate::model::state::State;
-use crate::model::time::rfc3339;
 
-mod change;
 mod edit;
 mod options;
 mod show;
@@ -72,7 +66,7 @@ pub(super) struct JobArg {
 }
 
 pub(super) fn jobs(verb: &JobsVerb, context: &mut Context) -> Result<Code, Failure> {
-    context.need_volume()?;
+    context.client.need_volume()?;
     match verb {
         JobsVerb::List => list(context),
         JobsVerb::Show(args) => show::show(&args.job, context),
@@ -86,54 +80,16 @@ pub(super) fn jobs(verb: &JobsVerb, context: &mut Context) -> Result<Code, Failu
     }
 }
 
-/// A job file and what it says.
-struct File {
-    job: JobName,
-    read: Result<Arc<Job>, Vec<JobError>>,
-}
-
-/// All job files, by name, and what is wrong with other files of Programs.
-fn files(context: &Context) -> Result<(Vec<File>, Vec<JobError>), Failure> {
-    let programs = view::programs(context)?;
-    let files = programs.newest().map(|(job, read)| File { job, read }).collect();
-    Ok((files, programs.errors_beside().cloned().collect()))
-}
-
-#[derive(Serialize)]
-struct Row<'a> {
-    job: &'a JobName,
-    #[serde(rename = "type")]
-    kind: Option<&'static str>,
-    enabled: Option<bool>,
-    valid: bool,
-    tags: Vec<&'a str>,
-    next_due_at: Option<String>,
-    last_status: Option<Status>,
-}
-
-fn row<'a>(context: &Context, file: &'a File, state: &State) -> Result<Row<'a>, Failure> {
-    let good = file.read.as_ref().ok();
-    let next = good.map(|job| next_due(context, job, state)).transpose()?.flatten();
-    Ok(Row {
-        job: &file.job,
-        kind: good.map(|job| job.kind.word()),
-        enabled: good.map(|job| job.enabled),
-        valid: good.is_some(),
-        tags: good.map_or_else(Vec::new, |job| job.tags.iter().map(|tag| tag.as_str()).collect()),
-        next_due_at: next.map(rfc3339),
-        last_status: state.jobs.get(&file.job).and_then(|mark| mark.last_status),
-    })
-}
-
 fn list(context: &Context) -> Result<Code, Failure> {
-    let state = view::state(context)?.unwrap_or_default();
-    let (files, misnamed) = files(context)?;
-    let rows: Vec<Row<'_>> = files.iter().map(|file| row(context, file, &state)).collect::<Result<_, _>>()?;
+    let client = &context.client;
+    let state = view::state(client)?.unwrap_or_default();
+    let (files, misnamed) = files(client)?;
+    let rows: Vec<Row> = files.iter().map(|file| row(client, file, &state)).collect::<Result<_, _>>()?;
     if context.out.json {
         context.out.document(&rows)?;
         return Ok(Code::Done);
     }
-    let now = context.now().wall;
+    let now = client.now().wall;
     let cells: Vec<[Cell; 6]> = rows
         .iter()
         .map(|row| {
@@ -142,7 +98,11 @@ fn list(context: &Context) -> Result<Code, Failure> {
                 (true, Some(false)) => Cell::painted("disabled", Paint::Dim),
                 (true, _) => Cell::painted("enabled", Paint::Green),
             };
-            let tags = if row.tags.is_empty() { "-".to_owned() } else { row.tags.join(",") };
+            let tags = if row.tags.is_empty() {
+                "-".to_owned()
+            } else {
+                row.tags.iter().map(Tag::as_str).collect::<Vec<_>>().join(",")
+            };
             [
                 Cell::new(row.job.as_str()),
                 Cell::new(row.kind.unwrap_or("-")),
@@ -154,7 +114,7 @@ fn list(context: &Context) -> Result<Code, Failure> {
         })
         .collect();
     if cells.is_empty() {
-        context.out.note(&format!("there is no job in {}", context.layout.programs.display()));
+        context.out.note(&format!("there is no job in {}", client.layout.programs.display()));
     } else {
         context.out.table(["JOB", "TYPE", "STATE", "TAGS", "NEXT", "LAST"], &cells)?;
     }
@@ -166,18 +126,8 @@ fn list(context: &Context) -> Result<Code, Failure> {
     Ok(Code::Done)
 }
 
-fn next_of(row: &Row<'_>) -> Option<DateTime<Utc>> {
+fn next_of(row: &Row) -> Option<DateTime<Utc>> {
     row.next_due_at.as_deref().and_then(|at| at.parse().ok())
-}
-
-/// The file of one job.
-fn file(context: &Context, name: &str) -> Result<File, Failure> {
-    let job = view::job_name(name)?;
-    let (mut files, _) = files(context)?;
-    match files.iter().position(|file| file.job == job) {
-        Some(at) => Ok(files.swap_remove(at)),
-        None => Err(view::no_such_job(name, view::programs(context)?.catalog())),
-    }
 }
 
 #[cfg(test)]

@@ -11,18 +11,20 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::exec::init;
+use crate::exec::{init, launch};
 
-mod change;
+mod backup;
 pub mod context;
 mod devices;
 mod doctor;
 mod explain;
-pub mod failure;
-mod find;
+mod failure;
 mod follow;
 mod health;
+mod http;
 mod jobs;
+mod keys;
+mod limits;
 mod logs;
 mod out;
 mod pages;
@@ -35,10 +37,10 @@ mod selftest;
 mod status;
 mod times;
 mod trigger;
-mod view;
+mod users;
 
+pub use crate::client::{Code, Failure};
 pub use context::Context;
-pub use failure::{Code, Failure};
 pub use out::Out;
 
 /// Runs jobs across every container and machine that shares a folder.
@@ -96,7 +98,7 @@ pub enum Color {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Start this device (the default).
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
     /// Write a trigger and print its run id.
     Trigger(trigger::TriggerArgs),
     /// The same for a command without a job file.
@@ -110,6 +112,12 @@ enum Verb {
     /// The devices of the volume.
     #[command(subcommand)]
     Devices(devices::DevicesVerb),
+    /// API keys: who may use the HTTP API.
+    #[command(subcommand)]
+    Keys(keys::KeysVerb),
+    /// Users of the HTTP API, with a password.
+    #[command(subcommand)]
+    Users(users::UsersVerb),
     /// Stop and start the active runs of a job, wherever they are.
     Restart(restart::RestartArgs),
     /// One screen: devices, what runs, what waits and why, what failed, what hinders.
@@ -120,6 +128,10 @@ enum Verb {
     Health(health::HealthArgs),
     /// Each thing that can be wrong with this machine and volume, and how to mend it. Exit code 1 if one is an error.
     Doctor,
+    /// Archive what the volume cannot do without, or show the backups.
+    Backup(backup::BackupArgs),
+    /// Make a backup a volume again. No device may live on it.
+    Restore(backup::RestoreArgs),
     /// A shell's completions.
     Completions(pages::CompletionsArgs),
     /// The manual page.
@@ -131,10 +143,14 @@ enum Verb {
 /// Parses the command line, does what it says, and says what went wrong.
 #[must_use]
 pub fn main() -> ExitCode {
+    if let Some(orders) = launch::wanted(std::env::args_os()) {
+        return launch::launch(&orders);
+    }
     if init::is_first() {
         return init::stand_in(std::env::args_os()).unwrap_or_else(|error| {
             let hint = "as process 1 of a container it runs itself once more: is /proc mounted?";
-            Failure::new(Code::Failed, format!("cannot start as a child of process 1: {error}"), hint).report(false)
+            let error = format!("cannot start as a child of process 1: {error}");
+            failure::report(&Failure::new(Code::Failed, error, hint), false)
         });
     }
     if let Some(lock) = rival::wanted(std::env::args_os()) {
@@ -148,7 +164,7 @@ pub fn main() -> ExitCode {
     let outcome = Context::new(&cli.global, out).and_then(|mut context| dispatch(cli, &mut context));
     match outcome {
         Ok(code) => code.into(),
-        Err(failure) => failure.report(std::env::args().any(|arg| arg == "--json")),
+        Err(failure) => failure::report(&failure, std::env::args().any(|arg| arg == "--json")),
     }
 }
 
@@ -189,11 +205,15 @@ fn dispatch(cli: Cli, context: &mut Context) -> Result<Code, Failure> {
         Some(Verb::Jobs(verb)) => jobs::jobs(&verb, context),
         Some(Verb::Runs(verb)) => runs::runs(&verb, context),
         Some(Verb::Devices(verb)) => devices::devices(&verb, context),
+        Some(Verb::Keys(verb)) => keys::keys(&verb, context),
+        Some(Verb::Users(verb)) => users::users(&verb, context),
         Some(Verb::Restart(args)) => restart::restart(&args, context),
         Some(Verb::Status) => status::status(context),
         Some(Verb::Logs(args)) => logs::logs(&args, context),
         Some(Verb::Health(args)) => health::health(&args, context),
         Some(Verb::Doctor) => doctor::doctor(context),
+        Some(Verb::Backup(args)) => backup::backup(&args, context),
+        Some(Verb::Restore(args)) => backup::restore(&args, context),
         Some(Verb::Completions(args)) => pages::completions(&args, context),
         Some(Verb::Man(args)) => pages::man(&args, context),
         Some(Verb::Schema(args)) => pages::schema(&args, context),

@@ -4,8 +4,8 @@ use std::io::{IsTerminal, Write};
 
 use serde::Serialize;
 
-use super::failure::{Code, Failure};
-use super::{Color, Global};
+use super::failure::closed_pipe;
+use super::{Code, Color, Failure, Global};
 
 /// Where a verb writes to, and how.
 #[derive(Debug, Clone, Copy)]
@@ -63,7 +63,7 @@ impl Out {
         let mut stdout = std::io::stdout().lock();
         stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(|error| {
             if error.kind() == std::io::ErrorKind::BrokenPipe {
-                Failure::closed_pipe()
+                closed_pipe()
             } else {
                 Failure::new(Code::Failed, format!("cannot write to standard output: {error}"), "")
             }

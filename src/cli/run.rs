@@ -5,20 +5,23 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use tokio::sync::watch;
 use tracing_appender::non_blocking::NonBlockingBuilder;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use super::context::host_name;
+use super::http::Api;
 use super::{Code, Context, Failure};
+use crate::client::{default_device, host_name};
 use crate::coordinator::run::{Containers, Options, RunError, run as run_device};
 use crate::coordinator::{End, Host};
 use crate::exec::docker::DEFAULT_HOST;
 use crate::model::config::{Config, KEPT_AT_LEAST};
-use crate::model::container::{Allowed, is_plain_path};
+use crate::model::container::{Allowed, Limits, is_plain_path};
 use crate::model::device::Me;
 use crate::model::ids::{DeviceId, Tag};
+use crate::model::limits::{read_cpus, read_memory, read_pids, read_slots};
 use crate::model::time::{DURATION_RULE, SIZE_RULE, parse_duration, parse_size, show_duration};
 
 /// Instead of an engine: this device runs no containers.
@@ -40,8 +43,17 @@ pub(super) struct RunArgs {
     #[arg(long, env = "DEVICE_TAGS", value_name = "TAGS", value_delimiter = ',')]
     tags: Vec<String>,
     /// How much it runs at once [default: twice the CPUs, at least 4].
-    #[arg(long, env = "DEVICE_SLOTS", value_name = "N", value_parser = slots)]
+    #[arg(long, env = "DEVICE_SLOTS", value_name = "N", value_parser = read_slots)]
     slots: Option<u32>,
+    /// The memory of a run whose job does not say [default: as much as there is].
+    #[arg(long, env = "DEVICE_DEFAULT_MEMORY", value_name = "SIZE", value_parser = read_memory)]
+    default_memory: Option<u64>,
+    /// The same for processor time, as a number of CPUs.
+    #[arg(long, env = "DEVICE_DEFAULT_CPUS", value_name = "N", value_parser = read_cpus)]
+    default_cpus: Option<u32>,
+    /// The same for processes and threads.
+    #[arg(long, env = "DEVICE_DEFAULT_PIDS", value_name = "N", value_parser = read_pids)]
+    default_pids: Option<u32>,
     /// How often it says that it lives.
     #[arg(long, default_value = "2s", value_parser = duration, value_name = "D")]
     heartbeat: Duration,
@@ -76,6 +88,12 @@ pub(super) struct RunArgs {
     /// How many bytes of them are kept; the oldest go first [default: no limit].
     #[arg(long, value_parser = size, value_name = "SIZE")]
     keep_bytes: Option<u64>,
+    /// How often the volume is backed up into Common/Backups, by one device for all; at least 1s [default: never].
+    #[arg(long, value_parser = duration, value_name = "D")]
+    backup_every: Option<Duration>,
+    /// How many of these backups stay.
+    #[arg(long, default_value = "7", value_parser = super::backup::count, value_name = "N")]
+    backup_keep: usize,
     /// The container engine, for jobs with a [docker] table: unix://PATH or tcp://HOST:PORT; `none` for none.
     #[arg(long, env = "DOCKER_HOST", default_value = DEFAULT_HOST, value_name = "URL")]
     docker_host: String,
@@ -89,6 +107,24 @@ pub(super) struct RunArgs {
     /// The same for Programs.
     #[arg(long, env = "AIOS_HOST_PROGRAMS", value_name = "PATH", value_parser = host_path)]
     host_programs: Option<PathBuf>,
+    /// Where the HTTP API listens; `none`: nowhere [default: 127.0.0.1:8080, if nobody else does].
+    #[arg(long, env = "AIOS_HTTP", value_name = "HOST:PORT")]
+    pub(super) http: Option<String>,
+    /// The certificate of the HTTP API and those that lead to it, PEM; read again when it changes.
+    #[arg(long, env = "AIOS_TLS_CERT", value_name = "PATH", requires = "tls_key")]
+    pub(super) tls_cert: Option<PathBuf>,
+    /// Its private key, PEM.
+    #[arg(long, env = "AIOS_TLS_KEY", value_name = "PATH", requires = "tls_cert")]
+    pub(super) tls_key: Option<PathBuf>,
+    /// Serve the HTTP API without TLS to other machines too: keys and answers can be read on the way.
+    #[arg(long, env = "AIOS_INSECURE_HTTP", action = clap::ArgAction::SetTrue, value_parser = clap::builder::FalseyValueParser::new())]
+    pub(super) insecure_http: bool,
+    /// How many requests a second each key or address may make, twice as many at once; 0: no limit.
+    #[arg(long, env = "AIOS_HTTP_RATE", default_value_t = 200, value_name = "N")]
+    pub(super) http_rate: u32,
+    /// From which pages of others a browser may use the HTTP API, comma-separated: https://HOST[:PORT].
+    #[arg(long, env = "AIOS_HTTP_ORIGINS", value_name = "LIST", value_delimiter = ',')]
+    pub(super) http_origins: Vec<String>,
     /// How often it is looked for what was kept long enough.
     #[arg(long, hide = true, default_value = "1h", value_parser = duration, value_name = "D")]
     keep_every: Duration,
@@ -119,10 +155,6 @@ fn host_path(text: &str) -> Result<PathBuf, String> {
     is_plain_path(text).then(|| PathBuf::from(text)).ok_or_else(|| "expected an absolute path".to_owned())
 }
 
-fn slots(text: &str) -> Result<u32, String> {
-    text.parse().ok().filter(|slots| *slots <= 100_000).ok_or_else(|| "expected a number from 0 to 100000".to_owned())
-}
-
 fn size(text: &str) -> Result<u64, String> {
     parse_size(text).ok_or_else(|| format!("expected {SIZE_RULE}"))
 }
@@ -131,7 +163,7 @@ fn size(text: &str) -> Result<u64, String> {
 pub(super) fn run(args: &RunArgs, context: &mut Context) -> Result<Code, Failure> {
     let options = options(args, context)?;
     // The log's folder is in the volume; that the volume cannot be made is said by the device itself, or here.
-    let made = context.disk.make_folders(&context.layout.logs());
+    let made = context.client.disk.make_folders(&context.client.layout.logs());
     let _flush = start_log(args, context, &options.me.device)?;
     if options.containers.is_none() && args.docker_host != NO_ENGINE {
         tracing::warn!(
@@ -140,23 +172,29 @@ pub(super) fn run(args: &RunArgs, context: &mut Context) -> Result<Code, Failure
         );
     }
     if let Err(error) = made {
-        tracing::warn!(path = %context.layout.logs().display(), %error, "cannot make the log folder");
+        tracing::warn!(path = %context.client.layout.logs().display(), %error, "cannot make the log folder");
     }
     tracing::info!(
         device = %options.me.device, session = %options.me.session, slots = options.me.slots,
         common = %options.layout.common.display(), programs = %options.layout.programs.display(),
         version = env!("CARGO_PKG_VERSION"), "device starts"
     );
+    let api = Api::new(args, context, &options)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::new(Code::Failed, format!("cannot start the runtime: {error}"), "see `ulimit -a`"))?;
-    let end = runtime.block_on(run_device(options)).map_err(|error| match error {
+    let mut server = None;
+    let begun = || server = api.and_then(Api::start);
+    let end = runtime.block_on(run_device(options, begun)).map_err(|error| match error {
         RunError::Begin(begin) => begin.into(),
         RunError::System(..) | RunError::Executor(_) => {
             Failure::new(Code::Failed, error.to_string(), "see `ulimit -a`")
         }
     });
+    if let Some(server) = server {
+        server.stop();
+    }
     match end? {
         End::Left => Ok(Code::Done),
         End::Replaced => Err(Failure::new(
@@ -174,7 +212,7 @@ pub(super) fn run(args: &RunArgs, context: &mut Context) -> Result<Code, Failure
 
 fn options(args: &RunArgs, context: &Context) -> Result<Options, Failure> {
     let usage = |error: String, hint: &str| Failure::new(Code::Usage, error, hint);
-    let device = args.device_id.clone().unwrap_or_else(|| context.default_device());
+    let device = args.device_id.clone().unwrap_or_else(default_device);
     let mut tags: BTreeSet<Tag> = BTreeSet::new();
     for tag in args.tags.iter().map(|tag| tag.trim()).filter(|tag| !tag.is_empty()) {
         tags.insert(Tag::new(tag).map_err(|error| usage(error.to_string(), "--tags gpu,storage"))?);
@@ -186,6 +224,9 @@ fn options(args: &RunArgs, context: &Context) -> Result<Options, Failure> {
     }
     if args.keep_every.is_zero() {
         return Err(usage("--keep-every must be longer than 0".into(), "--keep-every 1h"));
+    }
+    if args.backup_every.is_some_and(|every| every < Duration::from_secs(1)) {
+        return Err(usage("--backup-every must be at least 1s".into(), "--backup-every 1d"));
     }
     if args.keep < KEPT_AT_LEAST {
         let (keep, least) = (show_duration(args.keep), show_duration(KEPT_AT_LEAST));
@@ -204,20 +245,23 @@ fn options(args: &RunArgs, context: &Context) -> Result<Options, Failure> {
     let cpus = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     let slots = args.slots.unwrap_or_else(|| u32::try_from(cpus * 2).unwrap_or(4).max(4));
     Ok(Options {
-        layout: context.layout.clone(),
+        layout: context.client.layout.clone(),
         config: Config {
             heartbeat: args.heartbeat,
             lease,
             scan: args.scan,
             stop_grace: args.stop_grace,
             poll: args.watch == WatchMode::Poll,
+            limits: Limits { memory: args.default_memory, cpu_millis: args.default_cpus, pids: args.default_pids },
             log_limit: args.log_limit,
             min_free: args.min_free,
             keep: args.keep,
             keep_bytes: args.keep_bytes,
             keep_every: args.keep_every,
+            backup_every: args.backup_every,
+            backup_keep: args.backup_keep,
         },
-        me: Me { device, session: context.session.clone(), tags, slots },
+        me: Me { device, session: context.client.session.clone(), tags, slots },
         force: args.force,
         sync: args.durability == Durability::Full,
         host: Host {
@@ -226,7 +270,7 @@ fn options(args: &RunArgs, context: &Context) -> Result<Options, Failure> {
             env: std::env::vars_os()
                 .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
                 .collect(),
-            started_at: context.now().wall,
+            started_at: context.client.now().wall,
         },
         containers: is_spoken(&args.docker_host).then(|| Containers {
             host: args.docker_host.clone(),
@@ -234,12 +278,13 @@ fn options(args: &RunArgs, context: &Context) -> Result<Options, Failure> {
             common: args.host_common.clone(),
             programs: args.host_programs.clone(),
         }),
+        changed: watch::Sender::new(0),
     })
 }
 
 /// A file server may keep others waiting for longer than a local disk.
 fn default_lease(context: &Context) -> Duration {
-    let slow = crate::volume::os::is_network(&context.layout.common);
+    let slow = crate::volume::os::is_network(&context.client.layout.common);
     Duration::from_secs(if slow { 60 } else { 15 })
 }
 
@@ -260,7 +305,7 @@ fn start_log(args: &RunArgs, context: &Context, device: &DeviceId) -> Result<imp
         .rotation(tracing_appender::rolling::Rotation::DAILY)
         .filename_prefix(format!("orchestrator.{device}"))
         .filename_suffix("log")
-        .build(context.layout.logs());
+        .build(context.client.layout.logs());
     let (file, guard) = match file {
         Ok(file) => {
             let (writer, guard) = NonBlockingBuilder::default().buffered_lines_limit(LOG_LINES).finish(file);

@@ -3,20 +3,20 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use serde::Serialize;
 use serde_json::json;
 
-use super::find::{Place, Run, find};
-use super::follow::{Follower, LogTo, Tail, log_path, summary, tell};
+use super::follow::{LogTo, Printer, summary, tell};
 use super::out::{Paint, printable};
-use super::rows::{ListArgs, Row, list, paint};
+use super::rows::{ListArgs, list, paint};
 use super::times::{duration, local};
-use super::{Code, Context, Failure, change, view};
-use crate::model::entry::Entry;
+use super::trigger::tell_run;
+use super::{Code, Context, Failure};
+use crate::client::change::{self, Cancelled, Retried};
+use crate::client::find::find;
+use crate::client::follow::{Follower, Tail};
+use crate::client::runs::{self, Row, attempt_with_log, newest_log};
 use crate::model::result::Outcome;
 use crate::model::trigger::Json;
-use crate::volume::found;
-use crate::volume::results::names_in;
 
 /// The verbs of `runs`.
 #[derive(Debug, Subcommand)]
@@ -66,65 +66,73 @@ pub(super) struct WaitArgs {
 }
 
 pub(super) fn runs(verb: &RunsVerb, context: &mut Context) -> Result<Code, Failure> {
-    context.need_volume()?;
+    context.client.need_volume()?;
     match verb {
         RunsVerb::List(args) => list(args, context),
         RunsVerb::Show(args) => show(&args.run, context),
         RunsVerb::Logs(args) => logs(args, context),
         RunsVerb::Wait(args) => {
-            let run = find(context, &args.run.run)?;
-            let outcome = Follower::new(context, run, LogTo::Nobody, 1).wait(args.timeout)?;
+            let client = &context.client;
+            let run = find(client, &args.run.run)?;
+            let mut printer = Printer::new(context, LogTo::Nobody);
+            let outcome = Follower::new(client, run, 1).wait(client, &mut printer, args.timeout)?;
             tell(context, &outcome)
         }
-        RunsVerb::Cancel(args) => change::cancel(&args.run, context),
-        RunsVerb::Retry(args) => change::retry(&args.run, context),
+        RunsVerb::Cancel(args) => cancel(&args.run, context),
+        RunsVerb::Retry(args) => retry(&args.run, context),
     }
 }
 
-#[derive(Serialize)]
-struct Shown<'a> {
-    #[serde(flatten)]
-    row: &'a Row,
-    /// Why it waits.
-    reason: Option<String>,
-    attempts: &'a [Outcome],
-}
-
-fn show(name: &str, context: &Context) -> Result<Code, Failure> {
-    let run = find(context, name)?;
-    let attempts = run.outcomes(context)?;
-    let row = match (run.place(context)?, &run.entry, attempts.last()) {
-        (Place::Past(outcome), _, _) => Row::of_result(&outcome),
-        (Place::Active(held), _, _) => Row::of_held(&run.id, &held),
-        (Place::Waiting, Some(entry), _) => Row::of_waiting(entry),
-        (Place::Waiting | Place::Nowhere, _, Some(outcome)) => Row::of_result(outcome),
-        (Place::Waiting | Place::Nowhere, _, None) => {
-            let error = format!("the run {} has left nothing that can be shown", run.id);
-            return Err(Failure::new(Code::NotFound, error, "try again; it may be on its way between two folders"));
-        }
-    };
-    let reason = match (&run.entry, row.status) {
-        (Some(entry), "waiting") => Some(why(context, entry)?),
-        _ => None,
+fn cancel(name: &str, context: &Context) -> Result<Code, Failure> {
+    let Cancelled { run, device } = change::cancel(&context.client, name)?;
+    let said = match &device {
+        Some(device) => format!("{device} is asked to end {run}; `orchestrator runs wait {run}` shows when it has"),
+        None => format!("cancelled {run}, which waited"),
     };
     if context.out.json {
-        context.out.document(&Shown { row: &row, reason, attempts: &attempts })?;
-        return Ok(Code::Done);
+        let what = if device.is_some() { "asked" } else { "cancelled" };
+        context.out.document(&json!({"run_id": run, "cancel": what, "device": device}))?;
+    } else if !context.out.quiet {
+        context.out.line(&said)?;
     }
-    show_to_people(context, &row, reason.as_deref(), &attempts)?;
     Ok(Code::Done)
 }
 
-fn why(context: &Context, entry: &Entry) -> Result<String, Failure> {
-    let state = view::state(context)?.unwrap_or_default();
-    let devices = view::seen(&view::devices(context)?, &state);
-    let programs = view::programs(context)?;
-    Ok(crate::decide::explain::why(entry, programs.catalog(), &state, &devices, context.now()))
+fn retry(name: &str, context: &mut Context) -> Result<Code, Failure> {
+    let (run, trigger) = match change::retry(&mut context.client, name)? {
+        Retried::DueAlready(run, trigger) => {
+            let show = format!("`orchestrator runs show {run}` says what it waits for");
+            context.out.note(&format!("it is due already; {show}"));
+            (run, trigger)
+        }
+        Retried::DueNow(run, trigger) => {
+            context.out.note("due now");
+            (run, trigger)
+        }
+        Retried::Anew { before, status, run, trigger } => {
+            if let Some(status) = status {
+                context.out.note(&format!("{before} ({}) is tried again as a new run", status.as_str()));
+            }
+            (run, trigger)
+        }
+    };
+    tell_run(context, &run, &trigger)?;
+    Ok(Code::Done)
+}
+
+fn show(name: &str, context: &Context) -> Result<Code, Failure> {
+    let shown = runs::show(&context.client, name)?;
+    if context.out.json {
+        context.out.document(&shown)?;
+    } else {
+        show_to_people(context, &shown.row, shown.reason.as_deref(), &shown.attempts)?;
+    }
+    Ok(Code::Done)
 }
 
 fn show_to_people(context: &Context, row: &Row, reason: Option<&str>, attempts: &[Outcome]) -> Result<(), Failure> {
     let out = &context.out;
-    let now = context.now().wall;
+    let now = context.client.now().wall;
     let line = |name: &str, text: &str| out.line(&format!("{name:<10} {text}"));
     let safe = |name: &str, text: &str| line(name, &printable(text));
     safe("run", row.run_id.as_str())?;
@@ -167,46 +175,21 @@ fn show_to_people(context: &Context, row: &Row, reason: Option<&str>, attempts: 
 }
 
 fn logs(args: &LogsArgs, context: &Context) -> Result<Code, Failure> {
-    let run = find(context, &args.run.run)?;
-    let newest = newest_log(context, &run)?;
+    let client = &context.client;
+    let run = find(client, &args.run.run)?;
     if args.follow {
         let to = if context.out.json { LogTo::Lines } else { LogTo::People };
-        Follower::new(context, run, to, newest.unwrap_or(1)).wait(None)?;
+        let newest = newest_log(client, &run)?.unwrap_or(1);
+        Follower::new(client, run, newest).wait(client, &mut Printer::new(context, to), None)?;
         return Ok(Code::Done);
     }
-    let attempt = match (args.attempt, newest) {
-        (Some(attempt), _) => attempt,
-        (None, Some(newest)) => newest,
-        (None, None) => {
-            let error = format!("the run {} has no log: no attempt of it was started", run.id);
-            let hint = format!("`orchestrator runs show {}` says why; -f waits for it", run.id);
-            return Err(Failure::new(Code::Failed, error, hint));
-        }
-    };
-    if found(context.disk.stat(&log_path(context, &run, attempt))).is_ok_and(|there| there.is_none()) {
-        let hint = newest.map_or_else(
-            || "no attempt of it was started".to_owned(),
-            |newest| format!("the newest is attempt {newest}"),
-        );
-        return Err(Failure::new(Code::NotFound, format!("attempt {attempt} of the run {} has no log", run.id), hint));
-    }
-    let mut tail = Tail::new(context, &run, attempt);
+    let attempt = attempt_with_log(client, &run, args.attempt)?;
+    let mut tail = Tail::new(client, &run, attempt);
     if context.out.json {
-        let text = tail.text(context)?;
+        let text = tail.text(client)?;
         context.out.document(&json!({"run_id": run.id, "attempt": attempt, "log": text}))?;
     } else {
-        tail.copy(context, LogTo::People)?;
+        tail.copy(client, &mut Printer::new(context, LogTo::People))?;
     }
     Ok(Code::Done)
-}
-
-/// The largest attempt that has a log.
-fn newest_log(context: &Context, run: &Run) -> Result<Option<u32>, Failure> {
-    // Mostly it is that of the newest attempt; listing a day costs more.
-    let likely = run.newest_attempt();
-    if likely > 0 && found(context.disk.stat(&log_path(context, run, likely))).is_ok_and(|there| there.is_some()) {
-        return Ok(Some(likely));
-    }
-    let logs = names_in(&*context.disk, &context.layout.logs().join(run.id.date()), "log")?;
-    Ok(logs.iter().filter(|named| named.run == run.id).map(|named| named.attempt).max())
 }

@@ -1,25 +1,22 @@
 //! `orchestrator trigger` and `exec`: drop a trigger, and wait for its end if asked to.
 
-use std::path::Path;
 use std::time::Duration;
 
 use clap::Args;
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::find::Run;
-use super::follow::{Follower, LogTo, tell};
+use super::follow::{LogTo, Printer, tell};
 use super::times::{When, duration, when};
-use super::{Code, Context, Failure, view};
-use crate::decide::catalog::Known;
-use crate::model::ids::{BadName, JobName, RunId, Tag};
-use crate::model::job::command_job_name;
-use crate::model::message::{bad_name, quoted};
-use crate::model::result::pairs;
+use super::{Code, Context, Failure};
+use crate::client::drop::{Object, Order, drop_new, must_be_known, name_of_program, of_bad_name, tags};
+use crate::client::find::Run;
+use crate::client::follow::Follower;
+use crate::client::view;
+use crate::model::ids::{JobName, RunId};
+use crate::model::message::quoted;
 use crate::model::time::rfc3339;
-use crate::model::trigger::{Json, parse};
-use crate::volume::atomic::write_new;
+use crate::model::trigger::Json;
 
 /// Options of `trigger`.
 #[derive(Debug, Clone, Args)]
@@ -90,66 +87,36 @@ pub(super) fn key_value(text: &str) -> Result<(String, String), String> {
     }
 }
 
-/// A trigger, as it is written.
-#[derive(Serialize)]
-struct Written<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    job: Option<&'a JobName>,
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    command: &'a [String],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    docker: Option<serde_json::Value>,
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    args: &'a [String],
-    #[serde(with = "pairs", skip_serializing_if = "Vec::is_empty")]
-    kwargs: Vec<(String, Json)>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    priority: Option<i16>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    tags: Vec<Tag>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    time: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    expires: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<&'a str>,
-}
-
 pub(super) fn trigger(args: &TriggerArgs, context: &mut Context) -> Result<Code, Failure> {
     let job = view::job_name(&args.job)?;
-    let now = context.now().wall;
-    let written = Written {
-        job: Some(&job),
-        command: &[],
-        docker: None,
-        args: &args.args,
+    let now = context.client.now().wall;
+    let order = Order {
+        job: Some(job.clone()),
+        args: args.args.iter().map(|arg| json_text(arg)).collect::<Result<_, _>>()?,
         kwargs: kwargs(args.kwargs.as_deref(), &args.kwarg)?,
         priority: args.priority,
         tags: tags(&args.tags)?,
         time: args.at.map(|at| rfc3339(at.ahead(now))),
         expires: args.expires.map(|at| rfc3339(at.ahead(now))),
-        id: args.id.as_deref(),
+        id: args.id.clone(),
+        ..Order::default()
     };
-    let bytes = to_bytes(&written)?;
+    let bytes = order.bytes()?;
     context.make_volume()?;
-    must_be_known(context, &job)?;
+    if let Some(note) = must_be_known(&context.client, &job)? {
+        context.out.note(&note);
+    }
     drop_and_wait(context, job, &bytes, &args.wait)
 }
 
 pub(super) fn exec(args: &ExecArgs, context: &mut Context) -> Result<Code, Failure> {
-    let written = Written {
-        job: None,
-        command: &args.command,
-        docker: args.image.as_ref().map(|image| serde_json::json!({"image": image})),
-        args: &[],
-        kwargs: Vec::new(),
-        priority: None,
+    let order = Order {
+        command: args.command.clone(),
+        docker: args.image.as_ref().map(|image| json!({"image": image})),
         tags: tags(&args.tags)?,
-        time: None,
-        expires: None,
-        id: None,
+        ..Order::default()
     };
-    let bytes = to_bytes(&written)?;
+    let bytes = order.bytes()?;
     let job = match &args.name {
         Some(name) => JobName::new(name).map_err(|bad| of_bad_name(&bad))?,
         None => name_of_program(&args.command),
@@ -158,27 +125,8 @@ pub(super) fn exec(args: &ExecArgs, context: &mut Context) -> Result<Code, Failu
     drop_and_wait(context, job, &bytes, &args.wait)
 }
 
-/// The name that a command goes by: its program's base name.
-fn name_of_program(command: &[String]) -> JobName {
-    let program = command.first().map_or("", String::as_str);
-    let base = Path::new(program).file_name().and_then(|name| name.to_str());
-    command_job_name(base.unwrap_or(program))
-}
-
-fn of_bad_name(bad: &BadName) -> Failure {
-    Failure::new(Code::Usage, bad_name(bad), "give a name that follows the rule")
-}
-
-fn tags(texts: &[String]) -> Result<Vec<Tag>, Failure> {
-    let tags: Result<std::collections::BTreeSet<Tag>, BadName> = texts.iter().map(|tag| Tag::new(tag)).collect();
-    Ok(tags.map_err(|bad| of_bad_name(&bad))?.into_iter().collect())
-}
-
 /// Keyword arguments: those of the JSON object in their order, numbers as they were written; single ones replace them.
 fn kwargs(object: Option<&str>, single: &[(String, String)]) -> Result<Vec<(String, Json)>, Failure> {
-    #[derive(Deserialize)]
-    #[serde(transparent)]
-    struct Object(#[serde(with = "pairs")] Vec<(String, Json)>);
     let mut all = match object {
         None => Vec::new(),
         Some(text) => {
@@ -203,59 +151,8 @@ fn json_text(text: &str) -> Result<Json, Failure> {
         .map_err(|error| Failure::new(Code::Usage, format!("cannot write {} as JSON: {error}", quoted(text)), ""))
 }
 
-/// The bytes of a trigger, read once as a device will read them: what it would reject is refused here.
-fn to_bytes(written: &Written<'_>) -> Result<Vec<u8>, Failure> {
-    let mut bytes = serde_json::to_vec(written)
-        .map_err(|error| Failure::new(Code::Usage, format!("cannot write the trigger as JSON: {error}"), ""))?;
-    bytes.push(b'\n');
-    match parse(&bytes) {
-        Ok(_) => Ok(bytes),
-        Err(refusal) => {
-            Err(Failure::new(Code::Usage, format!("the trigger cannot be taken: {}", refusal.error), refusal.hint))
-        }
-    }
-}
-
-/// Refuses a job that nobody knows. While there is no job at all, `Programs/` may not be mounted here: then it is left to the devices.
-fn must_be_known(context: &Context, job: &JobName) -> Result<(), Failure> {
-    let programs = view::programs(context)?;
-    let catalog = programs.catalog();
-    if catalog.is_empty() {
-        context.out.note(&format!(
-            "there is no job in {}: whether {job} is one is left to the devices",
-            context.layout.programs.display()
-        ));
-        return Ok(());
-    }
-    match catalog.look_up(job) {
-        Known::Good(good) if !good.enabled => {
-            context.out.note(&format!("the job {job} is disabled: its trigger waits until it is enabled"))
-        }
-        Known::Good(_) => {}
-        Known::Broken => context.out.note(&format!(
-            "Programs/{job}.toml has an error (`orchestrator jobs validate`): a device that has read a good version goes on with that one, any other waits until it is mended"
-        )),
-        Known::Unknown => return Err(view::no_such_job(job.as_str(), catalog)),
-    }
-    Ok(())
-}
-
-/// Drops a trigger whose name carries its run's id, and says which run it is.
-pub(super) fn drop_new(context: &mut Context, stem: &str, bytes: &[u8]) -> Result<(RunId, String), Failure> {
-    for _ in 0..8 {
-        let run = context.new_run_id();
-        let name = format!("{stem}.{run}.json");
-        let path = context.layout.triggers().join(&name);
-        if write_new(&*context.disk, &mut context.names, &path, bytes)? {
-            return Ok((run, name));
-        }
-    }
-    let error = format!("cannot find an unused name in {}", context.layout.triggers().display());
-    Err(Failure::new(Code::Volume, error, "see whether the clock of this machine stands still"))
-}
-
 fn drop_and_wait(context: &mut Context, job: JobName, bytes: &[u8], wait: &WaitArgs) -> Result<Code, Failure> {
-    let (run, name) = drop_new(context, job.as_str(), bytes)?;
+    let (run, name) = drop_new(&mut context.client, job.as_str(), bytes)?;
     if !wait.wait {
         tell_run(context, &run, &name)?;
         return Ok(Code::Done);
@@ -263,7 +160,8 @@ fn drop_and_wait(context: &mut Context, job: JobName, bytes: &[u8], wait: &WaitA
     context.out.note(&format!("run {run}"));
     let run = Run { id: run, job, held: None, entry: None, results: Vec::new() };
     let log = if context.out.json { LogTo::Nobody } else { LogTo::People };
-    let outcome = Follower::new(context, run, log, 1).wait(wait.timeout)?;
+    let client = &context.client;
+    let outcome = Follower::new(client, run, 1).wait(client, &mut Printer::new(context, log), wait.timeout)?;
     tell(context, &outcome)
 }
 
@@ -295,33 +193,5 @@ mod tests {
         for bad in ["", "[]", "{", "7"] {
             assert_eq!(kwargs(Some(bad), &[]).unwrap_err().code, Code::Usage, "{bad:?}");
         }
-    }
-
-    #[test]
-    fn a_command_goes_by_the_name_of_its_program() {
-        let name = |program: &str| name_of_program(&[program.to_owned()]).to_string();
-        assert_eq!(name("/usr/bin/env"), "env");
-        assert_eq!(name("./tools/my tool.sh"), "my_tool.sh");
-        assert_eq!(name(".."), "x..");
-    }
-
-    #[test]
-    fn what_a_device_would_reject_is_refused_before_it_is_written() {
-        let written = Written {
-            job: None,
-            docker: None,
-            command: &[],
-            args: &[],
-            kwargs: Vec::new(),
-            priority: None,
-            tags: Vec::new(),
-            time: None,
-            expires: None,
-            id: None,
-        };
-        assert_eq!(to_bytes(&written).unwrap_err().code, Code::Usage);
-        let command = ["true".to_owned()];
-        let good = to_bytes(&Written { command: &command, ..written }).unwrap();
-        assert_eq!(good, b"{\"command\":[\"true\"]}\n");
     }
 }

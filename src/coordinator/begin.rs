@@ -6,7 +6,7 @@ use crate::model::time::rfc3339;
 use crate::volume::atomic::{Temporary, write_new};
 use crate::volume::disk::{Disk, Guard};
 use crate::volume::layout::Layout;
-use crate::volume::{self, Context, found, heartbeat};
+use crate::volume::{self, Context, found, heartbeat, secrets};
 
 /// Why a device cannot begin.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +42,7 @@ pub fn open_volume(disk: &dyn Disk, layout: &Layout, session: &Session) -> Resul
     for folder in &folders {
         disk.make_folders(folder).on("make the folder", folder)?;
     }
+    secrets::make_folder(disk, layout);
     let path = layout.volume_id();
     for _ in 0..2 {
         if let Some((bytes, _)) = found(disk.read(&path, 1_024)).on("read", &path)? {

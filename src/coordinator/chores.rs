@@ -4,14 +4,15 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::{Device, TRY_AGAIN};
+use super::{Device, TRY_AGAIN, earlier};
 use crate::model::config::Config;
 use crate::model::time::{Moment, show_duration};
 use crate::volume::atomic::Temporary;
+use crate::volume::backup::{self, Fault, Rounds, Terms as BackupTerms};
 use crate::volume::disk::Disk;
 use crate::volume::layout::Layout;
 use crate::volume::logs;
@@ -95,6 +96,9 @@ pub(super) struct Chores {
     config: Config,
     keeping: Thread,
     rotating: Thread,
+    backing: Thread,
+    /// What the last try of a backup came to, until the device has heard of it: why there is none, or that there is one.
+    backed: Arc<Mutex<Option<Option<String>>>>,
     rounds: Arc<AtomicU64>,
     names: Temporary,
     stop: Arc<AtomicBool>,
@@ -108,6 +112,8 @@ impl Chores {
             config: parts.config.clone(),
             keeping: Thread::due_at(now + parts.config.keep_every.min(FIRST)),
             rotating: Thread::default(),
+            backing: Thread::due_at(now + parts.config.backup_every.unwrap_or_default().min(FIRST)),
+            backed: Arc::default(),
             rounds: Arc::default(),
             names: Temporary::new(parts.me.session.clone()),
             stop: Arc::default(),
@@ -122,11 +128,22 @@ impl Chores {
         if self.rotating.is_due(now.boot) {
             self.rotate(device.take_chores());
         }
+        if let Some(every) = self.config.backup_every
+            && self.backing.is_due(now.boot)
+        {
+            self.back_up(device, every, now);
+        }
+        match self.backed.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(Some(problem)) => device.problem("backup", problem),
+            Some(None) => device.solved("backup"),
+            None => {}
+        }
     }
 
     /// When there is something to do that no event tells of.
     pub(super) fn due(&self) -> Option<Duration> {
-        self.keeping.due()
+        let backing = self.config.backup_every.and_then(|_| self.backing.due());
+        earlier(self.keeping.due(), backing)
     }
 
     fn keep(&self, device: &Device, now: Moment) {
@@ -157,6 +174,42 @@ impl Chores {
                 Err(error) => tracing::warn!(hint = error.hint(), "{error}; nothing old is removed for now"),
             }
             terms.every
+        });
+    }
+
+    fn back_up(&mut self, device: &Device, every: Duration, now: Moment) {
+        // Backups are named by the volume's time, and that is not known before the first beat.
+        if device.anchor.is_none() {
+            self.backing.again_at(now.boot + TRY_AGAIN);
+            return;
+        }
+        let rounds = Rounds {
+            volume: device.parts.volume.clone(),
+            terms: BackupTerms {
+                device: device.parts.me.device.clone(),
+                to: self.layout.backups(),
+                results: backup::RESULTS,
+                now: device.by_the_volume(now).wall,
+            },
+            every,
+            keep: self.config.backup_keep,
+        };
+        // Of one thread's making, one after the other: no two of them are in use.
+        let mut names = Temporary::new(device.parts.me.session.clone());
+        let (layout, stop, backed) = (self.layout.clone(), Arc::clone(&self.stop), Arc::clone(&self.backed));
+        self.backing.work(move |disk| {
+            let turn = backup::round(disk, &layout, &mut names, &rounds, &|| stop.load(Ordering::Acquire));
+            let (said, rest) = match turn {
+                Ok(backup::Turn::Later(rest)) => return rest,
+                Ok(backup::Turn::Done(made, removed)) => {
+                    tracing::info!(path = %made.path.display(), bytes = made.bytes, removed, "backed the volume up");
+                    (None, every)
+                }
+                Err(Fault::Stopped) => return every,
+                Err(fault) => (Some(format!("no backup is made: {fault}; hint: {}", fault.hint())), every.min(REST)),
+            };
+            *backed.lock().unwrap_or_else(PoisonError::into_inner) = Some(said);
+            rest
         });
     }
 
@@ -216,6 +269,8 @@ mod tests {
             config: Config { log_limit: 4, ..Config::default() },
             keeping: Thread::default(),
             rotating: Thread::default(),
+            backing: Thread::default(),
+            backed: Arc::default(),
             rounds: Arc::default(),
             names: Temporary::new(Session::from_random(1)),
             stop: Arc::default(),

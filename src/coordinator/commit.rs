@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Device;
+use super::{Device, figures};
 use crate::decide::catalog::Known;
 use crate::decide::plan::{Change, Matter, plan};
 use crate::decide::recover::Mine;
@@ -29,7 +29,10 @@ impl Device {
             ),
         );
         let seen = self.observation(now);
+        let begun = self.parts.disk.boot();
         let outcome = store.transact(now, &mut |state| plan(state, &seen));
+        let waited = self.due.busy_since.map(|since| begun.saturating_sub(since));
+        figures::committed(outcome.is_ok(), waited.unwrap_or_default(), self.parts.disk.boot().saturating_sub(begun));
         self.store = store;
         self.say_what_the_store_says();
         let committed = outcome?;
@@ -225,6 +228,8 @@ impl Device {
                 run = %lease.run, job = %outcome.job, attempt = lease.attempt, status = outcome.status.as_str(),
                 last = outcome.is_final, ms = outcome.duration_ms, error = outcome.error, "attempt ended"
             );
+            let mine = self.mine.get(&lease.run);
+            figures::ended(outcome, mine.is_some_and(|mine| mine.trigger.not_before.is_some()));
         }
         self.running.remove(lease);
         self.cut.remove(lease);

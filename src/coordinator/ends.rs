@@ -112,15 +112,17 @@ impl Device {
     fn report(&mut self, exit: &Exit, now: Moment) -> Report {
         let lease = &exit.lease;
         let work = self.work.remove(lease);
+        let masker = self.maskers.remove(lease).unwrap_or_default();
+        let mask = |text: String| masker.mask_text(text);
         let (mut output, mut log_truncated) = (Output::default(), false);
-        let (mut timeout, mut memory) = (None, None);
+        let memory = self.limited.remove(lease).and_then(|limits| limits.memory);
+        let mut timeout = None;
         if let Some(mine) = holder(&self.mine, &self.fenced, lease) {
             let (job, is_function) = (mine.held.job.clone(), matches!(mine.job.program, Program::Function { .. }));
             timeout = mine.job.timeout;
             let (disk, layout) = (&*self.parts.disk, &self.parts.layout);
-            output = take_output(disk, &output_of(mine, layout, work.as_ref()), is_function)
+            output = take_output(disk, &output_of(mine, layout, work.as_ref()), is_function, &masker)
                 .unwrap_or_else(|error| Output { result_error: Some(error.to_string()), ..Output::default() });
-            memory = mine.job.limits.memory;
             log_truncated = exit.started && self.close_log(&job, lease);
         }
         if let Some(work) = work
@@ -137,7 +139,8 @@ impl Device {
             Ending::Signal(signal) => (None, Some(signal)),
             Ending::NotStarted { .. } | Ending::Unknown { .. } => (None, None),
         };
-        let error = self.why_dismissed(exit).or_else(|| error_of(exit, status, timeout, memory, output.error));
+        let error =
+            self.why_dismissed(exit).or_else(|| error_of(exit, status, timeout, memory, output.error).map(mask));
         Report {
             status,
             goes_on,
@@ -145,7 +148,7 @@ impl Device {
             signal,
             error,
             result: output.result,
-            result_error: output.result_error,
+            result_error: output.result_error.map(mask),
             // By the volume's clock: what follows from it is compared on other machines.
             started_at: exit.started.then(|| finished_at - span(exit.duration)),
             finished_at,

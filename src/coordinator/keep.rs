@@ -76,6 +76,7 @@ impl Device {
             layout.running(),
             layout.waiting(),
             layout.logs(),
+            layout.backups(),
         ];
         folders.push(layout.rejected(&now.wall.format("%Y-%m-%d").to_string()));
         folders.extend(

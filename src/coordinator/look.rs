@@ -43,6 +43,7 @@ impl Device {
         }
         self.say_what_the_store_says();
         self.take_requests();
+        self.take_settings(now);
     }
 
     /// What people asked of this device as such.
@@ -98,6 +99,7 @@ impl Device {
         self.refresh(now);
         self.upkeep = true;
         self.look_at_space();
+        self.say_what_is_not_held();
         self.beat += 1;
         let beat = self.beat(now, false);
         let Device { parts, names, .. } = self;
@@ -105,7 +107,7 @@ impl Device {
         self.could_write = written.is_ok();
         match written {
             Ok(()) => {
-                self.told_drained = beat.drained;
+                (self.told_drained, self.told_set) = (beat.drained, beat.set);
                 let path = self.parts.layout.heartbeat(&self.parts.me.device);
                 let first = self.anchor.is_none();
                 // Read behind the write: a device that stood still in between is late then, and never early.
@@ -183,7 +185,9 @@ impl Device {
         })
     }
 
-    fn beat(&self, now: Moment, left: bool) -> Beat {
+    fn beat(&mut self, now: Moment, left: bool) -> Beat {
+        let pids = self.parts.executor.pids();
+        let machine = self.parts.meter.as_mut().map(|meter| meter.read(&pids));
         let me = &self.parts.me;
         let busy = self.mine.values().map(|mine| mine.held.slots_taken()).sum();
         Beat {
@@ -202,7 +206,11 @@ impl Device {
             busy,
             load: load(),
             drained: self.drained,
+            limits: self.default_limits(),
+            set: self.set,
             holds: self.mine.values().map(|mine| (mine.run.clone(), mine.held.attempt)).collect(),
+            machine,
+            pids,
             left,
             lease_ms: u64::try_from(self.parts.config.lease.as_millis()).unwrap_or(u64::MAX),
             low_on: self.low_on.map(|low_on| low_on.to_string()),

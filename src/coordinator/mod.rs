@@ -21,11 +21,14 @@ use crate::decide::queue::Queue;
 use crate::decide::recover::{Mine, Orphan};
 use crate::decide::settle::{Ended, Report};
 use crate::decide::space::Shortage;
+use crate::exec::machine::Meter;
 use crate::exec::{Executor, StopCause};
 use crate::model::config::Config;
-use crate::model::device::Me;
+use crate::model::container::Limits;
+use crate::model::device::{Me, Remembered};
 use crate::model::ids::{JobName, RunId, Session, Tag};
 use crate::model::lease::{Lease, Outliving};
+use crate::model::limits::Resources;
 use crate::model::state::{JobMark, State};
 use crate::model::time::Moment;
 use crate::notify::Notifier;
@@ -35,6 +38,7 @@ use crate::volume::disk::{Disk, Guard};
 use crate::volume::inbox::Inbox;
 use crate::volume::layout::Layout;
 use crate::volume::programs::Programs;
+use crate::volume::secrets::Masker;
 use crate::volume::watch::Dirty;
 use crate::volume::work::Work;
 
@@ -42,9 +46,11 @@ mod begin;
 mod chores;
 mod commit;
 mod ends;
+mod figures;
 mod guard;
 mod history;
 mod keep;
+mod limits;
 mod look;
 mod offer;
 pub mod run;
@@ -98,6 +104,8 @@ pub struct Parts {
     pub volume: String,
     /// The machine.
     pub host: Host,
+    /// What measures it; `None`: nobody does.
+    pub meter: Option<Meter>,
     /// The proof that no other process is this device, if locks give one.
     pub identity: Option<Guard>,
     /// Sessions that were displaced on purpose (`--force`).
@@ -149,10 +157,14 @@ pub struct Device {
     vanished_since: BTreeMap<RunId, Duration>,
     accounted: Option<u64>,
     cut: BTreeMap<Lease, u64>,
+    /// What the attempts that run may use.
+    limited: BTreeMap<Lease, Limits>,
     /// The work folders of attempts in containers.
     work: BTreeMap<Lease, Work>,
     /// Those that nobody can have any more.
     spoiled: BTreeSet<Work>,
+    /// What masks the secrets of attempts that were given some.
+    maskers: BTreeMap<Lease, Arc<Masker>>,
     /// What is to be done beside the loop.
     chores: BTreeSet<Chore>,
     /// The day folder of results that was made last.
@@ -167,6 +179,9 @@ pub struct Device {
     drained: bool,
     /// As the newest heartbeat says it: what was asked is done once it would survive a crash.
     told_drained: bool,
+    /// What people set of it, and what of that the newest heartbeat says.
+    set: Resources,
+    told_set: Resources,
     /// Whose holders are known.
     met_revision: Option<u64>,
     /// How many triggers it has rejected.
@@ -230,7 +245,9 @@ fn earlier(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
 impl Device {
     /// A device that has not ticked yet. Its folders are there ([`open_volume`]) and its id is its own ([`claim_identity`]).
     #[must_use]
-    pub fn new(parts: Parts, now: Moment, beat: u64, drained: bool) -> Self {
+    pub fn new(mut parts: Parts, now: Moment, before: Remembered) -> Self {
+        let Remembered { beat, drained, set } = before;
+        parts.me.slots = set.slots.unwrap_or(parts.me.slots);
         let names = Temporary::new(parts.me.session.clone());
         let store = Store::new(Rc::clone(&parts.disk), parts.layout.clone(), parts.me.clone());
         Self {
@@ -263,8 +280,10 @@ impl Device {
             vanished_since: BTreeMap::new(),
             accounted: None,
             cut: BTreeMap::new(),
+            limited: BTreeMap::new(),
             work: BTreeMap::new(),
             spoiled: BTreeSet::new(),
+            maskers: BTreeMap::new(),
             chores: BTreeSet::new(),
             results_folder: None,
             beat,
@@ -274,6 +293,8 @@ impl Device {
             anchor: None,
             drained,
             told_drained: drained,
+            set,
+            told_set: set,
             met_revision: None,
             rejected: 0,
             desk: tell::Desk::default(),
@@ -452,6 +473,7 @@ impl Device {
             remembered: self.remembered,
             taking: self.takes_work(),
             drained: self.told_drained,
+            set: self.told_set,
             catalog: self.programs.catalog(),
             queue: &self.queue,
             devices: &self.liveness,

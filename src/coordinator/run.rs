@@ -8,20 +8,23 @@ use std::time::Duration;
 
 use chrono::Utc;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::begin::{BeginError, Identity, claim_identity, in_use, open_volume};
 use super::chores::Chores;
 use super::{Device, End, Host, LEAVE_GRACE, Parts, TRY_AGAIN, Tick};
 use crate::exec::Executor;
+use crate::exec::cgroup::Cgroups;
 use crate::exec::docker::{Closer, DockerExecutor, Settings};
 use crate::exec::fleet::Fleet;
+use crate::exec::launch::Limiter;
 use crate::exec::leftovers::kill_leftovers;
+use crate::exec::machine::Meter;
 use crate::exec::native::{NativeError, NativeExecutor};
 use crate::model::config::Config;
 use crate::model::container::Allowed;
-use crate::model::device::{Beat, Me};
+use crate::model::device::{Beat, Me, Remembered};
 use crate::model::time::Moment;
 use crate::notify::web::WebNotifier;
 use crate::volume::Context as _;
@@ -55,6 +58,8 @@ pub struct Options {
     pub host: Host,
     /// Its container engine; `None`: it runs no containers.
     pub containers: Option<Containers>,
+    /// Counts up whenever something on the volume may have changed, for whoever looks.
+    pub changed: watch::Sender<u64>,
 }
 
 /// What is said of a device's container engine.
@@ -91,11 +96,12 @@ pub fn clock() -> Moment {
     Moment { boot: boot(), wall: Utc::now() }
 }
 
-/// Runs a device until it is asked to leave.
+/// Runs a device until it is asked to leave. Once it is the device, `begun` is called.
 ///
 /// # Errors
 /// [`RunError`].
-pub async fn run(options: Options) -> Result<End, RunError> {
+pub async fn run(options: Options, begun: impl FnOnce()) -> Result<End, RunError> {
+    let is_device = begun;
     let mut terminate =
         signal(SignalKind::terminate()).map_err(|error| RunError::System("listen for SIGTERM", error))?;
     let mut interrupt =
@@ -107,6 +113,8 @@ pub async fn run(options: Options) -> Result<End, RunError> {
         _ = interrupt.recv() => return Ok(End::Left),
     };
     let (mut device, mut watcher, mailbox, closer) = begun;
+    is_device();
+    let mut happened = device.happened();
     let mut syncer = Syncer::new(&options);
     let mut chores = Chores::new(&device, clock().boot);
     let mut first = true;
@@ -125,6 +133,9 @@ pub async fn run(options: Options) -> Result<End, RunError> {
             }
             Tick::Wake(at) => at,
         };
+        if dirty.is_any() || std::mem::replace(&mut happened, device.happened()) != device.happened() {
+            options.changed.send_modify(|version| *version += 1);
+        }
         if watcher.renew(now) {
             first = true;
             continue;
@@ -164,18 +175,19 @@ async fn begin(
     }
     let executor = Box::new(NativeExecutor::new(Arc::clone(wake))?);
     let spare = format!("{volume}/{}/{}/", me.device, me.session);
-    let ended = kill_leftovers(&format!("{volume}/{}/", me.device), &spare, LOCK_PATIENCE).await;
+    let own = format!("{volume}/{}/", me.device);
+    let ended = kill_leftovers(&own, &spare, LOCK_PATIENCE).await;
     if ended > 0 {
         tracing::warn!(processes = ended, "an earlier life of this device left processes running: they are ended");
     }
+    let executor = Box::new(executor.with_limits(limiter(&own).await));
     // What is to be watched must be there: on a new volume commits would be heard of only at beats, until the next look.
     drop(disk.lock(&layout.lock()).on("lock", &layout.lock()).map_err(BeginError::from)?);
     let mailbox = Arc::new(Mailbox::default());
     let watcher = Watcher::new(options, &mailbox, wake);
     let mut config = options.config.clone();
     config.poll |= watcher.watch.is_none();
-    let beat = identity.before.as_ref().map_or(0, |beat| beat.beat);
-    let drained = identity.before.as_ref().is_some_and(|beat| beat.drained);
+    let remembered = identity.before.as_ref().map(Remembered::from).unwrap_or_default();
     let displaced = identity.before.map(|beat| beat.session);
     let (executor, closer) = with_containers(executor, options, &volume, wake).await?;
     let parts = Parts {
@@ -187,10 +199,27 @@ async fn begin(
         me: me.clone(),
         volume,
         host: options.host.clone(),
+        meter: Some(Meter::new()),
         identity: identity.guard,
         displaced,
     };
-    Ok((Device::new(parts, clock(), beat, drained), watcher, mailbox, closer))
+    Ok((Device::new(parts, clock(), remembered), watcher, mailbox, closer))
+}
+
+/// How limits are held here. What an earlier life of this device left of its cgroups, whose markers begin with `own`, is removed.
+async fn limiter(own: &str) -> Limiter {
+    let cgroups = match Cgroups::open() {
+        Ok(cgroups) => {
+            let left = cgroups.clear(own).await;
+            tracing::debug!(left, "limits are held by cgroups, {}", cgroups.show());
+            Some(cgroups)
+        }
+        Err(why) => {
+            tracing::info!(%why, "no cgroups: of limits outside containers only memory can be held");
+            None
+        }
+    };
+    Limiter::of_this_program(cgroups)
 }
 
 /// The executor of processes, and of containers where there is to be an engine.
@@ -227,15 +256,15 @@ async fn displace(disk: &dyn Disk, options: &Options, identity: &mut Identity) -
     let may_live = identity.before.as_ref().is_some_and(|before| !before.left) && is_network(&layout.common);
     let at_least = if may_live { config.heartbeat * 3 + LEAVE_GRACE } else { Duration::ZERO };
     let mut names = Temporary::new(me.session.clone());
-    let (mut count, drained) = identity.before.as_ref().map_or((0, false), |before| (before.beat, before.drained));
+    let mut before = identity.before.as_ref().map(Remembered::from).unwrap_or_default();
     let begun = clock().boot;
     while identity.guard.is_none() || clock().boot.saturating_sub(begun) < at_least {
         if clock().boot.saturating_sub(begun) >= at_least.max(config.lease) {
             tracing::warn!("who had this id does not let go of it: it is taken for dead");
             break;
         }
-        count += 1;
-        let beat = announcement(options, count, drained);
+        before.beat += 1;
+        let beat = announcement(options, before);
         heartbeat::write(disk, layout, &mut names, &beat).map_err(BeginError::from)?;
         // Sooner than whoever would start the other again.
         for _ in 0..10 {
@@ -245,18 +274,19 @@ async fn displace(disk: &dyn Disk, options: &Options, identity: &mut Identity) -
             }
         }
     }
-    identity.before = identity.before.take().map(|before| Beat { beat: count, ..before });
+    identity.before = identity.before.take().map(|beat| Beat { beat: before.beat, ..beat });
     Ok(())
 }
 
 /// The heartbeat of a life that does nothing yet.
-fn announcement(options: &Options, count: u64, drained: bool) -> Beat {
+fn announcement(options: &Options, before: Remembered) -> Beat {
     let Options { me, host, .. } = options;
+    let Remembered { beat, drained, set } = before;
     Beat {
         schema: 1,
         device: me.device.clone(),
         session: me.session.clone(),
-        beat: count,
+        beat,
         at: clock().wall,
         revision: 0,
         host: host.name.clone(),
@@ -264,11 +294,15 @@ fn announcement(options: &Options, count: u64, drained: bool) -> Beat {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         started_at: host.started_at,
         tags: me.tags.clone(),
-        slots: me.slots,
+        slots: set.slots.unwrap_or(me.slots),
         busy: 0,
         load: 0.0,
         drained,
+        limits: set.limits(options.config.limits),
+        set,
         holds: Vec::new(),
+        pids: Vec::new(),
+        machine: None,
         left: false,
         lease_ms: u64::try_from(options.config.lease.as_millis()).unwrap_or(u64::MAX),
         low_on: None,

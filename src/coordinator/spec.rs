@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::{Device, Parts, TRY_AGAIN};
 use crate::decide::recover::Mine;
 use crate::decide::settle::Report;
 use crate::exec::{Given, Inside, MARKER, Spec};
 use crate::model::config::ENV_LIMIT;
+use crate::model::container::Limits;
 use crate::model::ids::RunId;
 use crate::model::job::Program;
 use crate::model::lease::Lease;
@@ -16,8 +18,9 @@ use crate::model::time::Moment;
 use crate::model::trigger::Json;
 use crate::volume::layout::Layout;
 use crate::volume::retention::rule::day_stays;
+use crate::volume::secrets::Masker;
 use crate::volume::work::Work;
-use crate::volume::{self, Context, found, logs};
+use crate::volume::{self, Context, found, logs, secrets};
 
 /// Calls a Python function; given to `python3 -c`.
 const RUNNER: &str = include_str!("../exec/runner.py");
@@ -26,6 +29,9 @@ const TRIGGER_COPY: &str = "trigger.json";
 const CAUSE_COPY: &str = "cause.json";
 /// What of the orchestrator's own environment a program sees, beside `LC_*` and what its job names.
 const PASSED: [&str; 5] = ["PATH", "HOME", "LANG", "TZ", "TMPDIR"];
+
+/// Variables, and the values of the secrets that they stand for.
+type Secrets = BTreeMap<String, String>;
 
 impl Device {
     /// Opens the log and starts the attempt. It is committed: nobody else has it.
@@ -47,6 +53,13 @@ impl Device {
             self.due.again = Some(now.boot);
             return;
         }
+        let (secrets, masker) = match self.look_up_secrets(mine, goes_on) {
+            Ok(found) => found,
+            Err(error) => {
+                self.end_unstarted(lease, error, now);
+                return;
+            }
+        };
         let opened =
             if goes_on { logs::open_again(&*self.parts.disk, &path) } else { logs::open(&*self.parts.disk, &path) };
         let log = match opened {
@@ -62,17 +75,9 @@ impl Device {
                 return;
             }
         };
-        // The program may write its result there before anybody else has written one that day. An older day's folder may have
-        // been removed since it was made.
-        let day = lease.run.date();
-        let folder = self.parts.layout.results().join(&day);
-        if self.results_folder.as_ref() != Some(&folder) || !day_stays(&day, now.wall) {
-            if let Err(error) = self.parts.disk.make_folders(&folder).on("make the folder", &folder) {
-                self.problem("results", format!("{error}; hint: {}", error.hint()));
-            }
-            self.results_folder = Some(folder);
-        }
+        self.make_results_folder(lease, now);
         let mine = &self.mine[&lease.run];
+        let limits = self.limits_of(&mine.job);
         let work = match self.open_work(mine) {
             Ok(work) => work,
             Err(error) => {
@@ -82,18 +87,55 @@ impl Device {
         };
         let spec = Spec {
             lease: lease.clone(),
-            inside: inside(mine, &self.parts.layout, work.as_ref(), goes_on),
+            inside: inside(mine, &self.parts.layout, work.as_ref(), limits, goes_on),
             argv: argv(mine, &self.parts.layout),
             dir: self.parts.layout.programs.clone(),
-            env: environment(mine, &self.parts, work.as_ref()),
+            env: environment(mine, &self.parts, secrets, work.as_ref()),
             log,
+            masker: masker.clone(),
             timeout: mine.job.timeout,
             grace: mine.job.stop_grace,
+            limits,
         };
+        self.limited.insert(lease.clone(), limits);
         self.running.insert(lease.clone());
         self.work.extend(work.map(|work| (lease.clone(), work)));
+        self.maskers.extend(masker.map(|masker| (lease.clone(), masker)));
         self.parts.executor.start(spec);
         self.solved("logs");
+    }
+
+    /// The program may write its result there before anybody else has written one that day. An older day's folder may have been
+    /// removed since it was made.
+    fn make_results_folder(&mut self, lease: &Lease, now: Moment) {
+        let day = lease.run.date();
+        let folder = self.parts.layout.results().join(&day);
+        if self.results_folder.as_ref() != Some(&folder) || !day_stays(&day, now.wall) {
+            if let Err(error) = self.parts.disk.make_folders(&folder).on("make the folder", &folder) {
+                self.problem("results", format!("{error}; hint: {}", error.hint()));
+            }
+            self.results_folder = Some(folder);
+        }
+    }
+
+    /// The values of the variables of an attempt that stand for secrets, as they are now, and what masks them.
+    fn look_up_secrets(&self, mine: &Mine, goes_on: bool) -> Result<(Secrets, Option<Arc<Masker>>), String> {
+        let mut values = Secrets::new();
+        for (variable, value) in secrets::of_job(&*self.parts.disk, &self.parts.layout, &mine.job) {
+            match value {
+                Ok(value) => {
+                    values.insert(variable, value);
+                }
+                // It was started with what there was then.
+                Err(_) if goes_on => {}
+                Err(unusable) => {
+                    let job = &mine.held.job;
+                    return Err(format!("env.{variable} of the job {job}: {unusable}; hint: {}", unusable.hint));
+                }
+            }
+        }
+        let masker = (!values.is_empty()).then(|| Arc::new(Masker::new(values.values().map(String::as_str))));
+        Ok((values, masker))
     }
 
     /// Makes the work folder of an attempt that runs in a container, with copies of what no container that is kept can be given
@@ -136,7 +178,7 @@ pub(super) fn output_of(mine: &Mine, layout: &Layout, work: Option<&Work>) -> Pa
 }
 
 /// The container of an attempt, and what it is given of the folders, if it runs in one.
-fn inside(mine: &Mine, layout: &Layout, work: Option<&Work>, goes_on: bool) -> Option<Inside> {
+fn inside(mine: &Mine, layout: &Layout, work: Option<&Work>, limits: Limits, goes_on: bool) -> Option<Inside> {
     let container = mine.job.container.clone()?;
     let lease = mine.lease();
     let given = |path: PathBuf, writable| Given { path, writable };
@@ -150,14 +192,7 @@ fn inside(mine: &Mine, layout: &Layout, work: Option<&Work>, goes_on: bool) -> O
             mounts.extend(cause_of(mine, layout).map(|(_, result)| given(result, false)));
         }
     }
-    Some(Inside {
-        container,
-        limits: mine.job.limits,
-        mounts,
-        job: mine.held.job.to_string(),
-        definition: mine.job.digest(),
-        goes_on,
-    })
+    Some(Inside { container, limits, mounts, job: mine.held.job.to_string(), definition: mine.job.digest(), goes_on })
 }
 
 /// The run that caused this one, and its result.
@@ -197,7 +232,7 @@ fn as_argument(value: &Json) -> String {
     serde_json::from_str::<String>(value.text()).unwrap_or_else(|_| value.text().to_owned())
 }
 
-fn environment(mine: &Mine, parts: &Parts, work: Option<&Work>) -> BTreeMap<String, String> {
+fn environment(mine: &Mine, parts: &Parts, secrets: Secrets, work: Option<&Work>) -> BTreeMap<String, String> {
     let Parts { layout, me, volume, host, .. } = parts;
     let lease = mine.lease();
     // An image has an environment of its own.
@@ -207,6 +242,7 @@ fn environment(mine: &Mine, parts: &Parts, work: Option<&Work>) -> BTreeMap<Stri
     let mut env: BTreeMap<String, String> =
         host.env.iter().filter(|(name, _)| passes(name)).map(|(name, value)| (name.clone(), value.clone())).collect();
     env.extend(mine.job.env.iter().map(|(name, value)| (name.clone(), value.clone())));
+    env.extend(secrets);
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let shares = mine.job.container.as_ref().is_some_and(|container| container.share_common);
     let copies = work.filter(|work| work.is_kept && !shares).map(|work| &work.given);

@@ -13,6 +13,7 @@ use super::settle::Ended;
 use crate::model::device::Me;
 use crate::model::ids::{JobName, RunId};
 use crate::model::lease::{Lease, Outliving};
+use crate::model::limits::Resources;
 use crate::model::news::News;
 use crate::model::state::JobMark;
 use crate::model::time::Moment;
@@ -70,6 +71,7 @@ impl Bystander {
             remembered: None,
             taking: false,
             drained: false,
+            set: Resources::default(),
             queue: &self.queue,
             devices: &self.devices,
             ended: &self.ended,

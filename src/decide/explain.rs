@@ -10,6 +10,7 @@ use crate::model::container::{DOCKER_TAG, SWARM_TAG};
 use crate::model::entry::{Entry, Source};
 use crate::model::ids::{DeviceId, JobName, RunId, Tag};
 use crate::model::job::{Job, JobType, Overlap, command_job_name, for_command};
+use crate::model::limits::CGROUP_TAG;
 use crate::model::schedule::Instances;
 use crate::model::state::{Held, State};
 use crate::model::time::{Moment, rfc3339};
@@ -179,6 +180,8 @@ fn unable(needed: &BTreeSet<&Tag>, slots: u32, devices: &[Seen]) -> Option<Strin
                 ": a device has it while it reaches a container engine (orchestrator doctor)"
             } else if nobody.contains(&SWARM_TAG) {
                 ": a device has it while it reaches an engine that manages a swarm (docker swarm init)"
+            } else if nobody.contains(&CGROUP_TAG) {
+                ": a device has it where it may make cgroups, which limits of cpus and pids need outside containers (orchestrator doctor)"
             } else {
                 ""
             };

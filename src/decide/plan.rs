@@ -21,6 +21,7 @@ use crate::model::device::Me;
 use crate::model::entry::{Entry, FileId, FileKey, KeySeen};
 use crate::model::ids::{JobName, RunId};
 use crate::model::lease::{Lease, Outliving};
+use crate::model::limits::Resources;
 use crate::model::news::News;
 use crate::model::result::{Cause, Outcome};
 use crate::model::state::{CHAIN_LENGTH, Held, JobMark, State};
@@ -52,6 +53,8 @@ pub struct Observation<'a> {
     pub taking: bool,
     /// Whether a person asked it to take no new work.
     pub drained: bool,
+    /// What people set of it, as its newest heartbeat says.
+    pub set: Resources,
     /// The jobs it knows.
     pub catalog: &'a Catalog,
     /// What waits.
@@ -237,7 +240,7 @@ pub struct Plan {
     pub changes: Vec<Change>,
     /// What jobs remember beside that.
     pub marks: Vec<(JobName, Note)>,
-    /// Requests that are fulfilled or have nobody left to fulfil them, by id.
+    /// Requests and settings that are fulfilled or have nobody left to fulfil them, by id.
     pub answered: BTreeSet<String>,
     /// A rebuilt state has been worked through by every living device.
     pub rebuilt: bool,
@@ -298,6 +301,7 @@ impl Plan {
             marks::take(next.jobs.entry(job.clone()).or_default(), note);
         }
         next.requests.retain(|request| !self.answered.contains(&request.id));
+        next.settings.retain(|setting| !self.answered.contains(&setting.id));
         if self.rebuilt {
             next.rebuilt = None;
         }

@@ -10,7 +10,7 @@ use super::lost::{Accepted, Evidence, orphan_outcome, vanished_outcome};
 use super::marks::{Note, ended, over};
 use super::plan::{Change, Matter, Move, Observation, Plan};
 use super::settle::waiting;
-use crate::model::ids::RunId;
+use crate::model::ids::{DeviceId, RunId};
 use crate::model::job::{Job, OnLost, Overlap};
 use crate::model::lease::Lease;
 use crate::model::result::Cause;
@@ -231,14 +231,26 @@ pub fn answer(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
             Ask::Drain => me && seen.drained,
             Ask::Resume => me && !seen.drained,
         };
-        // Who has just started knows nobody yet. What concerns a run is answered by what becomes of the run.
-        let is_old = seen.now.wall - request.at > TimeDelta::from_std(ANSWER_WAIT).unwrap_or_default();
+        // What concerns a run is answered by what becomes of the run.
         let concerns_device = matches!(request.ask, Ask::Drain | Ask::Resume);
-        let is_gone = is_old && concerns_device && !me && !seen.devices.is_known(&request.device);
-        if answered || is_gone {
+        if answered || concerns_device && is_for_nobody(seen, &request.device, request.at) {
             plan.answered.insert(request.id.clone());
         }
     }
+    let me = &seen.me.device;
+    let is_set = seen.set.then(state.to_set(me)) == seen.set;
+    for setting in &state.settings {
+        let answered = setting.device == *me && is_set;
+        if answered || is_for_nobody(seen, &setting.device, setting.at) {
+            plan.answered.insert(setting.id.clone());
+        }
+    }
+}
+
+/// Whether the device that something was asked of is gone. Who has just started knows nobody yet.
+fn is_for_nobody(seen: &Observation<'_>, device: &DeviceId, asked_at: DateTime<Utc>) -> bool {
+    let is_old = seen.now.wall - asked_at > TimeDelta::from_std(ANSWER_WAIT).unwrap_or_default();
+    is_old && *device != seen.me.device && !seen.devices.is_known(device)
 }
 
 /// Whether the attempt that a request is about is held still.

@@ -7,6 +7,18 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 
 use rustix::process::{Pid, Signal};
 
+/// What would make of it another device than its arguments say.
+const OWN_VARIABLES: [&str; 8] = [
+    "DEVICE_ID",
+    "DEVICE_TAGS",
+    "DEVICE_SLOTS",
+    "DEVICE_DEFAULT_MEMORY",
+    "DEVICE_DEFAULT_CPUS",
+    "DEVICE_DEFAULT_PIDS",
+    "AIOS_COMMON",
+    "AIOS_PROGRAMS",
+];
+
 /// A device in a process of its own. It is killed when this is dropped.
 #[derive(Debug)]
 pub struct DeviceProcess(Child);
@@ -23,9 +35,10 @@ impl DeviceProcess {
     pub fn start<S: AsRef<OsStr>>(args: &[S], log: File) -> io::Result<Self> {
         let this = std::env::current_exe()?;
         let mut command = Command::new(this);
-        for name in ["DEVICE_ID", "DEVICE_TAGS", "DEVICE_SLOTS", "AIOS_COMMON", "AIOS_PROGRAMS"] {
+        for name in OWN_VARIABLES {
             command.env_remove(name);
         }
+        command.env("AIOS_HTTP", "none");
         let errors = log.try_clone()?;
         command.args(args).stdin(Stdio::null()).stdout(log).stderr(errors).spawn().map(Self)
     }

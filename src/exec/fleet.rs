@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::{Executor, Exit, Spec, StopCause};
-use crate::model::ids::Tag;
+use crate::model::ids::{RunId, Tag};
 use crate::model::lease::{Lease, Outliving};
 
 /// Processes of this machine, and containers beside this one.
@@ -33,6 +33,10 @@ impl Executor for Fleet {
     fn list(&self) -> Vec<Lease> {
         let all: BTreeSet<Lease> = self.processes.list().into_iter().chain(self.containers.list()).collect();
         all.into_iter().collect()
+    }
+
+    fn pids(&self) -> Vec<(RunId, u32, u32)> {
+        self.processes.pids()
     }
 
     fn stop(&mut self, lease: &Lease, cause: StopCause, grace: Duration) {

@@ -50,6 +50,11 @@ impl<A> Ledger<A> {
         self.pages().listed.keys().cloned().collect()
     }
 
+    /// Those that go on.
+    pub(super) fn each<T>(&self, of: impl Fn(&Lease, &A) -> T) -> Vec<T> {
+        self.pages().listed.iter().filter_map(|(lease, attempt)| Some(of(lease, attempt.as_deref()?))).collect()
+    }
+
     pub(super) fn deliver(&self, exit: Exit) {
         let mut pages = self.pages();
         pages.listed.insert(exit.lease.clone(), None);

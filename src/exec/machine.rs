@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use super::procfs;
 use super::talk::Talk;
+use crate::model::device::{Machine, RunUse};
+use crate::model::ids::RunId;
 
 /// How long an interpreter may take to say its version.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -80,6 +82,80 @@ pub fn file_events() -> FileEvents {
         watches,
         instances,
     }
+}
+
+/// So many runs are measured, and so many processes of each.
+const MEASURED: usize = 64;
+const PROCESSES: usize = 64;
+
+/// Measures this machine: a few short files of `/proc` each time.
+#[derive(Debug)]
+pub struct Meter {
+    fixed: Machine,
+    /// Busy and all ticks of the processors, at the last look.
+    ticks: Option<(u64, u64)>,
+}
+
+impl Default for Meter {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Meter {
+    /// Looks at what does not change.
+    #[must_use]
+    pub fn new() -> Self {
+        let name = rustix::system::uname();
+        let text = |name: &std::ffi::CStr| name.to_string_lossy().into_owned();
+        let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let fixed = Machine {
+            os: text(name.sysname()).to_lowercase(),
+            kernel: text(name.release()),
+            arch: text(name.machine()),
+            cpus: u32::try_from(cpus).unwrap_or(u32::MAX),
+            ..Machine::default()
+        };
+        Self { fixed, ticks: None }
+    }
+
+    /// Looks at what changes. `pids`: the main processes of the runs that are measured too.
+    pub fn read(&mut self, pids: &[(RunId, u32, u32)]) -> Machine {
+        let memory = procfs::memory();
+        let ticks = procfs::processor_ticks();
+        let since = self.ticks.zip(ticks).filter(|(before, now)| now.1 > before.1);
+        let cpu_percent = since.map(|(before, now)| {
+            let share = now.0.saturating_sub(before.0) as f64 / (now.1 - before.1) as f64;
+            (share * 1_000.0).round() / 10.0
+        });
+        self.ticks = ticks;
+        let measured = pids.iter().take(MEASURED).filter_map(|(run, attempt, pid)| {
+            let used = procfs::used_by_tree(*pid, PROCESSES)?;
+            Some(RunUse {
+                run_id: run.clone(),
+                attempt: *attempt,
+                processes: used.processes,
+                memory_bytes: used.memory_bytes,
+                cpu_ms: used.cpu_ms,
+            })
+        });
+        Machine {
+            cpu_percent,
+            memory_bytes: memory.map(|memory| memory.0),
+            memory_available_bytes: memory.map(|memory| memory.1),
+            own_memory_bytes: own_memory(),
+            gpus: procfs::gpus(),
+            runs: measured.collect(),
+            ..self.fixed.clone()
+        }
+    }
+}
+
+/// The memory that this process has in use, bytes.
+#[must_use]
+pub fn own_memory() -> Option<u64> {
+    let pages = procfs::words("/proc/self/statm")?.get(1)?.parse::<u64>().ok()?;
+    Some(pages * rustix::param::page_size() as u64)
 }
 
 #[cfg(test)]

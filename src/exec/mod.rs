@@ -6,27 +6,34 @@
 
 #![expect(
     clippy::disallowed_methods,
-    reason = "this room starts processes, reads /proc, and measures how long its own waits last"
+    reason = "this room starts processes, reads /proc, makes cgroups, and measures how long its own waits last"
 )]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::fs::File;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use docker::{Given, Inside};
 
-use crate::model::ids::Tag;
+use crate::model::container::Limits;
+use crate::model::ids::{RunId, Tag};
 use crate::model::lease::{Lease, Outliving};
 use crate::model::result::Usage;
+use crate::volume::secrets::Masker;
 
+pub mod cgroup;
 pub mod device;
 pub mod docker;
 mod end;
 pub mod fleet;
 pub mod init;
+pub mod launch;
 mod ledger;
 pub mod leftovers;
+mod log;
 pub mod machine;
 pub mod native;
 mod procfs;
@@ -35,7 +42,6 @@ pub mod talk;
 mod tree;
 
 /// Everything needed to start one attempt; nothing is looked up later.
-#[derive(Debug)]
 pub struct Spec {
     /// Whose attempt it is.
     pub lease: Lease,
@@ -48,12 +54,30 @@ pub struct Spec {
     pub env: BTreeMap<String, String>,
     /// The log: standard output and standard error of the program. `None` only in the simulator.
     pub log: Option<File>,
+    /// What is masked in the log: the secrets among the values of [`Spec::env`]. `None`: there are none.
+    pub masker: Option<Arc<Masker>>,
     /// SIGTERM after this long, measured on a clock that stands still in suspend.
     pub timeout: Option<Duration>,
     /// SIGKILL this long after SIGTERM.
     pub grace: Duration,
     /// The container that it runs in; `None`: it is a process of this machine.
     pub inside: Option<Inside>,
+    /// What it may use as a process of this machine; a container's limits stand in [`Inside`].
+    pub limits: Limits,
+}
+
+/// Without the environment, whose values may be secrets.
+impl fmt::Debug for Spec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { lease, argv, dir, inside, .. } = self;
+        let mut shown = f.debug_struct("Spec");
+        shown
+            .field("lease", lease)
+            .field("argv", argv)
+            .field("dir", dir)
+            .field("inside", inside)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The variable whose value marks every process of an attempt: `<volume id>/<device>/<session>/<run id>.<attempt>`.
@@ -129,6 +153,11 @@ pub trait Executor {
 
     /// Attempts that were started and whose [`Exit`] was not yet taken, in the order of their leases.
     fn list(&self) -> Vec<Lease>;
+
+    /// The main processes of attempts that have one of this machine: run, attempt, process id.
+    fn pids(&self) -> Vec<(RunId, u32, u32)> {
+        Vec::new()
+    }
 
     /// Asks the whole process tree to end: SIGTERM now (once), SIGKILL after `grace`. Asked again, the earlier moment of the kill counts; a lease that is not listed is ignored.
     fn stop(&mut self, lease: &Lease, cause: StopCause, grace: Duration);

@@ -23,12 +23,17 @@ use tokio::signal::unix::SignalKind;
 use tokio::sync::{Notify, oneshot};
 use wait4::Wait4;
 
+use super::cgroup::Group;
 use super::end::{MainEnd, until};
+use super::launch::{self, Launch, Limiter};
 use super::ledger::Ledger;
+use super::log::Copying;
 use super::procfs::NewestPid;
 use super::tree::{self, Known, Signalled, Survey};
 use super::{Ending, Executor, Exit, MARKER, Spec, StopCause, program};
+use crate::model::ids::{RunId, Tag};
 use crate::model::lease::Lease;
+use crate::model::limits::CGROUP_TAG;
 use crate::model::result::Usage;
 use crate::volume::os::boot;
 
@@ -62,6 +67,8 @@ pub struct NativeError {
 pub struct NativeExecutor {
     shared: Arc<Shared>,
     runtime: Handle,
+    /// `None`: it starts nothing that has limits.
+    limiter: Option<Limiter>,
 }
 
 #[derive(Debug)]
@@ -105,7 +112,13 @@ impl NativeExecutor {
         if adopts {
             runtime.spawn(reap_orphans(Arc::clone(&shared), child_ended));
         }
-        Ok(Self { shared, runtime })
+        Ok(Self { shared, runtime, limiter: None })
+    }
+
+    /// Has it hold the limits of attempts by this.
+    #[must_use]
+    pub fn with_limits(self, limiter: Limiter) -> Self {
+        Self { limiter: Some(limiter), ..self }
     }
 }
 
@@ -177,18 +190,25 @@ impl Executor for NativeExecutor {
             return;
         }
         let clock = Instant::now();
-        let log = spec.log.as_ref().and_then(|log| rustix::fs::fstat(log).ok()).map(|file| (file.st_dev, file.st_ino));
-        let started = program::command(&mut spec).and_then(|(mut command, program)| {
-            tree::spawn(&mut command, spec.env.get(MARKER).map(String::as_str), log)
-                .map_err(|error| program::explain(&spec, &program, &error))
+        let started = mask_log(&mut spec).and_then(|copying| {
+            let log =
+                spec.log.as_ref().and_then(|log| rustix::fs::fstat(log).ok()).map(|file| (file.st_dev, file.st_ino));
+            let (mut command, program, launch) = launch::command(&mut spec, self.limiter.as_ref())?;
+            match tree::spawn(&mut command, spec.env.get(MARKER).map(String::as_str), log) {
+                Ok((child, known)) => Ok((child, known, launch, copying)),
+                Err(error) => {
+                    launch.iter().for_each(Launch::abandon);
+                    Err(program::explain(&spec, &program, &error))
+                }
+            }
         });
         match started {
-            Ok((child, known)) => {
-                let attempt =
-                    Attempt { lease: spec.lease.clone(), known, orders: Mutex::default(), changed: Notify::new() };
+            Ok((child, known, launch, copying)) => {
+                let lease = spec.lease.clone();
+                let attempt = Attempt { lease, known, launch, orders: Mutex::default(), changed: Notify::new() };
                 let attempt = Arc::new(attempt);
                 self.shared.ledger.add(spec.lease, Arc::clone(&attempt));
-                let plan = Plan { clock, timeout: spec.timeout, grace: spec.grace };
+                let plan = Plan { clock, timeout: spec.timeout, grace: spec.grace, copying };
                 self.runtime.spawn(attend(Arc::clone(&self.shared), attempt, child, plan));
             }
             Err(error) => self.shared.ledger.deliver(Exit {
@@ -204,6 +224,11 @@ impl Executor for NativeExecutor {
         }
     }
 
+    fn pids(&self) -> Vec<(RunId, u32, u32)> {
+        let pid = |attempt: &Attempt| u32::try_from(attempt.known.main.as_raw_nonzero().get()).unwrap_or_default();
+        self.shared.ledger.each(|lease, attempt| (lease.run.clone(), lease.attempt, pid(attempt)))
+    }
+
     fn list(&self) -> Vec<Lease> {
         self.shared.ledger.leases()
     }
@@ -217,6 +242,11 @@ impl Executor for NativeExecutor {
     fn take_exits(&mut self) -> Vec<Exit> {
         self.shared.ledger.take()
     }
+
+    fn offers(&self) -> BTreeSet<Tag> {
+        let cgroups = self.limiter.as_ref().and_then(|limiter| limiter.cgroups.as_ref());
+        cgroups.and_then(|_| Tag::new(CGROUP_TAG).ok()).into_iter().collect()
+    }
 }
 
 /// An attempt that has not ended yet, as its attendant and its owner share it.
@@ -224,6 +254,8 @@ impl Executor for NativeExecutor {
 struct Attempt {
     lease: Lease,
     known: Arc<Known>,
+    /// What it was started with, if it has limits.
+    launch: Option<Launch>,
     orders: Mutex<Orders>,
     /// The orders have changed.
     changed: Notify,
@@ -242,6 +274,10 @@ struct Orders {
 impl Attempt {
     fn orders(&self) -> MutexGuard<'_, Orders> {
         self.orders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn group(&self) -> Option<&Group> {
+        self.launch.as_ref().and_then(|launch| launch.group.as_ref())
     }
 
     /// Sends SIGTERM to the process group at once; the rest of the tree, and what comes after, is the attendant's.
@@ -317,6 +353,19 @@ struct Plan {
     clock: Instant,
     timeout: Option<Duration>,
     grace: Duration,
+    /// What it prints is not in its log before this has ended.
+    copying: Option<Copying>,
+}
+
+/// Has what an attempt prints masked on its way into the log, if it was given secrets.
+fn mask_log(spec: &mut Spec) -> Result<Option<Copying>, String> {
+    let Some(masker) = spec.masker.take() else { return Ok(None) };
+    let Some(log) = spec.log.take() else { return Ok(None) };
+    let (copying, into) = Copying::start(&spec.lease, log, masker).map_err(|error| {
+        format!("its secrets cannot be masked in its log: {error}; expected a free thread and a free descriptor (ulimit -u, ulimit -n)")
+    })?;
+    spec.log = Some(into);
+    Ok(Some(copying))
 }
 
 /// Sees one attempt through to its [`Exit`].
@@ -348,14 +397,29 @@ async fn attend(shared: Arc<Shared>, attempt: Arc<Attempt>, mut child: Child, pl
     }
     let (duration, finished) = (plan.clock.elapsed(), boot());
     let (ending, usage) = attempt.reap(&mut child, plan.grace);
+    let failure = attempt.launch.as_ref().and_then(Launch::failure);
     let newest = shared.newest.as_ref().filter(|_| plan.clock.elapsed() < PIDS_LAST);
     if hunt.was_pressed || !tree::is_gone(&attempt.known, newest) {
         hunt.clear(&shared, &attempt).await;
     }
+    let mut oom_killed = false;
+    if let Some(group) = attempt.group() {
+        oom_killed = group.was_killed_for_memory();
+        group.close().await;
+    }
     tree::forget(&attempt.known);
+    if let Some(copying) = plan.copying {
+        copying.finish(&attempt.lease).await;
+    }
     let stopped = attempt.orders().stopped;
     let lease = attempt.lease.clone();
-    shared.ledger.deliver(Exit { lease, ending, oom_killed: false, stopped, started: true, finished, duration, usage });
+    let ended = Exit { lease, ending, oom_killed, stopped, started: true, finished, duration, usage };
+    shared.ledger.deliver(match failure {
+        None => ended,
+        Some(error) => {
+            Exit { ending: Ending::NotStarted { error }, stopped: None, started: false, usage: None, ..ended }
+        }
+    });
 }
 
 /// The processes of one attempt that are being ended.
@@ -380,6 +444,7 @@ impl Hunt {
             if is_kill {
                 // The main process is not reaped while its attendant is here, so the number is the group's.
                 let _ = rustix::process::kill_process_group(attempt.known.main, Signal::KILL);
+                attempt.group().into_iter().for_each(Group::kill);
             }
             is_kill
         };

@@ -7,8 +7,11 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::PathBuf;
 
 use rustix::time::{ClockId, clock_gettime};
+
+use crate::model::device::Gpu;
 
 /// Start times are counted in these, whatever the kernel's own tick is: `USER_HZ`, 100 in the ABI of every architecture in use.
 const TICKS_PER_SECOND: u64 = 100;
@@ -112,6 +115,94 @@ pub(super) fn outputs(pid: i32) -> [Option<FileId>; 2] {
 /// A file that holds one number.
 pub(super) fn number(path: &str) -> Option<u64> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// All memory and what of it can be had, bytes.
+pub(super) fn memory() -> Option<(u64, u64)> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let of = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib << 10)
+    };
+    Some((of("MemTotal:")?, of("MemAvailable:")?))
+}
+
+/// The busy and all ticks of the processors since the start of the machine.
+pub(super) fn processor_ticks() -> Option<(u64, u64)> {
+    let text = fs::read_to_string("/proc/stat").ok()?;
+    let ticks: Vec<u64> =
+        text.lines().next()?.split_whitespace().skip(1).take(8).map_while(|tick| tick.parse().ok()).collect();
+    // user, nice, system, idle, iowait, irq, softirq, steal (proc(5)).
+    let idle = ticks.get(3)? + ticks.get(4)?;
+    let all: u64 = ticks.iter().sum();
+    Some((all - idle, all))
+}
+
+/// What a process and all it has started have in use.
+#[derive(Debug, Default)]
+pub(super) struct Used {
+    pub(super) processes: u32,
+    pub(super) memory_bytes: u64,
+    pub(super) cpu_ms: u64,
+}
+
+/// Measures a process and all it has started, `most` of them; `None`: it is gone.
+pub(super) fn used_by_tree(pid: u32, most: usize) -> Option<Used> {
+    let page = rustix::param::page_size() as u64;
+    let tick_ms = 1_000 / rustix::param::clock_ticks_per_second().max(1);
+    let mut used = Used::default();
+    let mut open = vec![pid];
+    let mut seen = 0;
+    while let Some(pid) = open.pop().filter(|_| seen < most) {
+        seen += 1;
+        let Ok(text) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
+        // The name, in brackets, may hold anything.
+        let Some((_, rest)) = text.rsplit_once(')') else { continue };
+        let fields: Vec<&str> = rest.split_whitespace().collect();
+        let number = |at: usize| fields.get(at).and_then(|field| field.parse::<u64>().ok()).unwrap_or(0);
+        used.processes += 1;
+        // Behind the name: utime and stime are the 12th and 13th field, rss the 22nd (proc(5)).
+        used.cpu_ms += (number(11) + number(12)) * tick_ms;
+        used.memory_bytes += number(21) * page;
+        // Children of the first thread; what other threads start is left out.
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        open.extend(children.split_whitespace().filter_map(|child| child.parse::<u32>().ok()));
+    }
+    (used.processes > 0).then_some(used)
+}
+
+/// The graphics processors, as far as their drivers tell of them by files.
+pub(super) fn gpus() -> Vec<Gpu> {
+    let folders = |path: &str| -> Vec<PathBuf> {
+        let mut all: Vec<PathBuf> =
+            fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+        all.sort();
+        all
+    };
+    let nvidia = folders("/proc/driver/nvidia/gpus").into_iter().filter_map(|folder| {
+        let text = fs::read_to_string(folder.join("information")).ok()?;
+        let model = text.lines().find_map(|line| line.strip_prefix("Model:"))?;
+        Some(Gpu { name: model.trim().to_owned(), ..Gpu::default() })
+    });
+    let others = folders("/sys/class/drm").into_iter().filter_map(|folder| {
+        let device = folder.join("device");
+        let number = |name: &str| fs::read_to_string(device.join(name)).ok()?.trim().parse::<u64>().ok();
+        let total = number("mem_info_vram_total")?;
+        // A card has a folder for each of its outputs too.
+        let name = folder.file_name()?.to_str().filter(|name| name.starts_with("card") && !name.contains('-'))?;
+        Some(Gpu {
+            name: name.to_owned(),
+            busy_percent: number("gpu_busy_percent").map(|percent| percent as f64),
+            memory_bytes: Some(total),
+            memory_used_bytes: number("mem_info_vram_used"),
+        })
+    });
+    nvidia.chain(others).collect()
+}
+
+/// The words of a short file.
+pub(super) fn words(path: &str) -> Option<Vec<String>> {
+    Some(fs::read_to_string(path).ok()?.split_whitespace().map(str::to_owned).collect())
 }
 
 /// The file event instances of this user's processes and the watches in them, as far as they may be looked at.

@@ -4,6 +4,7 @@
 //! message of a failed start learns what was tried, what the system said and what was expected. Looking for the reason
 //! costs nothing when there is none: it happens after the failure.
 
+use std::ffi::OsString;
 use std::fmt::Display;
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -16,11 +17,11 @@ use rustix::io::Errno;
 use super::Spec;
 
 /// The command for a spec. It is built so that the standard library starts it with `posix_spawn`: an absolute program,
-/// no `pre_exec`, no change of user.
+/// no `pre_exec`, no change of user. `before`: words that the program, its name and its arguments are handed to instead.
 ///
 /// # Errors
 /// What was tried and why it cannot be, as a sentence.
-pub(super) fn command(spec: &mut Spec) -> Result<(Command, PathBuf), String> {
+pub(super) fn command(spec: &mut Spec, before: &[OsString]) -> Result<(Command, PathBuf), String> {
     let Some(name) = spec.argv.first().filter(|name| !name.is_empty()) else {
         return Err("cannot start the program: its name is empty; expected a program and its arguments".to_owned());
     };
@@ -32,10 +33,19 @@ pub(super) fn command(spec: &mut Spec) -> Result<(Command, PathBuf), String> {
         }
         None => (Stdio::null(), Stdio::null()),
     };
-    let mut command = Command::new(&program);
+    let mut command = match before {
+        [] => {
+            let mut command = Command::new(&program);
+            command.arg0(name).args(&spec.argv[1..]);
+            command
+        }
+        [first, words @ ..] => {
+            let mut command = Command::new(first);
+            command.args(words).arg(&program).args(&spec.argv);
+            command
+        }
+    };
     command
-        .arg0(name)
-        .args(&spec.argv[1..])
         .current_dir(&spec.dir)
         .env_clear()
         .envs(&spec.env)
@@ -142,7 +152,7 @@ pub(super) fn explain(spec: &Spec, program: &Path, error: &io::Error) -> String 
     }
 }
 
-fn failed(name: &str, why: &str, expected: &str) -> String {
+pub(super) fn failed(name: &str, why: &str, expected: &str) -> String {
     format!("cannot start {name:?}: {why}; expected {expected}")
 }
 

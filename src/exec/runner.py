@@ -43,8 +43,8 @@ def write(path, data):
 
 
 def record(message):
-    """Leaves the reason of a failure where the orchestrator finds it: one line, at most 2,000 characters."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in message[:20000]).split())[:2000]
+    """Leaves the reason of a failure where the orchestrator finds it: one line. What of it is shown is cut there, once it is masked."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in message[:20000]).split())
     if RESULT:
         try:
             write(RESULT + ".error", line.encode("utf-8", "backslashreplace"))

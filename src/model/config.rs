@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::container::Limits;
+
 /// What a device was started with. Everything that waits, grows or retries is bounded by one of these.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -15,6 +17,8 @@ pub struct Config {
     pub stop_grace: Duration,
     /// No file events: the scan looks into every file, each time.
     pub poll: bool,
+    /// What its runs may use where their jobs do not say.
+    pub limits: Limits,
     /// The largest log of one attempt, bytes.
     pub log_limit: u64,
     /// How many bytes must be free on the volume for new work; `None`: by the size of its file system; 0: none.
@@ -25,6 +29,10 @@ pub struct Config {
     pub keep_bytes: Option<u64>,
     /// How often it is looked for what was kept long enough.
     pub keep_every: Duration,
+    /// How often the volume is backed up; `None`: never.
+    pub backup_every: Option<Duration>,
+    /// How many of these backups stay.
+    pub backup_keep: usize,
 }
 
 impl Default for Config {
@@ -35,11 +43,14 @@ impl Default for Config {
             scan: Duration::from_secs(2),
             stop_grace: Duration::from_secs(5),
             poll: false,
+            limits: Limits::default(),
             log_limit: 64 << 20,
             min_free: None,
             keep: Duration::from_secs(30 * 86_400),
             keep_bytes: None,
             keep_every: Duration::from_secs(3_600),
+            backup_every: None,
+            backup_keep: 7,
         }
     }
 }

@@ -6,7 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::ids::Tag;
+use super::limits::cpus;
 use super::message::quoted;
 
 /// How many processes a container may have unless its job says otherwise.
@@ -180,13 +183,16 @@ impl Volume {
 }
 
 /// Limits of a run, in a container or not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Limits {
     /// Memory, bytes.
+    #[serde(default)]
     pub memory: Option<u64>,
     /// Processor time, in thousandths of one CPU.
+    #[serde(default, rename = "cpus", with = "cpus")]
     pub cpu_millis: Option<u32>,
     /// Processes and threads.
+    #[serde(default)]
     pub pids: Option<u32>,
 }
 

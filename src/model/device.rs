@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::container::Limits;
 use super::ids::{DeviceId, RunId, Session, Tag};
+use super::limits::Resources;
 use super::time::utc;
 
 /// Who this device is, in this life.
@@ -19,6 +21,23 @@ pub struct Me {
     pub tags: BTreeSet<Tag>,
     /// How much it runs at once.
     pub slots: u32,
+}
+
+/// What a device knows of its life before, by the heartbeat that this left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Remembered {
+    /// How many beats there were.
+    pub beat: u64,
+    /// A person asked it to take no new work.
+    pub drained: bool,
+    /// What people set of it.
+    pub set: Resources,
+}
+
+impl From<&Beat> for Remembered {
+    fn from(beat: &Beat) -> Self {
+        Self { beat: beat.beat, drained: beat.drained, set: beat.set }
+    }
 }
 
 fn default_lease_ms() -> u64 {
@@ -45,7 +64,11 @@ impl Beat {
             busy: 0,
             load: 0.0,
             drained: false,
+            limits: Limits::default(),
+            set: Resources::default(),
             holds: vec![],
+            pids: vec![],
+            machine: None,
             left: false,
             lease_ms: default_lease_ms(),
             low_on: None,
@@ -89,8 +112,20 @@ pub struct Beat {
     pub load: f64,
     /// It takes no new work until it is resumed.
     pub drained: bool,
+    /// What its runs may use where their jobs do not say.
+    #[serde(default)]
+    pub limits: Limits,
+    /// What of slots and limits people set while it ran: that counts before what it is started with.
+    #[serde(default, skip_serializing_if = "Resources::is_empty")]
+    pub set: Resources,
     /// The attempts it holds: what a lost state is rebuilt from.
     pub holds: Vec<(RunId, u32)>,
+    /// The processes of its attempts, as far as they are its own; for people.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pids: Vec<(RunId, u32, u32)>,
+    /// The machine as it is now; `None`: nobody measures it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<Machine>,
     /// It has left, by its own will.
     #[serde(default)]
     pub left: bool,
@@ -103,4 +138,57 @@ pub struct Beat {
     /// What hinders it, in sentences for people.
     #[serde(default)]
     pub problems: Vec<String>,
+}
+
+/// What a machine has, and how much of it is taken.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Machine {
+    /// `linux`.
+    pub os: String,
+    /// Its kernel.
+    pub kernel: String,
+    /// `x86_64`, `aarch64`.
+    pub arch: String,
+    /// How many processors this device may use.
+    pub cpus: u32,
+    /// How busy all of them have been since the last beat, percent.
+    pub cpu_percent: Option<f64>,
+    /// Its memory, bytes.
+    pub memory_bytes: Option<u64>,
+    /// What of it can be had, bytes.
+    pub memory_available_bytes: Option<u64>,
+    /// What the orchestrator itself has in use, bytes.
+    pub own_memory_bytes: Option<u64>,
+    /// Its graphics processors.
+    pub gpus: Vec<Gpu>,
+    /// What its runs have in use, those that are processes of this machine: the first of them.
+    pub runs: Vec<RunUse>,
+}
+
+/// A graphics processor.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Gpu {
+    /// What it is.
+    pub name: String,
+    /// How busy it is, percent, where its driver says.
+    pub busy_percent: Option<f64>,
+    /// Its memory, bytes, likewise.
+    pub memory_bytes: Option<u64>,
+    /// What of it is taken, bytes, likewise.
+    pub memory_used_bytes: Option<u64>,
+}
+
+/// What a run has in use, with all that its program has started.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunUse {
+    /// The run.
+    pub run_id: RunId,
+    /// Which attempt.
+    pub attempt: u32,
+    /// How many processes it has.
+    pub processes: u32,
+    /// Memory, bytes.
+    pub memory_bytes: u64,
+    /// Processor time so far of the processes there are, milliseconds.
+    pub cpu_ms: u64,
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use chrono::{DateTime, NaiveDateTime, Timelike, Utc};
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// The rule that names of jobs, devices, tags and pools follow, as messages quote it.
+/// The rule that names of jobs, devices, tags, pools and secrets follow, as messages quote it.
 pub const NAME_RULE: &str = "1 to 64 characters of A-Z a-z 0-9 . _ -, the first a letter or a digit";
 
 /// The same as a regular expression.
@@ -118,6 +118,11 @@ name_type!(
     /// A pool of `pools.toml`: so many runs over all devices share it.
     PoolName,
     "pool"
+);
+name_type!(
+    /// A secret: the name of the file that holds its value.
+    SecretName,
+    "secret"
 );
 
 /// One life of one device: random, new at every start.

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::container::{Container, Engine, Limits};
-use super::ids::{JobName, PoolName, Tag};
+use super::ids::{JobName, PoolName, SecretName, Tag};
+use super::limits::CGROUP_TAG;
 use super::message;
 use super::schedule::{Instances, Schedule, Timing};
 use super::toml_read::{self, Problem};
@@ -54,6 +55,9 @@ impl JobType {
         }
     }
 }
+
+/// What begins a value of `env` that stands for a secret; its name follows.
+pub const SECRET: &str = "secret:";
 
 /// What a job's file says of another file, and where: it is held against that one when both are known.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -148,7 +152,7 @@ pub struct Job {
     pub args: Vec<Json>,
     /// Keyword arguments, which the trigger's are merged over.
     pub kwargs: Vec<(String, Json)>,
-    /// Variables for the program.
+    /// Variables for the program; [`SECRET`] and a name stand for the value of that secret.
     pub env: BTreeMap<String, String>,
     /// Names of the orchestrator's own variables that the program may see.
     pub pass_env: BTreeSet<String>,
@@ -243,9 +247,12 @@ impl Job {
     }
 
     /// In this container, if in one: then its device must reach an engine. In a swarm the job's tags choose the node, and whichever
-    /// device reaches a manager sees to it.
+    /// device reaches a manager sees to it. In none, its device must be able to hold its limits.
     fn inside(mut self, container: Option<Arc<Container>>) -> Self {
-        let Some(mut container) = container else { return self };
+        let Some(mut container) = container else {
+            self.tags.extend(Tag::new(CGROUP_TAG).ok().filter(|_| self.limits.need_cgroups()));
+            return self;
+        };
         if container.engine == Engine::Swarm {
             Arc::make_mut(&mut container).node_tags = std::mem::take(&mut self.tags);
         }
@@ -257,6 +264,13 @@ impl Job {
     pub fn own_tags(&self) -> impl Iterator<Item = &Tag> {
         let engine = self.container.as_ref().map(|container| container.tag());
         self.tags.iter().filter(move |tag| Some(tag.as_str()) != engine)
+    }
+
+    /// The variables that stand for secrets, each with the secret's name. Their values are in no definition, so neither in its
+    /// digest.
+    pub fn secrets(&self) -> impl Iterator<Item = (&str, SecretName)> {
+        let secret = |value: &str| SecretName::new(value.strip_prefix(SECRET)?).ok();
+        self.env.iter().filter_map(move |(variable, value)| Some((variable.as_str(), secret(value)?)))
     }
 
     /// What runs it, as results say it.

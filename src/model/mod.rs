@@ -3,6 +3,8 @@
 //! This room promises to be free of effects: no clock, no file, no randomness, nothing asynchronous. Time arrives as an
 //! argument. Everything here can be compared, printed and built in a test.
 
+pub mod access;
+pub mod backup;
 pub mod config;
 pub mod container;
 pub mod device;
@@ -11,6 +13,7 @@ pub mod ids;
 pub mod job;
 mod json_scan;
 pub mod lease;
+pub mod limits;
 pub mod message;
 pub mod news;
 pub mod pools;

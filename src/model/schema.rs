@@ -23,6 +23,7 @@ const NO_FILE: &str = "^/|(^|/)\\.\\.(/|$)|(^|/)\\.?$";
 const FUNCTION: &str = "^[^\\u0000-@\\[-\\^`{-\\u007f][^\\u0000-/:-@\\[-\\^`{-\\u007f]*$";
 const URL: &str = "^https?://[!-\"$-.0->@-~][!-~]*$";
 const VARIABLE: &str = "^[^=\\u0000]+$";
+const SECRET: &str = "^secret:[A-Za-z0-9][A-Za-z0-9._-]{0,63}$";
 const RESERVED: &str = "^AIOS_";
 const SIZE: &str = "^[0-9]+[kmg]?$";
 const IMAGE: &str = "^[A-Za-z0-9][A-Za-z0-9._/:@-]{0,511}$";
@@ -52,7 +53,7 @@ pub fn job() -> Value {
         "additionalProperties": false,
         "properties": properties,
         "oneOf": [{"required": ["command"]}, {"required": ["file"]}],
-        "dependentRequired": {"function": ["file"], "limits": ["docker"]},
+        "dependentRequired": {"function": ["file"]},
         "if": {"required": ["function"]},
         "then": {"properties": {"file": {"pattern": "\\.py$"}}},
         "allOf": TYPES.map(|(word, _)| of_type(word)),
@@ -154,7 +155,9 @@ fn of_shape(shape: &Shape) -> Value {
         Shape::Names(_) => json!({"type": "array", "items": text(NAME_PATTERN)}),
         Shape::Variables => json!({"type": "array", "items": variable()}),
         Shape::Environment => {
-            json!({"type": "object", "propertyNames": variable(), "additionalProperties": text(NO_NUL)})
+            // A secret's name, or anything else.
+            let value = json!({"type": "string", "pattern": NO_NUL, "if": {"pattern": "^secret:"}, "then": {"pattern": SECRET}});
+            json!({"type": "object", "propertyNames": variable(), "additionalProperties": value})
         }
         Shape::Values => values(),
         Shape::Table => json!({"type": "object"}),
@@ -285,7 +288,6 @@ mod tests {
                     .filter(|need| **need != key.name && !(key.name.starts_with("interval") && **need == "interval"))
                     .map(|need| format!("{need} = {}\n", JOB_KEYS.iter().find(|it| it.name == *need).unwrap().example))
                     .chain((key.name == "type").then(|| "time = \"09:00\"\n".to_owned()))
-                    .chain((key.name == "limits").then(|| "docker = {image = \"x\"}\n".to_owned()))
                     .chain((key.name != "file").then(|| program.to_owned()))
                     .collect();
                 read(&format!("{type_line}{line}{more}"))

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::ids::{DeviceId, JobName, PoolName, RunId, Session};
 use super::lease::Lease;
+use super::limits::Resources;
 use super::news::News;
 use super::result::{Cause, Status};
 use super::time::{utc, utc_opt};
@@ -25,6 +26,9 @@ pub type Extra = BTreeMap<String, Value>;
 
 /// How many lost states are allowed for: a volume that loses more is beyond repair.
 const REBUILDS_COUNTED: u32 = 64;
+/// A state that was made anew goes on this far above every revision that anything tells of: more than can be committed between two
+/// heartbeats.
+pub const REBUILD_STEP: u64 = 10_000;
 /// The largest [`State::attempt_gap`].
 pub const LARGEST_GAP: u32 = 2 + REBUILDS_COUNTED;
 
@@ -46,6 +50,9 @@ pub struct State {
     /// What people asked of devices and not yet got.
     #[serde(default)]
     pub requests: Vec<Request>,
+    /// What people set of devices that have not taken it yet. Not among the requests: who knows nothing of it keeps it as it is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub settings: Vec<Setting>,
     /// The state was lost and made anew with this revision: until every living device has worked through it, nothing is claimed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rebuilt: Option<u64>,
@@ -66,6 +73,7 @@ impl Default for State {
             runs: BTreeMap::new(),
             jobs: BTreeMap::new(),
             requests: Vec::new(),
+            settings: Vec::new(),
             rebuilt: None,
             rebuilds: 0,
             extra: Extra::new(),
@@ -106,6 +114,28 @@ impl State {
     pub fn restart_asked(&self, lease: &Lease) -> bool {
         let asks = |request: &Request| request.ask == Ask::Restart && request.attempt == Some(lease.attempt);
         self.requests_for(&lease.run).any(asks)
+    }
+
+    /// What people set of a device and it has not taken yet, the newest last.
+    pub fn settings_for<'a>(&'a self, device: &'a DeviceId) -> impl Iterator<Item = &'a Setting> {
+        self.settings.iter().filter(move |setting| setting.device == *device)
+    }
+
+    /// All of them as one.
+    #[must_use]
+    pub fn to_set(&self, device: &DeviceId) -> Resources {
+        self.settings_for(device).fold(Resources::default(), |all, setting| all.then(setting.set))
+    }
+
+    /// Asks for slots or default limits of a device, beside what was asked for before. `false`: that is asked for already.
+    pub fn set(&mut self, setting: Setting) -> bool {
+        let pending = self.to_set(&setting.device);
+        if pending.then(setting.set) == pending {
+            return false;
+        }
+        self.settings.retain(|other| other.device != setting.device);
+        self.settings.push(Setting { set: pending.then(setting.set), ..setting });
+        true
     }
 
     /// Whether somebody asked for the end of this run.
@@ -268,6 +298,25 @@ pub struct Request {
     pub extra: Extra,
 }
 
+/// What a person set of a device: written under the lock, taken out once its heartbeat says it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Setting {
+    /// Unique.
+    pub id: String,
+    /// The device.
+    #[serde(rename = "for")]
+    pub device: DeviceId,
+    /// When it was asked.
+    #[serde(with = "utc")]
+    pub at: DateTime<Utc>,
+    /// What of it.
+    #[serde(flatten)]
+    pub set: Resources,
+    /// Keys of a newer program.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
 /// The things that can be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -302,12 +351,44 @@ mod tests {
             "runs":{"20261121T034156123Z-k3f9q2":{"job":"a","stem":"a","cause":"trigger","trigger":"a.json","attempt":1,
               "device":"d","session":"0123","priority":0,"slots":1,"claimed_at":"2026-11-21T03:41:57.000Z","colour":"red"}},
             "jobs":{"a":{"since":null,"mood":[1]}},
-            "requests":[{"id":"1","do":"cancel","run":null,"for":"d","at":"2026-11-21T03:41:57.000Z","why":"x"}],"later":{"a":1}}"#;
+            "requests":[{"id":"1","do":"cancel","run":null,"for":"d","at":"2026-11-21T03:41:57.000Z","why":"x"}],
+            "settings":[{"id":"2","for":"d","at":"2026-11-21T03:41:57.000Z","slots":3,"memory":null,"cpus":0.5,"mode":"y"}],"later":{"a":1}}"#;
         let state: State = serde_json::from_str(text).unwrap();
         let written = serde_json::to_string(&state).unwrap();
-        for kept in [r#""colour":"red""#, r#""mood":[1]"#, r#""why":"x""#, r#""later":{"a":1}"#] {
+        for kept in [
+            r#""colour":"red""#,
+            r#""mood":[1]"#,
+            r#""why":"x""#,
+            r#""memory":null"#,
+            r#""mode":"y""#,
+            r#""later":{"a":1}"#,
+        ] {
             assert!(written.contains(kept), "{kept} in {written}");
         }
         assert_eq!(serde_json::from_str::<State>(&written).unwrap(), state);
+        let set = Resources { slots: Some(3), memory: Some(None), cpu_millis: Some(Some(500)), pids: None };
+        assert_eq!(state.to_set(&DeviceId::new("d").unwrap()), set);
+    }
+
+    #[test]
+    fn what_is_set_of_a_device_adds_up_in_one_setting_and_is_not_asked_twice() {
+        let device = DeviceId::new("d").unwrap();
+        let setting = |set| Setting {
+            id: "1".to_owned(),
+            device: device.clone(),
+            at: DateTime::UNIX_EPOCH,
+            set,
+            extra: Extra::new(),
+        };
+        let slots = |slots| Resources { slots: Some(slots), ..Resources::default() };
+        let mut state = State::default();
+        assert!(state.set(setting(slots(3))));
+        assert!(!state.set(setting(slots(3))), "it is asked for");
+        assert!(state.set(setting(Resources { pids: Some(None), ..Resources::default() })));
+        assert!(state.set(setting(slots(2))), "the newest counts");
+        assert_eq!(state.settings.len(), 1);
+        assert_eq!(state.to_set(&device), Resources { pids: Some(None), ..slots(2) });
+        let old = r#"{"schema":1,"revision":1,"last_commits":[],"runs":{}}"#;
+        assert!(serde_json::from_str::<State>(old).unwrap().settings.is_empty());
     }
 }

@@ -6,6 +6,7 @@
 use crate::model::ids::JobName;
 use crate::model::news::{Event, News};
 
+pub mod peer;
 pub mod web;
 
 /// Everything that one telling needs; nothing is looked up later.

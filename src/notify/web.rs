@@ -94,7 +94,7 @@ impl Desk {
     }
 
     fn tell(&self, letter: &Letter) -> Result<(), String> {
-        let agent = agent(&letter.url)?;
+        let agent = agent(&letter.url, TIMEOUT)?;
         let mut last = String::new();
         for (tries, pause) in (1..).zip(PAUSES) {
             match post(&agent, letter) {
@@ -117,9 +117,10 @@ impl Desk {
     }
 }
 
-fn agent(url: &str) -> Result<Agent, String> {
+/// Who speaks with `url`, and for how long at most.
+pub(super) fn agent(url: &str, timeout: Duration) -> Result<Agent, String> {
     let config = Agent::config_builder()
-        .timeout_global(Some(TIMEOUT))
+        .timeout_global(Some(timeout))
         .http_status_as_error(false)
         .max_redirects(0)
         .max_redirects_will_error(false)

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::decide::plan::{Change, Matter, Plan, sign};
 use crate::model::device::Me;
-use crate::model::state::{CHAIN_LENGTH, SCHEMA, State};
+use crate::model::state::{CHAIN_LENGTH, REBUILD_STEP, SCHEMA, State};
 use crate::model::time::Moment;
 use crate::volume::atomic::{Temporary, discard, stage};
 use crate::volume::disk::{Disk, Guard};
@@ -25,8 +25,6 @@ pub use moves::Failure;
 const HEAD: usize = 1_024;
 /// How much of the lock's file is read for the revisions noted there, bytes: more than were ever rebuilt.
 const NOTED: usize = 64 << 10;
-/// A rebuilt state goes on this far above what any heartbeat has seen: more than can be committed between two of them.
-const REBUILD_STEP: u64 = 10_000;
 /// The largest state that is read, bytes.
 const STATE_LIMIT: u64 = 256 << 20;
 

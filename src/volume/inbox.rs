@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -246,6 +247,18 @@ pub(super) fn derived_id(name: &OsStr, bytes: &[u8], inode: u64, salt: u32, at: 
     hash.update(salt.to_le_bytes());
     let hash = hash.finalize();
     RunId::new(at, hash.iter().take(8).fold(0, |sum, byte| sum << 8 | u64::from(*byte)))
+}
+
+/// The run that a file of the inbox is, or will be. `None`: it is gone.
+///
+/// # Errors
+/// What the system said.
+pub(super) fn run_in(disk: &dyn Disk, path: &Path, name: &OsStr) -> Result<Option<RunId>, Error> {
+    if let Some(carried) = split_dropped(name).1 {
+        return Ok(Some(carried));
+    }
+    let read = found(disk.read(path, TRIGGER_LIMIT)).on("read", path)?;
+    Ok(read.map(|(bytes, meta)| derived_id(name, &bytes, meta.id.inode, 0, meta.changed)))
 }
 
 fn entry(

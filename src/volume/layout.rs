@@ -48,10 +48,70 @@ impl Layout {
         self.common.join(".kept")
     }
 
+    /// Backups of the volume, beside whatever else is archived there.
+    #[must_use]
+    pub fn backups(&self) -> PathBuf {
+        self.common.join("Backups")
+    }
+
+    /// Locked by whoever makes a backup.
+    #[must_use]
+    pub fn backup_lock(&self) -> PathBuf {
+        self.common.join(".backup.lock")
+    }
+
     /// The shared state.
     #[must_use]
     pub fn state(&self) -> PathBuf {
         self.common.join("state.json")
+    }
+
+    /// What only the devices may read: keys, users, what tokens are signed with.
+    #[must_use]
+    pub fn security(&self) -> PathBuf {
+        self.common.join("Security")
+    }
+
+    /// What changes of [`Layout::security`] are made under.
+    #[must_use]
+    pub fn security_lock(&self) -> PathBuf {
+        self.security().join(".lock")
+    }
+
+    /// API keys.
+    #[must_use]
+    pub fn api_keys(&self) -> PathBuf {
+        self.security().join("keys")
+    }
+
+    /// Users.
+    #[must_use]
+    pub fn users(&self) -> PathBuf {
+        self.security().join("users")
+    }
+
+    /// Orchestrators on other volumes.
+    #[must_use]
+    pub fn servers(&self) -> PathBuf {
+        self.security().join("servers")
+    }
+
+    /// What tokens are signed with.
+    #[must_use]
+    pub fn token_secrets(&self) -> PathBuf {
+        self.security().join("tokens.json")
+    }
+
+    /// When a device last saw each API key.
+    #[must_use]
+    pub fn keys_seen(&self, device: &DeviceId) -> PathBuf {
+        self.security().join("seen").join(format!("{device}.json"))
+    }
+
+    /// Who changed what over HTTP, on one device.
+    #[must_use]
+    pub fn audit(&self, device: &DeviceId) -> PathBuf {
+        self.logs().join(format!("audit.{device}.jsonl"))
     }
 
     /// Heartbeats and device locks.
@@ -202,6 +262,12 @@ impl Layout {
     #[must_use]
     pub fn kept_work(&self, session: &Session, job: &JobName, seat: usize) -> PathBuf {
         self.work().join(format!("{KEPT_WORK}{session}.{job}.{seat}"))
+    }
+
+    /// The values of secrets, a file each.
+    #[must_use]
+    pub fn secrets(&self) -> PathBuf {
+        self.security().join("secrets")
     }
 
     /// All logs.

@@ -9,6 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub mod atomic;
+pub mod backup;
 pub mod disk;
 pub mod heartbeat;
 pub mod inbox;
@@ -24,6 +25,8 @@ pub mod programs;
 pub mod rejects;
 pub mod results;
 pub mod retention;
+pub mod secrets;
+pub mod security;
 pub mod watch;
 pub mod work;
 

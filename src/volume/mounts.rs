@@ -72,7 +72,7 @@ fn parse(line: &str) -> Option<Mount> {
 }
 
 /// Space, tab, line feed and backslash stand there as three octal digits behind a backslash.
-fn unescape(text: &str) -> String {
+pub(crate) fn unescape(text: &str) -> String {
     let mut words = text.split('\\');
     let mut whole = words.next().unwrap_or_default().to_owned();
     for word in words {

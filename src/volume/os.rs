@@ -272,6 +272,14 @@ pub fn sync(path: &Path) -> io::Result<()> {
     Ok(rustix::fs::syncfs(File::open(path)?)?)
 }
 
+/// Writes the names in a folder to the disk.
+///
+/// # Errors
+/// As the system says.
+pub fn sync_folder(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
 /// Finishes a new file before it takes its place: gives it the mode and, as far as this user may, the owner of another one,
 /// and writes its content to the disk.
 ///
@@ -297,6 +305,50 @@ pub fn settle(new: &Path, like: Option<&Path>) -> io::Result<()> {
     file.sync_all()
 }
 
+/// Makes a file that is not there yet and that nobody but this user may read, for what is too large to be held in memory.
+///
+/// # Errors
+/// `AlreadyExists`, or as the system says.
+pub fn create_private(path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
+/// Opens a regular file to read it bit by bit; no link is followed, nothing blocks.
+///
+/// # Errors
+/// `InvalidInput` for anything but a regular file, or as the system says.
+pub fn open_plain(path: &Path) -> io::Result<File> {
+    let file = File::from(rustix::fs::open(path, READ, Mode::empty())?);
+    if meta(&rustix::fs::fstat(&file)?).kind == Kind::File {
+        Ok(file)
+    } else {
+        Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"))
+    }
+}
+
+/// The rights of a file: the lowest nine bits of its mode. No link is followed.
+///
+/// # Errors
+/// As the system says.
+pub fn rights(path: &Path) -> io::Result<u32> {
+    Ok(rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW)?.st_mode & 0o777)
+}
+
+/// Finishes a new file before it takes its place: gives it these rights and the date of a change, and writes it to the disk where
+/// that is not left to a [`sync`] of everything.
+///
+/// # Errors
+/// As the system says.
+pub fn finish(file: &File, rights: u32, modified: DateTime<Utc>, sync: bool) -> io::Result<()> {
+    let outcome = file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(rights & 0o777));
+    // Some file systems know no modes.
+    outcome.or_else(|error| if error.kind() == io::ErrorKind::PermissionDenied { Ok(()) } else { Err(error) })?;
+    let at = Timespec { tv_sec: modified.timestamp(), tv_nsec: modified.timestamp_subsec_nanos().into() };
+    rustix::fs::futimens(file, &Timestamps { last_access: at, last_modification: at })?;
+    if sync { file.sync_all() } else { Ok(()) }
+}
+
 /// Removes a folder that this program made, with everything in it.
 ///
 /// # Errors
@@ -315,6 +367,29 @@ pub fn read_from(path: &Path, offset: u64, limit: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(limit).read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+/// Reads a file that somebody configured, such as a certificate: a link to it is meant, and is followed.
+///
+/// # Errors
+/// As the system says; a file of more than `limit` bytes is refused.
+pub fn read_configured(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let file = File::from(rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())?);
+    let mut bytes = Vec::new();
+    file.take(limit + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(bytes) }
+}
+
+/// Writes a new file that only its owner may read.
+///
+/// # Errors
+/// As the system says; half a file is removed.
+pub fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = create_private(path)?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).inspect_err(|_| {
+        // Half a file helps nobody; that it cannot be removed either changes nothing.
+        let _ = fs::remove_file(path);
+    })
 }
 
 /// Whether a path is on a file system that other machines serve or that a program makes up: NFS, SMB, 9p, FUSE.
@@ -341,6 +416,13 @@ pub fn renames_at_once(from: &Path, to: &Path) -> io::Result<bool> {
 #[must_use]
 pub fn may_write(path: &Path) -> bool {
     rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_ok()
+}
+
+/// The rights of a file or folder, as `chmod` counts them; a link has none.
+#[must_use]
+pub fn mode_of(path: &Path) -> Option<u32> {
+    let found = rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+    (FileType::from_raw_mode(found.st_mode) != FileType::Symlink).then_some(found.st_mode & 0o7777)
 }
 
 /// A path without links in it; as it is, if there is nothing.

@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 use super::atomic::{Temporary, discard, in_folder, stage, write_new};
 use super::disk::{Disk, Kind};
 use super::layout::Layout;
+use super::secrets::Masker;
 use super::{Context, Error, found};
 use crate::model::config::RESULT_LIMIT;
 use crate::model::ids::{JobName, RunId, Session, is_name};
@@ -17,6 +18,8 @@ use crate::model::trigger::Json;
 
 /// The largest result file that is read, bytes: a trigger's arguments, the program's result and what surrounds them.
 const FILE_LIMIT: u64 = 8 << 20;
+/// Why a result is left out that was JSON.
+const HIDDEN: &str = "AIOS_RESULT holds the value of a secret where masking it would leave no JSON";
 
 /// Where a result waits for the commit that accepts it: beside its final place, under the session's own name.
 #[must_use]
@@ -105,15 +108,18 @@ pub struct Output {
     pub error: Option<String>,
 }
 
-/// Takes what the program wrote and removes it.
+/// Takes what the program wrote, with its secrets masked, and removes it.
 ///
 /// # Errors
 /// What the system said.
-pub fn take_output(disk: &dyn Disk, path: &Path, is_function: bool) -> Result<Output, Error> {
+pub fn take_output(disk: &dyn Disk, path: &Path, is_function: bool, masker: &Masker) -> Result<Output, Error> {
     let mut output = Output::default();
     if let Some((bytes, meta)) = found(disk.read(path, RESULT_LIMIT)).on("read", path)? {
         match check_output(&bytes, meta.kind, meta.id.size) {
-            Ok(json) => output.result = Some(json),
+            Ok(json) => {
+                output.result = masker.mask_json(json);
+                output.result_error = output.result.is_none().then(|| HIDDEN.to_owned());
+            }
             Err(why) => output.result_error = Some(why),
         }
         if meta.kind != Kind::Folder {
@@ -122,7 +128,8 @@ pub fn take_output(disk: &dyn Disk, path: &Path, is_function: bool) -> Result<Ou
     }
     if is_function {
         let path = error_path(path);
-        if let Some((bytes, _)) = found(disk.read(&path, RESULT_LIMIT)).on("read", &path)? {
+        if let Some((mut bytes, _)) = found(disk.read(&path, RESULT_LIMIT)).on("read", &path)? {
+            masker.mask(&mut bytes);
             let text: String = String::from_utf8_lossy(&bytes).trim().chars().take(2_000).collect();
             output.error = (!text.is_empty()).then_some(text);
             disk.remove(&path).on("remove", &path)?;

@@ -28,6 +28,14 @@ pub struct Dirty {
     pub state: bool,
 }
 
+impl Dirty {
+    /// Whether there is anything to look at.
+    #[must_use]
+    pub fn is_any(&self) -> bool {
+        self.inbox || self.programs || self.state || !self.names.is_empty()
+    }
+}
+
 /// Where events are gathered until the loop has time.
 #[derive(Debug, Default)]
 pub struct Mailbox {

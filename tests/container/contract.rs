@@ -15,6 +15,7 @@ use aios::exec::{Ending, Executor, Exit, Given, Inside, Spec, StopCause};
 use aios::model::container::{Allowed, Container, Gpus, Limits, Pull, Volume};
 use aios::model::ids::{DeviceId, RunId, Session};
 use aios::model::lease::Lease;
+use aios::volume::secrets::Masker;
 use tempfile::TempDir;
 use tokio::sync::Notify;
 
@@ -93,6 +94,7 @@ impl Rig {
             dir: self.home.path().to_owned(),
             env: BTreeMap::from([("GREETING".to_owned(), "hello\nthere".to_owned())]),
             log: Some(File::options().create(true).append(true).open(log).unwrap()),
+            masker: None,
             timeout: None,
             grace: LONG,
             inside: Some(Inside {
@@ -103,6 +105,7 @@ impl Rig {
                 definition: String::new(),
                 goes_on: false,
             }),
+            limits: Limits::default(),
         }
     }
 
@@ -245,6 +248,33 @@ fn a_program_gets_what_its_spec_says() {
     rig.exit(4);
     assert_eq!(rig.log(4), "1234\n4321\n");
     rig.is_tidy();
+}
+
+#[test]
+fn secrets_are_masked_in_the_log_and_stand_in_no_label() {
+    let Some(mut rig) = Rig::new() else { return };
+    for (number, keep_warm) in [(1, None), (2, Some(LONG))] {
+        let script = format!(
+            "printf 'a hun'; printf 'ter2\\n'; echo \"b $TOKEN\" >&2; touch up{number}; while ! [ -e go{number} ]; do sleep 0.05; done"
+        );
+        let container = Container { keep_warm, ..Container::of(SHELL.to_owned()) };
+        let mut spec = rig.spec(number, &["sh", "-c", &script], container);
+        spec.env.insert("TOKEN".to_owned(), "hunter2".to_owned());
+        spec.masker = Some(Arc::new(Masker::new(["hunter2"])));
+        rig.executor.start(spec);
+        rig.wait_for(&format!("up{number}"));
+        let (name, known) = (rig.name(number), "{{.Name}} {{json .Config.Labels}} {{.Path}} {{json .Args}}");
+        // A container of its own has its environment on record; what runs in a kept one brings it along.
+        let format = if keep_warm.is_some() { format!("{known} {{{{json .Config.Env}}}}") } else { known.to_owned() };
+        let shown = docker(&["inspect", "--format", &format, &name]).unwrap();
+        assert!(shown.contains("aios.volume") && !shown.contains("hunter2"), "{shown}");
+        fs::write(rig.path(&format!("go{number}")), "").unwrap();
+        assert_eq!(rig.exit(number).ending, Ending::Code(0));
+        let log = rig.log(number);
+        let mut lines: Vec<&str> = log.lines().collect();
+        lines.sort_unstable();
+        assert_eq!(lines, ["a *******", "b *******"]);
+    }
 }
 
 #[test]

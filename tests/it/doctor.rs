@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::volume::{Volume, mount_small, pause};
 
-const CHECKS: [&str; 15] = [
+const CHECKS: [&str; 17] = [
     "file system",
     "rights",
     "space",
@@ -21,9 +21,11 @@ const CHECKS: [&str; 15] = [
     "devices",
     "Programs",
     "job files",
+    "secrets",
     "device ids",
     "python3",
     "engine",
+    "limits",
     "inotify",
 ];
 
@@ -103,7 +105,7 @@ fn a_volume_that_is_well_is_said_to_be_and_left_as_it_was() {
             "{check} in {said}"
         );
     }
-    assert!(said.contains("15 checks: ") && !said.contains('\x1b'), "{said}");
+    assert!(said.contains(&format!("{} checks: ", CHECKS.len())) && !said.contains('\x1b'), "{said}");
     let coloured = volume.command(&["doctor", "--color", "always"]).output().unwrap();
     assert!(String::from_utf8_lossy(&coloured.stdout).contains("\x1b[32mok     \x1b[0m  rights"));
 }

@@ -15,15 +15,28 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use aios::exec::cgroup::{Cgroups, Why};
+use aios::exec::launch::Limiter;
 use aios::exec::leftovers::{kill_lease, kill_leftovers};
 use aios::exec::native::NativeExecutor;
 use aios::exec::{Ending, Executor, Exit, MARKER, Spec, StopCause};
+use aios::model::container::Limits;
 use aios::model::ids::RunId;
 use aios::model::lease::Lease;
 use aios::volume::os::boot;
+use aios::volume::secrets::Masker;
 use chrono::{TimeZone, Utc};
 use tempfile::TempDir;
 use tokio::sync::Notify;
+
+mod limits;
+
+use limits::{
+    groups_of_an_earlier_life_are_emptied_and_removed, more_address_space_than_allowed_is_not_given,
+    nobody_has_more_processes_than_it_may, processor_time_is_counted_and_its_group_goes_with_it,
+    what_cannot_be_held_does_not_start, who_hides_from_the_hunt_is_found_in_its_group,
+    who_takes_more_memory_than_it_may_is_killed_and_it_is_told,
+};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 const LONG: Duration = Duration::from_secs(3_600);
@@ -36,6 +49,8 @@ struct Rig {
     home: TempDir,
     /// Prefix of the markers, unique to this test.
     session: String,
+    /// What every attempt may use.
+    limits: Limits,
     exits: Vec<Exit>,
 }
 
@@ -45,7 +60,27 @@ impl Rig {
         let executor = Box::new(NativeExecutor::new(Arc::clone(&wake)).unwrap());
         let home = tempfile::tempdir().unwrap();
         let session = format!("{}/device/session/", home.path().file_name().unwrap().display());
-        Self { executor, wake, home, session, exits: Vec::new() }
+        Self { executor, wake, home, session, limits: Limits::default(), exits: Vec::new() }
+    }
+
+    /// Every attempt is held by a cgroup. `None`: there are none here.
+    fn in_cgroups() -> Option<Self> {
+        let cgroups = Cgroups::open().inspect_err(skipped).ok()?;
+        let limits = Limits { memory: Some(2 << 30), cpu_millis: Some(64_000), pids: Some(5_000) };
+        Some(Self { limits, ..Self::limited_by(Some(cgroups)) })
+    }
+
+    /// Every attempt is held by a resource limit.
+    fn in_address_space() -> Self {
+        let limits = Limits { memory: Some(4 << 30), ..Limits::default() };
+        Self { limits, ..Self::limited_by(None) }
+    }
+
+    fn limited_by(cgroups: Option<Cgroups>) -> Self {
+        let plain = Self::native();
+        let launcher = PathBuf::from(env!("CARGO_BIN_EXE_orchestrator"));
+        let executor = NativeExecutor::new(Arc::clone(&plain.wake)).unwrap();
+        Self { executor: Box::new(executor.with_limits(Limiter { launcher, cgroups })), ..plain }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -65,9 +100,11 @@ impl Rig {
             argv: argv.iter().map(|&arg| arg.to_owned()).collect(),
             dir: self.home.path().to_owned(),
             log: Some(File::options().create(true).append(true).open(self.path(&format!("{number}.log"))).unwrap()),
+            masker: None,
             timeout: None,
             grace: LONG,
             inside: None,
+            limits: self.limits,
             lease,
         }
     }
@@ -120,6 +157,15 @@ impl Rig {
     async fn pid(&self, name: &str) -> i32 {
         self.line(name).await.parse().unwrap()
     }
+}
+
+/// Says that there are no cgroups. In CI they may only be missing where nobody offers them.
+fn skipped(why: &Why) {
+    assert!(
+        std::env::var_os("CI").is_none() || why.is_not_offered(),
+        "there are cgroups, and they cannot be used: {why}"
+    );
+    println!("SKIPPED: no cgroups: {why}");
 }
 
 fn lease(number: u32) -> Lease {
@@ -180,6 +226,7 @@ fn isolated(name: &str, body: impl Future<Output = ()>) {
         .unwrap();
     let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
     assert!(done.status.success() && out.contains("1 passed"), "{name}: {}\n{out}\n{err}", done.status);
+    out.lines().filter_map(|line| line.find("SKIPPED").map(|at| &line[at..])).for_each(|why| println!("{why}"));
 }
 
 macro_rules! suite {
@@ -187,38 +234,70 @@ macro_rules! suite {
         mod $module {
             $(#[test]
             fn $test() {
-                super::isolated(concat!(module_path!(), "::", stringify!($test)), async { super::$test(&mut $rig).await });
+                super::isolated(concat!(module_path!(), "::", stringify!($test)), async {
+                    if let Some(mut rig) = Option::<super::Rig>::from($rig) {
+                        super::$test(&mut rig).await;
+                    }
+                });
             })*
         }
     };
 }
 
+/// What holds for every attempt, whatever holds its limits.
+macro_rules! contract {
+    ($module:ident, $rig:expr) => {
+        suite!(
+            $module,
+            $rig,
+            [
+                every_ending_is_told,
+                a_signal_is_told_as_one,
+                what_cannot_start_says_why,
+                output_is_whole,
+                secrets_are_masked_before_they_are_written,
+                the_environment_is_exactly_the_given_one,
+                the_program_is_alone_in_its_group_and_reads_nothing,
+                usage_and_times_are_plausible,
+                a_lease_runs_once_and_is_listed_until_taken,
+                a_timeout_ends_it,
+                who_ignores_term_is_killed,
+                the_first_cause_counts,
+                the_earlier_kill_counts,
+                a_stop_of_what_has_ended_changes_nothing,
+                a_background_child_ends_with_its_program,
+                a_daemon_that_ignores_term_is_gone,
+                a_daemon_is_found_while_its_program_runs,
+                a_child_without_environment_is_found,
+                an_orphan_without_any_sign_is_found,
+                an_orphan_of_either_ends_with_the_last,
+                one_attempts_daemon_is_not_anothers,
+                a_fork_storm_is_ended,
+            ]
+        );
+    };
+}
+
+contract!(native, super::Rig::native());
+contract!(in_cgroups, super::Rig::in_cgroups());
+contract!(in_address_space, super::Rig::in_address_space());
+
 suite!(
-    native,
-    super::Rig::native(),
+    cgroups_only,
+    super::Rig::in_cgroups(),
     [
-        every_ending_is_told,
-        a_signal_is_told_as_one,
-        what_cannot_start_says_why,
-        output_is_whole,
-        the_environment_is_exactly_the_given_one,
-        the_program_is_alone_in_its_group_and_reads_nothing,
-        usage_and_times_are_plausible,
-        a_lease_runs_once_and_is_listed_until_taken,
-        a_timeout_ends_it,
-        who_ignores_term_is_killed,
-        the_first_cause_counts,
-        the_earlier_kill_counts,
-        a_stop_of_what_has_ended_changes_nothing,
-        a_background_child_ends_with_its_program,
-        a_daemon_that_ignores_term_is_gone,
-        a_daemon_is_found_while_its_program_runs,
-        a_child_without_environment_is_found,
-        an_orphan_without_any_sign_is_found,
-        an_orphan_of_either_ends_with_the_last,
-        one_attempts_daemon_is_not_anothers,
-        a_fork_storm_is_ended,
+        who_takes_more_memory_than_it_may_is_killed_and_it_is_told,
+        nobody_has_more_processes_than_it_may,
+        processor_time_is_counted_and_its_group_goes_with_it,
+        who_hides_from_the_hunt_is_found_in_its_group,
+        groups_of_an_earlier_life_are_emptied_and_removed,
     ]
+);
+
+suite!(
+    address_space_only,
+    super::Rig::in_address_space(),
+    [more_address_space_than_allowed_is_not_given, what_cannot_be_held_does_not_start]
 );
 
 suite!(
@@ -298,6 +377,30 @@ async fn output_is_whole(rig: &mut Rig) {
         assert_eq!(exit.ending, Ending::Code(0));
         assert_eq!(rig.log(round), "out\nerr\nlast\n", "round {round}");
     }
+}
+
+async fn secrets_are_masked_before_they_are_written(rig: &mut Rig) {
+    let with = |spec: Spec| Spec { masker: Some(Arc::new(Masker::new(["hunter2"]))), ..spec };
+    let script = "printf 'out hun'; printf 'err ter2\n' >&2; printf hun; printf 'ter2\n' >&2; printf hunter";
+    assert_eq!(rig.run(with(rig.sh(1, script))).await.ending, Ending::Code(0));
+    assert_eq!(rig.log(1), "out hunerr ter2\n*******\nhunter", "in the order of printing, to the last byte");
+    // More than a pipe holds, to the last line.
+    let many = "i=0; while [ $i -lt 20000 ]; do echo \"$i hunter2\"; i=$((i + 1)); done; echo end";
+    rig.run(with(rig.sh(2, many))).await;
+    let expected: String = (0..20_000).map(|number| format!("{number} *******\n")).collect();
+    assert!(rig.log(2) == expected + "end\n", "{} bytes", rig.log(2).len());
+    // What was left behind has the pipe open until it ends.
+    let exit = rig.run(with(rig.sh(3, "sleep 1000 & echo hunter2"))).await;
+    assert_eq!((exit.ending, rig.log(3).as_str()), (Ending::Code(0), "*******\n"));
+    // Whoever left its group is known by that pipe.
+    let exit = rig.run(with(rig.sh(4, "setsid env -i sleep 1000 & echo $! >pid; exit 3"))).await;
+    assert_eq!(exit.ending, Ending::Code(3));
+    assert!(!is_alive(rig.pid("pid").await));
+    assert!(error_of(&rig.run(with(rig.spec(5, &["no-such-program"]))).await).contains("not found"));
+    assert_eq!(rig.log(5), "");
+    let shown =
+        format!("{:?}", Spec { env: [("A".to_owned(), "hunter2".to_owned())].into(), ..with(rig.sh(6, "true")) });
+    assert!(shown.contains("\"true\"") && !shown.contains("hunter2"), "{shown}");
 }
 
 async fn the_environment_is_exactly_the_given_one(rig: &mut Rig) {

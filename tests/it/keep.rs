@@ -296,12 +296,22 @@ fn a_round_that_is_not_thorough_looks_only_at_days_that_can_be_old_enough() {
 }
 
 /// The real disk, where something happens in between.
-struct Meddled {
+#[derive(Default)]
+pub(crate) struct Meddled {
     disk: OsDisk,
     /// It refuses to remove this.
     firm: Option<PathBuf>,
     /// Done once, before a folder is removed.
     before: RefCell<Option<Box<dyn FnOnce()>>>,
+    /// Done once, before the lock of the state is taken.
+    before_lock: RefCell<Option<Box<dyn FnOnce()>>>,
+}
+
+impl Meddled {
+    /// Something happens before the lock of the state is taken.
+    pub(crate) fn before_lock(happens: impl FnOnce() + 'static) -> Self {
+        Self { before_lock: RefCell::new(Some(Box::new(happens))), ..Self::default() }
+    }
 }
 
 impl Disk for Meddled {
@@ -355,6 +365,11 @@ impl Disk for Meddled {
         self.disk.make_folder_with(path, mode)
     }
     fn lock(&self, path: &Path) -> io::Result<Option<Guard>> {
+        if path.ends_with(".state.lock")
+            && let Some(before) = self.before_lock.take()
+        {
+            before();
+        }
         self.disk.lock(path)
     }
     fn open_log(&self, path: &Path) -> io::Result<Option<File>> {
@@ -380,7 +395,7 @@ fn a_file_that_cannot_be_removed_does_not_keep_the_others() {
     let bed = Bed::new();
     let names: Vec<String> = (1..=9).map(|attempt| format!("Results/2026-01-05/a.{OVER}.{attempt}.json")).collect();
     names.iter().for_each(|name| bed.put(name, "1", 90 * DAY));
-    let disk = Meddled { disk: OsDisk::new(), firm: Some(bed.path(&names[4])), before: RefCell::default() };
+    let disk = Meddled { firm: Some(bed.path(&names[4])), ..Meddled::default() };
     let tally = done(round(&disk, &bed.layout(), &bed.terms(), &|| false).unwrap());
     assert_eq!((tally.files, tally.failed), (8, 1));
     assert!(tally.error.unwrap().to_string().contains(&names[4]));
@@ -413,7 +428,7 @@ fn a_folder_stays_for_a_run_that_is_claimed_meanwhile() {
         let claimed = claimed.clone();
         move || std::fs::write(claimed, "{}").unwrap()
     });
-    let disk = Meddled { disk: OsDisk::new(), firm: None, before: RefCell::new(Some(claim)) };
+    let disk = Meddled { before: RefCell::new(Some(claim)), ..Meddled::default() };
     done(round(&disk, &bed.layout(), &bed.terms(), &|| false).unwrap());
     assert!(folder.is_dir(), "whoever claimed it found the folder and did not make it");
     std::fs::remove_file(bed.layout().kept()).unwrap();

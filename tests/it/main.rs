@@ -6,6 +6,8 @@
     reason = "a test stands outside the house and looks in"
 )]
 
+mod api;
+mod backup;
 mod cli;
 mod daemons;
 mod devices;
@@ -16,9 +18,11 @@ mod exec_contract;
 mod guard;
 mod jobs;
 mod keep;
+mod limits;
 mod rotation;
 mod schedules;
 mod schemas;
+mod secrets;
 mod tidy;
 mod triggers;
 mod volume;

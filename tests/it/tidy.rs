@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// The rooms and their floors, as `ARCHITECTURE.md` draws them.
-const FLOORS: [(&str, u32); 8] = [
+const FLOORS: [(&str, u32); 10] = [
     ("model", 0),
     ("decide", 1),
     ("volume", 2),
@@ -12,16 +12,24 @@ const FLOORS: [(&str, u32); 8] = [
     ("exec", 3),
     ("notify", 3),
     ("coordinator", 4),
-    ("cli", 6),
+    ("client", 5),
+    ("api", 6),
+    ("cli", 7),
 ];
 
 /// What may not stand in a room's code, and why.
-const BANS: [(&str, &[&str], &str); 6] = [
+const BANS: [(&str, &[&str], &str); 8] = [
     ("model", &["tokio", "std::fs", "::now()", "rand::", "async "], "model/ is free of effects"),
     ("decide", &["tokio", "std::fs", "::now()", "rand::", "async "], "decide/ is pure"),
     ("coordinator", &["std::fs", "std::process::Command"], "files are volume/'s, processes exec/'s"),
     ("store", &["std::fs", "tokio", "std::process"], "files are volume/'s, and a lock hold waits for nothing"),
     ("notify", &["std::fs", "std::process", "::now()"], "what it tells, to whom and when is given to it"),
+    (
+        "client",
+        &["std::fs::", "std::process::Command", "println!"],
+        "files are volume/'s, processes exec/'s, and what is said is the caller's",
+    ),
+    ("api", &["std::fs", "std::process::Command", "::transact("], "it sees what a client sees, and decides nothing"),
     ("cli", &["std::fs::", "std::process::Command"], "files are volume/'s, processes exec/'s"),
 ];
 

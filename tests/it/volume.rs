@@ -47,11 +47,12 @@ impl Volume {
     pub(crate) fn command(&self, verb: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_orchestrator"));
         command.args(verb).arg("--common").arg(self.path("Common")).arg("--programs").arg(self.path("Programs"));
-        for name in ["DEVICE_ID", "DEVICE_TAGS", "DEVICE_SLOTS", "AIOS_COMMON", "AIOS_PROGRAMS"] {
+        let own = |name: &str| name.starts_with("DEVICE_") || matches!(name, "AIOS_COMMON" | "AIOS_PROGRAMS");
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(own)) {
             command.env_remove(name);
         }
         // What an engine adds is tested in tests/container.
-        command.env("DOCKER_HOST", "none");
+        command.env("DOCKER_HOST", "none").env("AIOS_HTTP", "none");
         command
     }
 

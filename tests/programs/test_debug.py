@@ -57,7 +57,7 @@ class Debug(Case):
         env = {"PATH": os.environ["PATH"], "AIOS_COMMON": str(self.common), "AIOS_PROGRAMS": str(self.folder),
                "ORCHESTRATOR": str(self.binary), "DEVICE_ID": "first", "DOWN_SECONDS": "1",
                # No engine answers there: what containers are for is tested in tests/container.
-               "DOCKER_HOST": "unix://" + str(self.folder / "no-engine.sock")}
+               "AIOS_HTTP": "none", "DOCKER_HOST": "unix://" + str(self.folder / "no-engine.sock")}
         env.update(changes)
         done = subprocess.run([str(self.root / "debug.sh")] + list(words), cwd=str(self.folder), env=env, stdin=subprocess.DEVNULL,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", timeout=60)

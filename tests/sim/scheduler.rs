@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use aios::coordinator::{Device, End, Host, Parts, Tick, claim_identity, open_volume};
 use aios::model::config::Config;
-use aios::model::device::Me;
+use aios::model::device::{Me, Remembered};
 use aios::model::entry::{FileKey, Source};
 use aios::model::ids::{DeviceId, Session, Tag};
 use aios::model::time::Moment;
@@ -190,8 +190,7 @@ impl Scheduler {
         tags.insert(Tag::new(machine.id.as_str()).unwrap());
         let me = Me { device: machine.id.clone(), session, tags, slots: machine.slots };
         let now = self.clock(machine);
-        let beat = identity.before.as_ref().map_or(0, |beat| beat.beat);
-        let drained = identity.before.as_ref().is_some_and(|beat| beat.drained);
+        let remembered = identity.before.as_ref().map(Remembered::from).unwrap_or_default();
         let executor = SimExecutor {
             world: Rc::clone(&self.world),
             device: machine.index,
@@ -222,10 +221,11 @@ impl Scheduler {
                 env: std::collections::BTreeMap::new(),
                 started_at: now.wall,
             },
+            meter: None,
             identity: identity.guard,
             displaced: identity.before.map(|beat| beat.session),
         };
-        Some(Device::new(parts, now, beat, drained))
+        Some(Device::new(parts, now, remembered))
     }
 
     /// The two clocks of a machine: boot time runs for everybody, wall time may be wrong.

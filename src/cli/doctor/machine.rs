@@ -1,11 +1,15 @@
 //! What is looked at on this machine: the interpreter, and room for file events.
 
 use super::super::run::NO_ENGINE;
-use super::super::view;
 use super::{Context, Failure, Finding, Report};
+use crate::client::{default_device, view};
+use crate::exec::cgroup::{Cgroups, Why};
 use crate::exec::docker::{self, DEFAULT_HOST};
 use crate::exec::machine::{FileEvents, PYTHON, Python, file_events, python};
+use crate::model::ids::DeviceId;
 use crate::model::job::{Job, Program};
+use crate::model::limits::CGROUP_TAG;
+use crate::volume::heartbeat;
 
 /// A device takes one instance of file events, and a handful of watches.
 const WATCHES: u64 = 8;
@@ -13,12 +17,14 @@ const WATCHES: u64 = 8;
 const FEW: u64 = 4;
 
 pub(super) fn checks(context: &Context, report: &mut Report) -> Result<(), Failure> {
-    let programs = view::programs(context);
+    let programs = view::programs(&context.client);
     let users = |needs: fn(&Job) -> bool| {
         programs.as_ref().map_or(0, |programs| programs.catalog().jobs.values().filter(|job| needs(job)).count())
     };
     report.tell("python3", of_python(&python(), users(needs_python)))?;
     report.tell("engine", of_engine(users(|job| job.container.is_some())))?;
+    let users_of_limits = users(|job| job.container.is_none() && !job.limits.is_none());
+    report.tell("limits", of_limits(holder(context).as_ref(), &Cgroups::look(), users_of_limits))?;
     report.tell("inotify", of_file_events(&file_events()))
 }
 
@@ -38,6 +44,35 @@ fn of_engine(users: usize) -> Finding {
         Err(fault) => {
             Finding::warning(format!("{fault}; {users} of the jobs here wait for a device that has one"), fault.hint())
         }
+    }
+}
+
+/// This machine's device, if it says that it may make cgroups.
+fn holder(context: &Context) -> Option<DeviceId> {
+    let beat = heartbeat::read(&*context.client.disk, &context.client.layout, &default_device()).ok()??;
+    let makes_cgroups = beat.tags.iter().any(|tag| tag.as_str() == CGROUP_TAG);
+    (makes_cgroups && !beat.left).then_some(beat.device)
+}
+
+/// `holder`: the device that may make cgroups, which by its place it may where this process may not. `users`: how many jobs have limits
+/// outside containers.
+fn of_limits(holder: Option<&DeviceId>, looked: &Result<Cgroups, Why>, users: usize) -> Finding {
+    if let Some(device) = holder {
+        return Finding::ok(format!("outside containers a cgroup holds them, as the device {device} says"));
+    }
+    let why = match looked {
+        Ok(cgroups) => return Finding::ok(format!("outside containers a cgroup holds them: {}", cgroups.show())),
+        Err(why) => why,
+    };
+    let found = format!(
+        "outside containers only memory is held, by address space (RLIMIT_AS), and what needs more waits for another device: {why}"
+    );
+    match users {
+        0 => Finding::ok(format!("{found}; no job here has limits there")),
+        _ => Finding::warning(
+            format!("{found}; jobs here that have limits there: {users}"),
+            "run the device as a service of systemd with Delegate=yes, in a container that may write its cgroups, or as root where cgroups are of version 1",
+        ),
     }
 }
 
@@ -107,6 +142,19 @@ mod tests {
             assert_eq!((of_python(bad, 0).verdict, of_python(bad, 1).verdict), (Verdict::Warning, Verdict::Error));
         }
         assert!(of_python(&old, 2).found.starts_with("python3 is 3.7.1, expected 3.8 or newer; 2 jobs"));
+    }
+
+    #[test]
+    fn how_limits_are_held_is_told_and_is_a_fault_only_for_those_who_have_some() {
+        let none = || Err(Why::NotWritable("/sys/fs/cgroup".into()));
+        let (idle, used) = (of_limits(None, &none(), 0), of_limits(None, &none(), 2));
+        let device = DeviceId::new("d").unwrap();
+        assert_eq!(of_limits(Some(&device), &none(), 2).verdict, Verdict::Ok);
+        assert_eq!((idle.verdict, used.verdict), (Verdict::Ok, Verdict::Warning));
+        for found in [&idle.found, &used.found] {
+            assert!(found.contains("RLIMIT_AS") && found.contains("may not make groups in /sys/fs/cgroup"), "{found}");
+        }
+        assert!(used.mend.unwrap().contains("Delegate=yes"));
     }
 
     #[test]

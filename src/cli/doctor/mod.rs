@@ -12,6 +12,7 @@ use super::{Code, Context, Failure, Out};
 
 mod beats;
 mod machine;
+mod secrets;
 mod volume;
 
 /// What a check came to.
@@ -127,7 +128,7 @@ impl Report {
 
 /// Looks at everything.
 pub(super) fn doctor(context: &mut Context) -> Result<Code, Failure> {
-    context.need_volume()?;
+    context.client.need_volume()?;
     let mut report = Report { out: context.out, checks: Vec::new() };
     volume::checks(context, &mut report)?;
     machine::checks(context, &mut report)?;

@@ -7,8 +7,9 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::super::rival::SecondProcess;
-use super::super::{status, view};
-use super::{Context, Failure, Finding, Report, Verdict, beats, pause, some_of};
+use super::{Context, Failure, Finding, Report, Verdict, beats, pause, secrets, some_of};
+use crate::client::status::of_devices;
+use crate::client::{Client, default_device, view};
 use crate::decide::space::{Floor, floor, shortage};
 use crate::model::space::{Space, show_size};
 use crate::model::state::SCHEMA;
@@ -26,16 +27,16 @@ const CLOCK: TimeDelta = TimeDelta::seconds(2);
 const LOCKS: &str = "put Common where locks exclude: a local disk, a named volume, NFS with its lock service";
 
 pub(super) fn checks(context: &mut Context, report: &mut Report) -> Result<(), Failure> {
-    let scratch = Scratch::new(&*context.disk, &context.layout, &context.session);
-    let before = context.now().wall;
+    let scratch = Scratch::new(&*context.client.disk, &context.client.layout, &context.client.session);
+    let before = context.client.now().wall;
     let time = match &scratch {
-        Ok(scratch) => probe::time_of(&*context.disk, &scratch.path("time"))
+        Ok(scratch) => probe::time_of(&*context.client.disk, &scratch.path("time"))
             .map_err(|error| not_tried(&error.to_string(), error.hint())),
         Err(error) => Err(not_tried(&error.to_string(), error.hint())),
     };
     let now = time.as_ref().copied().unwrap_or(before);
-    let clock = time.map_or_else(|untried| untried, |time| clock(time, before, context.now().wall));
-    let layout = context.layout.clone();
+    let clock = time.map_or_else(|untried| untried, |time| clock(time, before, context.client.now().wall));
+    let layout = context.client.layout.clone();
     // Beats take their time; meanwhile the rest is looked at.
     let (told, ids) = std::thread::scope(|threads| {
         let beats = threads.spawn(|| beats::look(&layout, now));
@@ -53,7 +54,7 @@ fn meanwhile(
     scratch: Result<Scratch, volume::Error>,
     clock: Finding,
 ) -> Result<(), Failure> {
-    let common = context.layout.common.clone();
+    let common = context.client.layout.common.clone();
     report.tell("file system", file_system(mount_of(&common).as_ref(), is_network(&common)))?;
     report.tell("rights", rights(context))?;
     report.tell("space", space(context))?;
@@ -76,7 +77,8 @@ fn meanwhile(
     report.tell("state.json", state(context))?;
     report.tell("devices", devices(context))?;
     report.tell("Programs", programs(context))?;
-    report.tell("job files", job_files(context))
+    report.tell("job files", job_files(context))?;
+    report.tell("secrets", secrets::look(context))
 }
 
 fn not_tried(why: &str, hint: &str) -> Finding {
@@ -132,8 +134,8 @@ fn file_system(mount: Option<&Mount>, slow: bool) -> Finding {
 
 /// Whether every folder of the volume can be written, today's or the newest of each kind included.
 fn rights(context: &mut Context) -> Finding {
-    let own_lock = context.layout.device_lock(&context.default_device());
-    let Context { disk, layout, names, .. } = context;
+    let own_lock = context.client.layout.device_lock(&default_device());
+    let Client { disk, layout, names, .. } = &mut context.client;
     let mut folders = vec![layout.common.clone(), layout.devices(), layout.triggers(), layout.running()];
     folders.extend([layout.waiting(), layout.keys()]);
     for folder in [layout.processed(), layout.results(), layout.logs()] {
@@ -163,8 +165,8 @@ fn rights(context: &mut Context) -> Finding {
 }
 
 fn space(context: &Context) -> Finding {
-    let common = &context.layout.common;
-    match context.disk.space(common).on("ask for the free space of", common) {
+    let common = &context.client.layout.common;
+    match context.client.disk.space(common).on("ask for the free space of", common) {
         Ok(space) => of_space(&space),
         Err(error) => error.into(),
     }
@@ -203,8 +205,8 @@ fn locks(scratch: &Scratch) -> Finding {
 fn renames(context: &mut Context, scratch: &Scratch) -> Finding {
     let mend = "put Common on a file system with atomic renames: a local disk, a named volume, NFS";
     let (refuses, whole) = (
-        probe::renames_refuse(&*context.disk, &scratch.path("")),
-        probe::replaces_whole(&*context.disk, &mut context.names, &scratch.path("document")),
+        probe::renames_refuse(&*context.client.disk, &scratch.path("")),
+        probe::replaces_whole(&*context.client.disk, &mut context.client.names, &scratch.path("document")),
     );
     match (refuses, whole) {
         (Ok(true), Ok(looks)) => Finding::ok(format!(
@@ -221,7 +223,7 @@ fn renames(context: &mut Context, scratch: &Scratch) -> Finding {
 
 fn events(context: &mut Context, scratch: &Scratch) -> Finding {
     let look = || pause(Duration::from_millis(2));
-    match probe::events_arrive(&*context.disk, &mut context.names, scratch, EVENT, look) {
+    match probe::events_arrive(&*context.client.disk, &mut context.client.names, scratch, EVENT, look) {
         Ok(()) => Finding::ok("a file that is dropped gives an event"),
         Err(Trouble::Untried { why, hint }) => not_tried(&why, &hint),
         Err(Trouble::Fault(what)) => {
@@ -244,8 +246,8 @@ fn clock(volume: DateTime<Utc>, before: DateTime<Utc>, after: DateTime<Utc>) -> 
 }
 
 fn state(context: &Context) -> Finding {
-    let mut store = view::store(context);
-    let is_there = context.disk.stat(&context.layout.state()).is_ok();
+    let mut store = view::store(&context.client);
+    let is_there = context.client.disk.stat(&context.client.layout.state()).is_ok();
     match store.refresh() {
         Ok(true) => {
             let state = store.state();
@@ -257,7 +259,8 @@ fn state(context: &Context) -> Finding {
             "a device that works keeps it aside and makes it anew; start one with `orchestrator run`",
         ),
         Ok(false) => {
-            let beats = heartbeat::read_all(&*context.disk, &context.layout).map(|beats| beats.beats.len());
+            let beats =
+                heartbeat::read_all(&*context.client.disk, &context.client.layout).map(|beats| beats.beats.len());
             if beats.is_ok_and(|beats| beats == 0) {
                 return Finding::ok("there is none yet: no device has worked here");
             }
@@ -274,13 +277,13 @@ fn state(context: &Context) -> Finding {
 
 /// What the devices say of themselves.
 fn devices(context: &Context) -> Finding {
-    let devices = match view::devices(context) {
+    let devices = match view::devices(&context.client) {
         Ok(devices) => devices,
         Err(failure) => return Finding::error(failure.error, failure.hint),
     };
     // That it cannot be read is said by its own check.
-    let state = view::state(context).ok().flatten().unwrap_or_default();
-    let problems = status::of_devices(&devices, &state);
+    let state = view::state(&context.client).ok().flatten().unwrap_or_default();
+    let problems = of_devices(&devices, &state);
     let alive = devices.iter().filter(|device| device.alive).count();
     let found = format!("{alive} of {} alive", devices.len());
     if problems.is_empty() {
@@ -294,15 +297,15 @@ fn devices(context: &Context) -> Finding {
 
 /// Whether every file that lies in Programs can be read.
 fn programs(context: &Context) -> Finding {
-    let folder = &context.layout.programs;
-    let names = match context.disk.list(folder).on("list", folder) {
+    let folder = &context.client.layout.programs;
+    let names = match context.client.disk.list(folder).on("list", folder) {
         Ok(names) => names,
         Err(error) => return error.into(),
     };
     let paths: Vec<PathBuf> = names.iter().map(|name| folder.join(name)).collect();
     // Nothing of them is read: that they can be opened is enough.
     let errors: Vec<volume::Error> =
-        paths.iter().filter_map(|path| context.disk.read(path, 0).on("read", path).err()).collect();
+        paths.iter().filter_map(|path| context.client.disk.read(path, 0).on("read", path).err()).collect();
     if let Some(first) = errors.first() {
         let hint = first.hint();
         return Finding::error(some_of(&errors.iter().map(ToString::to_string).collect::<Vec<_>>()), hint);
@@ -313,7 +316,7 @@ fn programs(context: &Context) -> Finding {
 
 fn job_files(context: &Context) -> Finding {
     let mend = "`orchestrator jobs validate` says how to mend each";
-    let programs = match view::programs(context) {
+    let programs = match view::programs(&context.client) {
         Ok(programs) => programs,
         Err(failure) => return Finding::error(failure.error, failure.hint),
     };

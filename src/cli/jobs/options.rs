@@ -5,7 +5,7 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, value_pars
 use toml_edit::{Array, Value};
 
 use super::super::trigger::key_value;
-use super::change::Change;
+use crate::client::jobs::change::Change;
 use crate::model::job::from_json::{array_from_json, from_json, string, table_from_json};
 use crate::model::job::keys::{JOB_KEYS, Key, Part, Shape};
 

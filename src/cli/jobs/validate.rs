@@ -5,11 +5,13 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::super::out::{Paint, printable};
-use super::super::{Code, Context, Failure, view};
-use super::files;
+use super::super::{Code, Context, Failure};
+use crate::client::jobs::files;
+use crate::client::view;
 use crate::model::ids::JobName;
 use crate::model::job::{Job, JobError};
 use crate::volume::program_check::{Found, look_for_program};
+use crate::volume::secrets;
 
 /// Options of `jobs validate`.
 #[derive(Debug, Clone, Args)]
@@ -40,7 +42,7 @@ fn place<'a>(job: Option<&'a JobName>, error: &'a JobError) -> Located<'a> {
 }
 
 pub(super) fn validate(names: &[String], context: &Context) -> Result<Code, Failure> {
-    let (mut files, misnamed) = files(context)?;
+    let (mut files, misnamed) = files(&context.client)?;
     let mut errors: Vec<Located<'_>> = Vec::new();
     if names.is_empty() {
         errors.extend(misnamed.iter().map(|error| place(None, error)));
@@ -48,7 +50,7 @@ pub(super) fn validate(names: &[String], context: &Context) -> Result<Code, Fail
         for name in names {
             let job = view::job_name(name)?;
             if !files.iter().any(|file| file.job == job) {
-                return Err(view::no_such_job(name, view::programs(context)?.catalog()));
+                return Err(view::no_such_job(name, view::programs(&context.client)?.catalog()));
             }
         }
         files.retain(|file| names.iter().any(|name| file.job.as_str() == name));
@@ -71,10 +73,12 @@ pub(super) fn validate(names: &[String], context: &Context) -> Result<Code, Fail
     Ok(if errors.is_empty() { Code::Done } else { Code::Failed })
 }
 
-/// What can be seen of a job's program from here.
+/// What can be seen of a job's program and its secrets from here.
 pub(super) fn program_of(job: &Job, context: &Context) -> Found {
     let path = std::env::var("PATH").unwrap_or_default();
-    look_for_program(job, &context.layout.programs, &path)
+    let mut found = look_for_program(job, &context.client.layout.programs, &path);
+    found.notes.extend(secrets::missing(&*context.client.disk, &context.client.layout, job));
+    found
 }
 
 pub(super) fn tell_errors(context: &Context, jobs: usize, errors: &[Located<'_>]) -> Result<(), Failure> {

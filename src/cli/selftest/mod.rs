@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::context::new_run_id;
 use super::out::Paint;
 use super::rival::SecondProcess;
 use super::{Code, Context, Failure, Out};
+use crate::client::new_run_id;
 use crate::coordinator::open_volume;
 use crate::coordinator::run::clock;
 use crate::exec::device::DeviceProcess;
@@ -59,8 +59,8 @@ const SCRIPTS: [(&str, &str); 5] = [
 /// Runs the self-test.
 pub(super) fn run(context: &mut Context) -> Result<Code, Failure> {
     let mut report = Report { out: context.out, checks: Vec::new() };
-    let home = std::env::temp_dir().join(format!("orchestrator-test-{}", context.session));
-    let outcome = Bench::new(home.clone(), &context.session).and_then(|mut bench| bench.test(&mut report));
+    let home = std::env::temp_dir().join(format!("orchestrator-test-{}", context.client.session));
+    let outcome = Bench::new(home.clone(), &context.client.session).and_then(|mut bench| bench.test(&mut report));
     if let Err(why) = outcome {
         report.check("devices on a temporary volume", Err(why))?;
     }
@@ -391,9 +391,9 @@ impl Bench {
 /// What is asked of the volume that is given: what `doctor` looks at, and what a device cannot do without.
 fn test_volume(context: &mut Context, report: &mut Report) -> Result<(), Failure> {
     context.make_volume()?;
-    let locks = format!("locks exclude in {}", context.layout.common.display());
+    let locks = format!("locks exclude in {}", context.client.layout.common.display());
     let names = [locks.as_str(), "a rename replaces nothing, and a reader sees whole documents", "file events arrive"];
-    let scratch = match Scratch::new(&*context.disk, &context.layout, &context.session) {
+    let scratch = match Scratch::new(&*context.client.disk, &context.client.layout, &context.client.session) {
         Ok(scratch) => scratch,
         Err(error) => return names.iter().try_for_each(|name| report.check(name, Err(error.to_string()))),
     };
@@ -401,10 +401,11 @@ fn test_volume(context: &mut Context, report: &mut Report) -> Result<(), Failure
     let excludes =
         SecondProcess::start(&lock).and_then(|mut rival| probe::locks_exclude(&OsDisk::new(), &lock, &mut rival));
     report.check(names[0], excludes.map_err(|trouble| trouble.to_string()))?;
-    let renames = probe::renames_refuse(&*context.disk, &scratch.path(""))
-        .and_then(|_| probe::replaces_whole(&*context.disk, &mut context.names, &scratch.path("document")).map(|_| ()));
+    let renames = probe::renames_refuse(&*context.client.disk, &scratch.path("")).and_then(|_| {
+        probe::replaces_whole(&*context.client.disk, &mut context.client.names, &scratch.path("document")).map(|_| ())
+    });
     report.check(names[1], renames.map_err(|trouble| trouble.to_string()))?;
-    let events = probe::events_arrive(&*context.disk, &mut context.names, &scratch, EVENT, pause);
+    let events = probe::events_arrive(&*context.client.disk, &mut context.client.names, &scratch, EVENT, pause);
     let events = events.map_err(|why| format!("{why}: new triggers are found by the scan, within --scan"));
     report.check(names[2], events)?;
     scratch.remove().or_else(|error| report.check("what was made to look is removed", Err(error.to_string())))

@@ -14,6 +14,7 @@ use super::service::Task;
 use super::warm::Process;
 use super::{Shared, cold, service, warm};
 use crate::exec::end::until;
+use crate::exec::log::Log;
 use crate::exec::{Ending, Exit, Spec, StopCause};
 use crate::model::container::Engine as RunBy;
 use crate::model::lease::Lease;
@@ -110,7 +111,7 @@ pub(super) enum Signal {
 
 impl Vessel {
     /// Copies what it prints into the log; `over` says when nothing more will come of it.
-    fn copy(&self, engine: &Engine, log: std::fs::File, copied: u64, over: watch::Receiver<bool>) -> JoinHandle<()> {
+    fn copy(&self, engine: &Engine, log: Log, copied: u64, over: watch::Receiver<bool>) -> JoinHandle<()> {
         match self {
             Self::Own(own) => own.copy(engine, log, copied, over),
             Self::Kept(process) => process.copy(log),
@@ -274,7 +275,7 @@ pub(super) fn told(shared: &Shared, fault: &Fault) -> String {
 async fn live(shared: &Arc<Shared>, attempt: &Attempt, spec: Spec, made: &Made) -> Ended {
     let engine = &shared.engine;
     let (over, is_over) = watch::channel(false);
-    let copying = spec.log.map(|log| made.vessel.copy(engine, log, made.copied, is_over));
+    let copying = spec.log.map(|log| made.vessel.copy(engine, Log::new(log, spec.masker), made.copied, is_over));
     let vessel = &made.vessel;
     let left = spec.timeout.map(|timeout| timeout.saturating_sub(made.ran_for));
     let mut timeout_at = left.and_then(|left| Instant::now().checked_add(left));

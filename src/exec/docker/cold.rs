@@ -1,6 +1,5 @@
 //! An attempt in a container of its own: its end is what the engine has on record of that container.
 
-use std::fs::File;
 use std::time::Duration;
 
 use bollard::models::{ContainerInspectResponse, ContainerState, ContainerStateStatusEnum};
@@ -14,6 +13,7 @@ use super::create::{Inside, body, label, name_of};
 use super::engine::{Engine, Fault};
 use super::output::{self, Of};
 use super::start::{create, name_taken, prepare, why_not_started};
+use crate::exec::log::Log;
 use crate::exec::{Ending, Spec};
 
 /// What an engine says of a container that it found dead.
@@ -82,7 +82,7 @@ fn ran_for(state: &ContainerState) -> Option<Duration> {
 }
 
 impl Own {
-    pub(super) fn copy(&self, engine: &Engine, log: File, copied: u64, over: watch::Receiver<bool>) -> JoinHandle<()> {
+    pub(super) fn copy(&self, engine: &Engine, log: Log, copied: u64, over: watch::Receiver<bool>) -> JoinHandle<()> {
         tokio::spawn(output::copy(engine.clone(), Of::Container(self.id.clone()), log, copied, over))
     }
 

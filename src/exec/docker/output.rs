@@ -1,13 +1,12 @@
 //! What a container prints, copied into the log of its attempt.
 
-use std::fs::File;
-use std::io::Write;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use tokio::sync::watch;
 
 use super::engine::{Engine, Fault};
+use crate::exec::log::Log;
 
 /// How long a copy that was cut off waits before it goes on.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -25,7 +24,7 @@ pub(super) enum Of {
 
 /// Copies everything that a container or service prints until it is `over`, leaving out what was copied before: an engine always
 /// tells it from the beginning. Where the log cannot be written the rest is lost and the program goes on.
-pub(super) async fn copy(engine: Engine, of: Of, log: File, copied: u64, mut over: watch::Receiver<bool>) {
+pub(super) async fn copy(engine: Engine, of: Of, log: Log, copied: u64, mut over: watch::Receiver<bool>) {
     let mut copy = Copy { engine, of, log, copied, complained: false };
     loop {
         copy.pass(true, &mut over).await;
@@ -41,6 +40,9 @@ pub(super) async fn copy(engine: Engine, of: Of, log: File, copied: u64, mut ove
     while copy.copied <= READ_AGAIN && !copy.pass(false, &mut over).await {
         tokio::time::sleep(PAUSE).await;
     }
+    if let Err(error) = copy.log.finish() {
+        tracing::debug!(%error, "the last of what a container printed cannot be written to its log");
+    }
 }
 
 /// Returns once it is over. Whoever has gone without a word has nothing more to say.
@@ -52,7 +54,7 @@ async fn is_over(over: &mut watch::Receiver<bool>) {
 struct Copy {
     engine: Engine,
     of: Of,
-    log: File,
+    log: Log,
     copied: u64,
     complained: bool,
 }
@@ -86,7 +88,7 @@ impl Copy {
             passed += piece.len() as u64;
             let fresh = piece.get(known.min(piece.len())..).unwrap_or_default();
             *copied += fresh.len() as u64;
-            if let Err(error) = log.write_all(fresh)
+            if let Err(error) = log.write(fresh)
                 && !std::mem::replace(complained, true)
             {
                 tracing::warn!(container = name, %error, "what this container prints cannot be written to its log");

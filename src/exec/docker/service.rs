@@ -3,7 +3,6 @@
 //! What there is to know of it, the swarm's manager tells: so another life of the device takes it over as it does a container. The
 //! swarm says nothing by itself, so it is asked often at first and less often later.
 
-use std::fs::File;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -19,6 +18,7 @@ use super::output::{self, Of};
 use super::places::HINT;
 use super::start::{name_taken, prepare};
 use super::{Shared, lock};
+use crate::exec::log::Log;
 use crate::exec::{Ending, Spec};
 use crate::model::lease::Lease;
 
@@ -122,7 +122,7 @@ impl Task {
         Self { name: name_of(lease), labels, tags, clock: Instant::now(), sight: Mutex::default() }
     }
 
-    pub(super) fn copy(&self, engine: &Engine, log: File, copied: u64, over: watch::Receiver<bool>) -> JoinHandle<()> {
+    pub(super) fn copy(&self, engine: &Engine, log: Log, copied: u64, over: watch::Receiver<bool>) -> JoinHandle<()> {
         tokio::spawn(output::copy(engine.clone(), Of::Service(self.name.clone()), log, copied, over))
     }
 

@@ -8,8 +8,6 @@
 //!
 //! What it prints goes over a connection, so no other life of the device could take an attempt over: it ends with its device.
 
-use std::fs::File;
-use std::io::Write;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -26,6 +24,7 @@ use super::create::{Inside, argv_of, env_of, idle_name, kept_body, name_of};
 use super::engine::{Engine, Fault};
 use super::start::{create, name_taken, prepare, pull, why_not_started};
 use super::{Shared, lock};
+use crate::exec::log::Log;
 use crate::exec::{Ending, Spec};
 use crate::model::container::Pull;
 
@@ -270,7 +269,7 @@ impl Process {
         Self { id, idle, clock, output, is_copied, was_killed: AtomicBool::new(false) }
     }
 
-    pub(super) fn copy(&self, log: File) -> JoinHandle<()> {
+    pub(super) fn copy(&self, log: Log) -> JoinHandle<()> {
         let output = lock(&self.output).take();
         tokio::spawn(async move {
             if let Some((output, copied)) = output {
@@ -376,17 +375,17 @@ impl Process {
 }
 
 /// Copies what a process prints into its log. Where the log cannot be written the rest is lost and the program goes on.
-async fn copy(mut output: Output, mut log: File) {
+async fn copy(mut output: Output, mut log: Log) {
     let mut complained = false;
     while let Some(piece) = output.next().await {
         let written = match piece {
-            Ok(piece) => log.write_all(&piece),
+            Ok(piece) => log.write(&piece),
             Err(fault) => {
                 tracing::warn!(%fault, "what a process in a kept container prints is cut off");
                 let note = "\n[the connection to the engine was cut: what was printed from here on is lost]\n";
                 // The log may be on the same disk as everything that fails now.
-                let _ = log.write_all(note.as_bytes());
-                return;
+                let _ = log.write(note.as_bytes());
+                break;
             }
         };
         if let Err(error) = written
@@ -395,4 +394,6 @@ async fn copy(mut output: Output, mut log: File) {
             tracing::warn!(%error, "what a process in a kept container prints cannot be written to its log");
         }
     }
+    // Likewise.
+    let _ = log.finish();
 }

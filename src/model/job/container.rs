@@ -5,19 +5,14 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::super::container::{Container, Engine, Gpus, Limits, RESERVED_LABELS, Rule, Volume, is_name, is_plain_path};
+use super::super::limits::{CPUS, LEAST_MEMORY, PIDS, in_millis};
 use super::super::message::quoted;
 use super::super::time::{SIZE_RULE, parse_size, show_duration};
 use super::super::toml_read::{At, Reader};
 use super::keys::{DOCKER_KEYS, ENGINES, LIMIT_KEYS, PULLS};
 
-/// The least memory that an engine gives to a container, bytes.
-const LEAST_MEMORY: u64 = 6 << 20;
 /// How long a container can be kept that nothing runs in.
 const KEPT_MOST: Duration = Duration::from_secs(86_400);
-/// How many CPUs a limit can name.
-const CPUS: RangeInclusive<f64> = 0.01..=1024.0;
-/// How many processes a limit can name.
-pub(super) const PIDS: RangeInclusive<i64> = 1..=1_000_000;
 /// How many GPUs can be asked for.
 pub(super) const GPUS: RangeInclusive<i64> = 1..=64;
 
@@ -114,10 +109,6 @@ pub(super) fn limits(reader: &mut Reader<'_>) -> Limits {
         let pids = reader.integer("pids", &PIDS);
         Some(Limits { memory: memory(reader), cpu_millis: cpus(reader), pids })
     };
-    if let (Some(at), None) = (reader.key("limits"), reader.key("docker")) {
-        let error = "found `limits` without `docker`, expected them together: this version limits containers only";
-        reader.problem(at, error.to_owned(), "docker = {image = \"…\"}");
-    }
     reader.within("limits", "a table", read).unwrap_or_default()
 }
 
@@ -259,10 +250,10 @@ fn memory(reader: &mut Reader<'_>) -> Option<u64> {
 
 fn cpus(reader: &mut Reader<'_>) -> Option<u32> {
     let At { at, value } = reader.number("cpus")?;
-    if !CPUS.contains(&value) {
+    let millis = in_millis(value);
+    if millis.is_none() {
         let error = format!("`cpus` is {value}, expected a number from {} to {}", CPUS.start(), CPUS.end());
         reader.problem(at, error, "cpus = 1.5");
-        return None;
     }
-    Some((value * 1_000.0).round() as u32)
+    millis
 }

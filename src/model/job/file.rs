@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use toml_edit::Table;
 
-use super::super::ids::{JobName, PoolName, Tag};
+use super::super::ids::{JobName, PoolName, SecretName, Tag};
 use super::super::message::{bad_name, quoted};
 use super::super::time::show_duration;
 use super::super::toml_read::{At, Problem, Reader};
 use super::container::{container, limits};
 use super::keys::{ON_LOST, OVERLAPS};
 use super::timing::kind;
-use super::{EXIT_CODES, Job, JobType, Mentioned, PRIORITY, Program, RETRIES, SLOTS};
+use super::{EXIT_CODES, Job, JobType, Mentioned, PRIORITY, Program, RETRIES, SECRET, SLOTS};
 
 /// The keys that this version reads.
 pub(in crate::model) const KEYS: [&str; 39] = [
@@ -288,6 +288,11 @@ fn env(reader: &mut Reader<'_>) -> Option<BTreeMap<String, String>> {
             continue;
         };
         no_nul(reader, &what, At { at: found.at, value });
+        if let Some(Err(bad)) = value.strip_prefix(SECRET).map(SecretName::new) {
+            let hint =
+                "secret:NAME names a file of Common/Security/secrets; a value that begins so must be a secret itself";
+            reader.problem(found.at, format!("`{what}`: {}", bad_name(&bad)), hint);
+        }
         env.insert(name.value.to_owned(), value.to_owned());
     }
     Some(env)

@@ -6,8 +6,9 @@
 use std::ops::RangeInclusive;
 
 use super::super::container::{Engine, Pull};
+use super::super::limits::PIDS;
 use super::super::schedule::Missed;
-use super::container::{GPUS, PIDS};
+use super::container::GPUS;
 use super::timing::{OWN_KEYS, TYPES};
 use super::{EXIT_CODES, INSTANCES, OnLost, Overlap, PRIORITY, RETRIES, SLOTS};
 
@@ -358,7 +359,13 @@ pub static JOB_KEYS: [Key; 39] = {
             r#"{"top": 5}"#,
             "Keyword arguments; those of the trigger are merged over them.",
         ),
-        key("env", Program, Shape::Environment, r#"{"MODE": "fast"}"#, "Variables for the program."),
+        key(
+            "env",
+            Program,
+            Shape::Environment,
+            r#"{"MODE": "fast", "TOKEN": "secret:token"}"#,
+            "Variables for the program; `secret:NAME` stands for the content of /run/secrets/NAME or Common/Security/secrets/NAME.",
+        ),
         key(
             "pass_env",
             Program,
@@ -378,7 +385,7 @@ pub static JOB_KEYS: [Key; 39] = {
             Program,
             Shape::Keys(&LIMIT_KEYS, None),
             r#"{"memory": "512m", "cpus": 1.5}"#,
-            "What its container may use (with `docker`).",
+            "What a run may use, in a container or not. Outside of one `cpus` and `pids` need a device that may make cgroups: it has the tag cgroup.",
         ),
         key(
             "tags",

@@ -87,6 +87,8 @@ fn impossible_values_are_refused_with_their_place() {
         ("env = {\"\" = \"x\"}", 8, "found \"\", expected the name of a variable", ""),
         ("env = {\"A=B\" = \"x\"}", 8, "found \"A=B\"", ""),
         ("env = {AIOS_JOB = \"x\"}", 8, "AIOS_ is reserved", "rename"),
+        ("env = {A = \"secret:../x\"}", 12, "secret name \"../x\" is not valid", "must be a secret itself"),
+        ("env = {A = \"secret:\"}", 12, "secret name \"\" is not valid", "secret:NAME"),
         ("pass_env = \"A\"", 12, "`pass_env` is a string (\"A\")", ""),
         ("pass_env = [\"A\", \"\"]", 18, "`pass_env[1]`: found \"\"", ""),
         ("pass_env = [\"AIOS_X\"]", 13, "AIOS_ is reserved", ""),
@@ -447,9 +449,21 @@ fn what_is_wrong_with_a_container_is_told_with_its_place_and_its_rule() {
         check(&[(&format!("file = \"a\"\n[docker]\n{lines}"), (line, column), wrong, hint)]);
     }
     check(&[("file = \"a\"\n[docker]\npull = \"never\"", (2, 1), "found no `image`", "image =")]);
-    check(&[("file = \"a\"\nlimits.memory = \"1g\"", (2, 1), "found `limits` without `docker`", "docker =")]);
-    let limited = |limits: &str| format!("file = \"a\"\ndocker.image = \"x\"\nlimits = {{{limits}}}");
-    check(&[(&limited("memory = \"5m\""), (3, 20), "`memory` is \"5m\", expected a size in quotes", "")]);
-    check(&[(&limited("cpus = 0"), (3, 18), "`cpus` is 0, expected a number from 0.01 to 1024", "")]);
-    check(&[(&limited("pids = 0"), (3, 18), "`pids` is 0, expected an integer from 1", "")]);
+}
+
+#[test]
+fn limits_hold_in_containers_and_outside() {
+    let limited = |limits: &str| format!("file = \"a\"\nlimits = {{{limits}}}");
+    check(&[(&limited("memory = \"5m\""), (2, 20), "`memory` is \"5m\", expected a size in quotes", "")]);
+    check(&[(&limited("cpus = 0"), (2, 18), "`cpus` is 0, expected a number from 0.01 to 1024", "")]);
+    check(&[(&limited("pids = 0"), (2, 18), "`pids` is 0, expected an integer from 1", "")]);
+    let tags = |limits: &str, more: &str| {
+        let job = good(&format!("{}\n{more}", limited(limits)));
+        job.tags.iter().map(|tag| tag.as_str().to_owned()).collect::<Vec<_>>()
+    };
+    // What only a cgroup holds needs a device that may make them; an engine makes its own.
+    assert_eq!(tags("memory = \"1g\"", ""), [""; 0]);
+    assert_eq!(tags("memory = \"1g\", cpus = 2", "tags = [\"gpu\"]"), ["cgroup", "gpu"]);
+    assert_eq!(tags("pids = 9", ""), ["cgroup"]);
+    assert_eq!(tags("pids = 9, cpus = 2", "docker.image = \"x\""), ["docker"]);
 }

@@ -4,9 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::sync::Arc;
 
-use super::Context;
-use super::failure::{Code, Failure};
 use super::view::{self, Lies};
+use super::{Client, Code, Failure};
 use crate::decide::queue::job_name;
 use crate::model::entry::{Entry, Source, Waiting, split_dropped};
 use crate::model::ids::{JobName, RunId};
@@ -23,22 +22,22 @@ const CANDIDATES: usize = 10;
 
 /// Everything that the volume shows of one run.
 #[derive(Debug)]
-pub(super) struct Run {
+pub struct Run {
     /// Its id.
-    pub(super) id: RunId,
+    pub id: RunId,
     /// Its job.
-    pub(super) job: JobName,
+    pub job: JobName,
     /// Its place in the state, if it is held or listed.
-    pub(super) held: Option<Arc<Held>>,
+    pub held: Option<Arc<Held>>,
     /// Its file, if it waits.
-    pub(super) entry: Option<Arc<Entry>>,
+    pub entry: Option<Arc<Entry>>,
     /// Its results, by attempt.
-    pub(super) results: Vec<Named>,
+    pub results: Vec<Named>,
 }
 
 /// Where a run is.
 #[derive(Debug)]
-pub(super) enum Place {
+pub enum Place {
     /// It waits for its first or its next attempt.
     Waiting,
     /// A device holds it.
@@ -51,8 +50,8 @@ pub(super) enum Place {
 
 impl Run {
     /// Where it is. A final result counts most: it is visible before the state lets the run go.
-    pub(super) fn place(&self, context: &Context) -> Result<Place, Failure> {
-        if let Some(outcome) = self.final_result(context)? {
+    pub fn place(&self, client: &Client) -> Result<Place, Failure> {
+        if let Some(outcome) = self.final_result(client)? {
             return Ok(Place::Past(Box::new(outcome)));
         }
         Ok(match (&self.held, &self.entry) {
@@ -63,9 +62,9 @@ impl Run {
     }
 
     /// The result that ended it. Mostly the newest; one that was ended while it waited has attempt 0.
-    pub(super) fn final_result(&self, context: &Context) -> Result<Option<Outcome>, Failure> {
+    pub fn final_result(&self, client: &Client) -> Result<Option<Outcome>, Failure> {
         for named in self.results.iter().rev().filter(|named| !named.superseded) {
-            if let Some(outcome) = read(context, named)?.filter(|outcome| outcome.is_final) {
+            if let Some(outcome) = read(client, named)?.filter(|outcome| outcome.is_final) {
                 return Ok(Some(outcome));
             }
         }
@@ -73,49 +72,49 @@ impl Run {
     }
 
     /// All its results that can be read, by attempt.
-    pub(super) fn outcomes(&self, context: &Context) -> Result<Vec<Outcome>, Failure> {
-        let read = self.results.iter().map(|named| read(context, named));
+    pub fn outcomes(&self, client: &Client) -> Result<Vec<Outcome>, Failure> {
+        let read = self.results.iter().map(|named| read(client, named));
         Ok(read.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
     }
 
     /// The largest attempt that has a number: in a result, in a device's hands, or next.
-    pub(super) fn newest_attempt(&self) -> u32 {
+    pub fn newest_attempt(&self) -> u32 {
         let held = self.held.as_ref().map(|held| held.attempt);
         self.results.iter().map(|named| named.attempt).chain(held).max().unwrap_or(0)
     }
 }
 
 /// One result by its name.
-pub(super) fn read(context: &Context, named: &Named) -> Result<Option<Outcome>, Failure> {
+pub fn read(client: &Client, named: &Named) -> Result<Option<Outcome>, Failure> {
     let lease = Lease { run: named.run.clone(), attempt: named.attempt };
-    let layout = &context.layout;
+    let layout = &client.layout;
     let path = if named.superseded { layout.superseded(&named.job, &lease) } else { layout.result(&named.job, &lease) };
-    Ok(results::read(&*context.disk, &path)?)
+    Ok(results::read(&*client.disk, &path)?)
 }
 
 /// Finds the run that `name` names.
 ///
 /// # Errors
 /// Exit code 3 if there is none, 2 if there are several or it is one that was rejected.
-pub(super) fn find(context: &Context, name: &str) -> Result<Run, Failure> {
+pub fn find(client: &Client, name: &str) -> Result<Run, Failure> {
     // A run that moves while it is looked for may be missed in both of its places.
     for _ in 0..3 {
-        let Some(id) = resolve(context, name)? else { break };
-        if let Some(run) = gather(context, &id)? {
-            let on_its_way = run.held.is_none() && run.entry.is_none() && run.final_result(context)?.is_none();
+        let Some(id) = resolve(client, name)? else { break };
+        if let Some(run) = gather(client, &id)? {
+            let on_its_way = run.held.is_none() && run.entry.is_none() && run.final_result(client)?.is_none();
             if !on_its_way {
                 return Ok(run);
             }
-            context.pause(std::time::Duration::from_millis(20));
+            client.pause(std::time::Duration::from_millis(20));
         }
     }
     // Its files are incomplete for good: what there is of it.
-    if let Some(id) = resolve(context, name)?
-        && let Some(run) = gather(context, &id)?
+    if let Some(id) = resolve(client, name)?
+        && let Some(run) = gather(client, &id)?
     {
         return Ok(run);
     }
-    let (disk, layout) = (&*context.disk, &context.layout);
+    let (disk, layout) = (&*client.disk, &client.layout);
     let rejection = match RunId::parse(name) {
         Some(id) => processed::rejection(disk, layout, &id)?,
         None if name.ends_with(".json") => processed::rejection_of_name(disk, layout, name)?,
@@ -129,18 +128,19 @@ pub(super) fn find(context: &Context, name: &str) -> Result<Run, Failure> {
 }
 
 /// The failure for a trigger that was rejected.
-pub(super) fn rejected(why: &processed::Rejection) -> Failure {
+#[must_use]
+pub fn rejected(why: &processed::Rejection) -> Failure {
     let place = match (why.line, why.column) {
         (Some(line), Some(column)) => format!(":{line}:{column}"),
         (Some(line), None) => format!(":{line}"),
         (None, _) => String::new(),
     };
     let error = format!("the trigger {}{place} was rejected: {}", quoted(&why.name), why.error);
-    Failure::new(Code::Usage, error, why.hint.clone())
+    Failure::new(Code::Rejected, error, why.hint.clone())
 }
 
 /// The id that a name stands for.
-fn resolve(context: &Context, name: &str) -> Result<Option<RunId>, Failure> {
+fn resolve(client: &Client, name: &str) -> Result<Option<RunId>, Failure> {
     if name.is_empty() {
         return Err(Failure::new(
             Code::Usage,
@@ -149,31 +149,31 @@ fn resolve(context: &Context, name: &str) -> Result<Option<RunId>, Failure> {
         ));
     }
     if let Some(id) = RunId::parse(name) {
-        let first = first_of_duplicate(context, &id)?;
-        return Ok(Some(first.map_or(id.clone(), |first| told_as_duplicate(context, &id, &first))));
+        let first = first_of_duplicate(client, &id)?;
+        return Ok(Some(first.map_or(id.clone(), |first| told_as_duplicate(client, &id, &first))));
     }
     if name.ends_with(".json") {
-        return by_trigger(context, name);
+        return by_trigger(client, name);
     }
     let matches = |id: &RunId| id.as_str().starts_with(name) || id.as_str().ends_with(name);
-    let mut ids: BTreeSet<RunId> = waiting_ids(context)?.into_iter().filter(|id| matches(id)).collect();
-    ids.extend(state(context)?.runs.keys().filter(|id| matches(id)).cloned());
-    for day in results::days(&*context.disk, &context.layout)? {
-        let named = results::of_day(&*context.disk, &context.layout, &day)?;
+    let mut ids: BTreeSet<RunId> = waiting_ids(client)?.into_iter().filter(|id| matches(id)).collect();
+    ids.extend(state(client)?.runs.keys().filter(|id| matches(id)).cloned());
+    for day in results::days(&*client.disk, &client.layout)? {
+        let named = results::of_day(&*client.disk, &client.layout, &day)?;
         ids.extend(named.into_iter().map(|named| named.run).filter(|id| matches(id)));
     }
     let mut firsts = BTreeMap::new();
-    for day in results::days_in(&*context.disk, &context.layout.processed())? {
-        let of_day = processed::of_day(&*context.disk, &context.layout, &day)?;
+    for day in results::days_in(&*client.disk, &client.layout.processed())? {
+        let of_day = processed::of_day(&*client.disk, &client.layout, &day)?;
         firsts.extend(of_day.into_iter().filter(|it| matches(&it.run)).filter_map(|it| Some((it.run, it.first?))));
     }
     ids.extend(firsts.keys().cloned());
     let Some(id) = one_of(name, ids)? else { return Ok(None) };
-    Ok(Some(firsts.get(&id).map_or(id.clone(), |first| told_as_duplicate(context, &id, first))))
+    Ok(Some(firsts.get(&id).map_or(id.clone(), |first| told_as_duplicate(client, &id, first))))
 }
 
-fn told_as_duplicate(context: &Context, id: &RunId, first: &RunId) -> RunId {
-    context.out.note(&format!("the trigger {id} is a duplicate of the run {first}"));
+fn told_as_duplicate(client: &Client, id: &RunId, first: &RunId) -> RunId {
+    (client.note)(&format!("the trigger {id} is a duplicate of the run {first}"));
     first.clone()
 }
 
@@ -193,53 +193,53 @@ fn one_of(name: &str, ids: BTreeSet<RunId>) -> Result<Option<RunId>, Failure> {
 }
 
 /// The state, or an empty one where there is none.
-fn state(context: &Context) -> Result<Arc<State>, Failure> {
-    Ok(view::state(context)?.unwrap_or_default())
+fn state(client: &Client) -> Result<Arc<State>, Failure> {
+    Ok(view::state(client)?.unwrap_or_default())
 }
 
-fn waiting_ids(context: &Context) -> Result<Vec<RunId>, Failure> {
+fn waiting_ids(client: &Client) -> Result<Vec<RunId>, Failure> {
     let id = |lies| match lies {
         Lies::Waits(entry) => Some(entry.run.clone()),
         Lies::Refused(run, _) => Some(run),
         Lies::Unfinished => None,
     };
-    Ok(view::waiting(context)?.into_iter().filter_map(|(_, lies)| id(lies)).collect())
+    Ok(view::waiting(client)?.into_iter().filter_map(|(_, lies)| id(lies)).collect())
 }
 
 /// The run whose idempotency key made this one a duplicate.
-pub(super) fn first_of_duplicate(context: &Context, id: &RunId) -> Result<Option<RunId>, Failure> {
-    let of_day = processed::of_day(&*context.disk, &context.layout, &id.date())?;
+pub fn first_of_duplicate(client: &Client, id: &RunId) -> Result<Option<RunId>, Failure> {
+    let of_day = processed::of_day(&*client.disk, &client.layout, &id.date())?;
     Ok(of_day.into_iter().find(|it| it.run == *id).and_then(|it| it.first))
 }
 
 /// The newest run of a trigger's file name. Of a duplicate, the run it is a duplicate of.
-fn by_trigger(context: &Context, name: &str) -> Result<Option<RunId>, Failure> {
+fn by_trigger(client: &Client, name: &str) -> Result<Option<RunId>, Failure> {
     let mut newest: Option<RunId> = None;
-    for (_, lies) in view::waiting(context)? {
+    for (_, lies) in view::waiting(client)? {
         match lies {
             Lies::Waits(entry) if *entry.dropped == *name => newest = newest.max(Some(entry.run.clone())),
             Lies::Waits(_) | Lies::Refused(..) | Lies::Unfinished => {}
         }
     }
-    for (id, held) in &state(context)?.runs {
+    for (id, held) in &state(client)?.runs {
         if held.trigger.as_deref() == Some(name) {
             newest = newest.max(Some(id.clone()));
         }
     }
     let stem = split_dropped(OsStr::new(name)).0;
-    for day in results::days_in(&*context.disk, &context.layout.processed())? {
-        let mut of_stem = processed::of_day(&*context.disk, &context.layout, &day)?;
+    for day in results::days_in(&*client.disk, &client.layout.processed())? {
+        let mut of_stem = processed::of_day(&*client.disk, &client.layout, &day)?;
         of_stem.retain(|it| it.stem == stem && newest.as_ref().is_none_or(|newest| it.run > *newest));
         of_stem.sort_by(|a, b| b.run.cmp(&a.run));
         for it in of_stem {
             if it.first.is_some() {
-                if processed::was_dropped_as(&*context.disk, &context.layout, &it, name)? {
+                if processed::was_dropped_as(&*client.disk, &client.layout, &it, name)? {
                     return Ok(it.first);
                 }
                 continue;
             }
             // Different names can have one stem: the result knows the name.
-            if is_named(context, &it.run, name)? {
+            if is_named(client, &it.run, name)? {
                 return Ok(Some(it.run));
             }
         }
@@ -247,19 +247,19 @@ fn by_trigger(context: &Context, name: &str) -> Result<Option<RunId>, Failure> {
     Ok(newest)
 }
 
-fn is_named(context: &Context, id: &RunId, name: &str) -> Result<bool, Failure> {
-    let of_day = results::of_day(&*context.disk, &context.layout, &id.date())?;
+fn is_named(client: &Client, id: &RunId, name: &str) -> Result<bool, Failure> {
+    let of_day = results::of_day(&*client.disk, &client.layout, &id.date())?;
     let Some(named) = of_day.iter().rev().find(|named| named.run == *id) else {
         return Ok(false);
     };
-    Ok(read(context, named)?.is_some_and(|outcome| outcome.trigger.as_deref() == Some(name)))
+    Ok(read(client, named)?.is_some_and(|outcome| outcome.trigger.as_deref() == Some(name)))
 }
 
 /// Everything there is of a run. Looked at in the order in which a run moves, so that it is seen in one place at least.
-pub(super) fn gather(context: &Context, id: &RunId) -> Result<Option<Run>, Failure> {
-    let entry = entry(context, id)?;
-    let held = state(context)?.runs.get(id).cloned();
-    let mut results = results::of_day(&*context.disk, &context.layout, &id.date())?;
+pub fn gather(client: &Client, id: &RunId) -> Result<Option<Run>, Failure> {
+    let entry = entry(client, id)?;
+    let held = state(client)?.runs.get(id).cloned();
+    let mut results = results::of_day(&*client.disk, &client.layout, &id.date())?;
     results.retain(|named| named.run == *id);
     results.sort_by_key(|named| (named.attempt, named.superseded));
     let job = held.as_ref().map(|held| held.job.clone());
@@ -269,9 +269,9 @@ pub(super) fn gather(context: &Context, id: &RunId) -> Result<Option<Run>, Failu
 }
 
 /// The file of a run that waits. Only a name that carries no id has to be read for it, and only if it was dropped at the id's time.
-fn entry(context: &Context, id: &RunId) -> Result<Option<Arc<Entry>>, Failure> {
+fn entry(client: &Client, id: &RunId) -> Result<Option<Arc<Entry>>, Failure> {
     let mut inbox = Inbox::default();
-    for key in view::waiting_files(context)? {
+    for key in view::waiting_files(client)? {
         let carried = match key.source {
             Source::Inbox => split_dropped(&key.name).1,
             Source::Waiting | Source::Due => Waiting::parse(&key.name).map(|waiting| waiting.run),
@@ -279,14 +279,14 @@ fn entry(context: &Context, id: &RunId) -> Result<Option<Arc<Entry>>, Failure> {
         let may_be = match carried {
             Some(carried) => carried == *id,
             None => {
-                let dropped = context.disk.stat(&context.layout.entry(&key)).ok();
+                let dropped = client.disk.stat(&client.layout.entry(&key)).ok();
                 dropped.is_some_and(|meta| RunId::new(meta.changed, 0).time() == id.time())
             }
         };
         if !may_be {
             continue;
         }
-        match view::look(context, &mut inbox, &key)? {
+        match view::look(client, &mut inbox, &key)? {
             Some(Lies::Waits(entry)) if entry.run == *id => return Ok(Some(entry)),
             Some(Lies::Waits(_) | Lies::Refused(..) | Lies::Unfinished) | None => {}
         }
@@ -323,6 +323,6 @@ mod tests {
         };
         let failure = rejected(&why);
         assert_eq!(failure.error, "the trigger \"a\\u{1b}.json\":2:5 was rejected: found 7");
-        assert_eq!((failure.code, failure.hint.as_str()), (Code::Usage, "h"));
+        assert_eq!((failure.code, failure.hint.as_str()), (Code::Rejected, "h"));
     }
 }

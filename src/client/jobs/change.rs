@@ -6,31 +6,31 @@
 
 use toml_edit::Value;
 
-use super::super::{Code, Failure};
+use crate::client::{Code, Failure};
 use crate::model::job::draft::Draft;
 use crate::model::job::keys::{JOB_KEYS, foreign_keys, is_of_types, job_key, types_with};
 use crate::model::message::{did_you_mean, listed, quoted};
 
 /// What is asked for.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Change {
+pub struct Change {
     /// Keys and their new values, in the order of the table of keys.
-    pub(super) set: Vec<(&'static str, Value)>,
+    pub set: Vec<(&'static str, Value)>,
     /// Members of tables and their new values.
-    pub(super) members: Vec<(&'static str, String, Value)>,
+    pub members: Vec<(&'static str, String, Value)>,
     /// Keys to remove, or members as `table.member`.
-    pub(super) unset: Vec<String>,
+    pub unset: Vec<String>,
 }
 
 /// What was done.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Done {
+pub struct Done {
     /// Keys that have a new value.
-    pub(super) set: Vec<String>,
+    pub set: Vec<String>,
     /// Keys that went, each with the reason.
-    pub(super) removed: Vec<(String, String)>,
+    pub removed: Vec<(String, String)>,
     /// Keys that were to go and were not there.
-    pub(super) absent: Vec<String>,
+    pub absent: Vec<String>,
 }
 
 /// The keys of which a job has one alone.
@@ -45,7 +45,7 @@ const ALTERNATIVES: [(&str, &[&str]); 6] = [
 
 impl Change {
     /// Whether nothing is asked for.
-    pub(super) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.set.is_empty() && self.members.is_empty() && self.unset.is_empty()
     }
 
@@ -53,7 +53,7 @@ impl Change {
     ///
     /// # Errors
     /// What was asked cannot be meant; exit code 2.
-    pub(super) fn apply(mut self, draft: &mut Draft) -> Result<Done, Failure> {
+    pub fn apply(mut self, draft: &mut Draft) -> Result<Done, Failure> {
         self.check_unset(draft)?;
         let mut done = Done::default();
         let new_type = self.new_type(draft)?;

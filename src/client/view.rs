@@ -1,12 +1,11 @@
-//! The volume as a verb sees it: read once, without a lock, and said to be what it is - a look from outside.
+//! The volume as a client sees it: read once, without a lock, and said to be what it is - a look from outside.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Context;
-use super::failure::{Code, Failure};
+use super::{Client, Code, Failure};
 use crate::decide::catalog::Catalog;
 use crate::decide::explain::Seen;
 use crate::model::device::{Beat, Me};
@@ -29,57 +28,57 @@ const LOCK_STEP: Duration = Duration::from_millis(15);
 
 /// A device, as its files show it.
 #[derive(Debug)]
-pub(super) struct Device {
+pub struct Device {
     /// Its newest heartbeat.
-    pub(super) beat: Beat,
+    pub beat: Beat,
     /// Whether it lives.
-    pub(super) alive: bool,
+    pub alive: bool,
 }
 
-/// Who this verb is where it signs what it changes.
-pub(super) fn me(context: &Context) -> Me {
-    Me { device: context.default_device(), session: context.session.clone(), tags: BTreeSet::new(), slots: 0 }
+/// Who this is where it signs what it changes.
+pub fn me(client: &Client) -> Me {
+    Me { device: client.device.clone(), session: client.session.clone(), tags: BTreeSet::new(), slots: 0 }
 }
 
 /// The shared state, to be read or changed.
-pub(super) fn store(context: &Context) -> Store {
-    Store::new(Rc::clone(&context.disk), context.layout.clone(), me(context))
+pub fn store(client: &Client) -> Store {
+    Store::new(Rc::clone(&client.disk), client.layout.clone(), me(client))
 }
 
 /// The state as it stands. `None`: it is missing or damaged, and whoever writes next makes it anew.
-pub(super) fn state(context: &Context) -> Result<Option<Arc<State>>, Failure> {
-    let mut store = store(context);
+pub fn state(client: &Client) -> Result<Option<Arc<State>>, Failure> {
+    let mut store = store(client);
     Ok(store.refresh()?.then(|| Arc::clone(store.state())))
 }
 
 /// Does something under the lock; where another process holds it, again, for some seconds.
-pub(super) fn patiently<T>(context: &Context, mut act: impl FnMut(Moment) -> Result<T, Refused>) -> Result<T, Failure> {
-    let end = context.now().boot + LOCK_PATIENCE;
+pub fn patiently<T>(client: &Client, mut act: impl FnMut(Moment) -> Result<T, Refused>) -> Result<T, Failure> {
+    let end = client.now().boot + LOCK_PATIENCE;
     loop {
-        let now = context.now();
+        let now = client.now();
         match act(now) {
-            Err(Refused::Busy | Refused::Raced) if now.boot < end => context.pause(LOCK_STEP),
+            Err(Refused::Busy | Refused::Raced) if now.boot < end => client.pause(LOCK_STEP),
             done => return Ok(done?),
         }
     }
 }
 
 /// All devices that have a heartbeat, in the order of their ids.
-pub(super) fn devices(context: &Context) -> Result<Vec<Device>, Failure> {
-    let beats = heartbeat::read_all(&*context.disk, &context.layout)?.beats;
-    let network = is_network(&context.layout.common);
-    let look = |beat: Beat| is_alive(context, &beat, network).map(|alive| Device { beat, alive });
+pub fn devices(client: &Client) -> Result<Vec<Device>, Failure> {
+    let beats = heartbeat::read_all(&*client.disk, &client.layout)?.beats;
+    let network = is_network(&client.layout.common);
+    let look = |beat: Beat| is_alive(client, &beat, network).map(|alive| Device { beat, alive });
     beats.into_iter().map(look).collect()
 }
 
 /// A living device beats; and it holds its lock, where locks reach from machine to machine.
-pub(super) fn is_alive(context: &Context, beat: &Beat, network: bool) -> Result<bool, Failure> {
+pub fn is_alive(client: &Client, beat: &Beat, network: bool) -> Result<bool, Failure> {
     if beat.left {
         return Ok(false);
     }
-    let path = context.layout.heartbeat(&beat.device);
-    let meta = found(context.disk.stat(&path)).on("look at", &path)?;
-    let age = meta.and_then(|meta| (context.now().wall - meta.changed).to_std().ok());
+    let path = client.layout.heartbeat(&beat.device);
+    let meta = found(client.disk.stat(&path)).on("look at", &path)?;
+    let age = meta.and_then(|meta| (client.now().wall - meta.changed).to_std().ok());
     // One from the future is young: the server's clock is not this machine's.
     if meta.is_none() || age.is_some_and(|age| age >= Duration::from_millis(beat.lease_ms)) {
         return Ok(false);
@@ -87,15 +86,15 @@ pub(super) fn is_alive(context: &Context, beat: &Beat, network: bool) -> Result<
     if network {
         return Ok(true);
     }
-    let path = context.layout.device_lock(&beat.device);
-    if found(context.disk.stat(&path)).on("look at", &path)?.is_none() {
+    let path = client.layout.device_lock(&beat.device);
+    if found(client.disk.stat(&path)).on("look at", &path)?.is_none() {
         return Ok(false);
     }
-    Ok(heartbeat::lock(&*context.disk, &context.layout, &beat.device)?.is_none())
+    Ok(heartbeat::lock(&*client.disk, &client.layout, &beat.device)?.is_none())
 }
 
 /// The devices as explanations need them; what they hold counts as the state has it.
-pub(super) fn seen(devices: &[Device], state: &State) -> Vec<Seen> {
+pub fn seen(devices: &[Device], state: &State) -> Vec<Seen> {
     let busy = |beat: &Beat| state.held_by(&beat.device, &beat.session).map(|(_, held)| held.slots_taken()).sum();
     devices
         .iter()
@@ -112,14 +111,14 @@ pub(super) fn seen(devices: &[Device], state: &State) -> Vec<Seen> {
 }
 
 /// The job files.
-pub(super) fn programs(context: &Context) -> Result<Programs, Failure> {
+pub fn programs(client: &Client) -> Result<Programs, Failure> {
     let mut programs = Programs::default();
-    programs.scan(&*context.disk, &context.layout, context.now().boot)?;
+    programs.scan(&*client.disk, &client.layout, client.now().boot)?;
     Ok(programs)
 }
 
 /// The failure for a job that nobody knows, with the nearest name.
-pub(super) fn no_such_job(name: &str, catalog: &Catalog) -> Failure {
+pub fn no_such_job(name: &str, catalog: &Catalog) -> Failure {
     let hint = match suggest(name, catalog.names()) {
         Some(nearest) => format!("did you mean {nearest}? `orchestrator jobs list` shows all"),
         None => {
@@ -130,8 +129,8 @@ pub(super) fn no_such_job(name: &str, catalog: &Catalog) -> Failure {
     Failure::new(Code::NotFound, format!("there is no job {} in Programs/", quoted(name)), hint)
 }
 
-/// A job's name from the command line.
-pub(super) fn job_name(name: &str) -> Result<JobName, Failure> {
+/// A job's name as somebody gave it.
+pub fn job_name(name: &str) -> Result<JobName, Failure> {
     JobName::new(name).map_err(|bad| {
         Failure::new(Code::Usage, crate::model::message::bad_name(&bad), "`orchestrator jobs list` shows all jobs")
     })
@@ -139,7 +138,7 @@ pub(super) fn job_name(name: &str) -> Result<JobName, Failure> {
 
 /// What lies in the inbox under one name.
 #[derive(Debug)]
-pub(super) enum Lies {
+pub enum Lies {
     /// A trigger that waits.
     Waits(Arc<Entry>),
     /// It cannot be taken, and the next device that sees it moves it away.
@@ -149,11 +148,11 @@ pub(super) enum Lies {
 }
 
 /// Everything that waits, by its file.
-pub(super) fn waiting(context: &Context) -> Result<Vec<(FileKey, Lies)>, Failure> {
+pub fn waiting(client: &Client) -> Result<Vec<(FileKey, Lies)>, Failure> {
     let mut all = Vec::new();
     let mut inbox = Inbox::default();
-    for key in waiting_files(context)? {
-        if let Some(lies) = look(context, &mut inbox, &key)? {
+    for key in waiting_files(client)? {
+        if let Some(lies) = look(client, &mut inbox, &key)? {
             all.push((key, lies));
         }
     }
@@ -161,19 +160,19 @@ pub(super) fn waiting(context: &Context) -> Result<Vec<(FileKey, Lies)>, Failure
 }
 
 /// The names of everything that waits.
-pub(super) fn waiting_files(context: &Context) -> Result<Vec<FileKey>, Failure> {
+pub fn waiting_files(client: &Client) -> Result<Vec<FileKey>, Failure> {
     let mut keys = Vec::new();
     for source in [Source::Inbox, Source::Waiting] {
-        let folder = context.layout.source(source);
-        let names = found(context.disk.list(&folder)).on("list", &folder)?.unwrap_or_default();
+        let folder = client.layout.source(source);
+        let names = found(client.disk.list(&folder)).on("list", &folder)?.unwrap_or_default();
         keys.extend(names.into_iter().filter(|name| is_trigger_name(name)).map(|name| FileKey { source, name }));
     }
     Ok(keys)
 }
 
 /// What lies under one name; `None`: nothing (any more).
-pub(super) fn look(context: &Context, inbox: &mut Inbox, key: &FileKey) -> Result<Option<Lies>, Failure> {
-    Ok(match inbox.look(&*context.disk, &context.layout, key, context.now())? {
+pub fn look(client: &Client, inbox: &mut Inbox, key: &FileKey) -> Result<Option<Lies>, Failure> {
+    Ok(match inbox.look(&*client.disk, &client.layout, key, client.now())? {
         Look::Entry(entry) => Some(Lies::Waits(entry)),
         Look::Gone | Look::Same => None,
         Look::NotYet => Some(Lies::Unfinished),

@@ -1,0 +1,364 @@
+//! Who asks: keys and tokens are looked up here, rights are judged, and too many requests are turned away.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::RandomState;
+use std::net::{IpAddr, Ipv6Addr};
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use axum::http::HeaderMap;
+use axum::http::header::AUTHORIZATION;
+use chrono::{DateTime, Utc};
+use governor::clock::{Clock, DefaultClock};
+use governor::state::keyed::HashMapStateStore;
+use governor::{Quota, RateLimiter};
+use subtle::ConstantTimeEq;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::problem::{Kind, Problem};
+use crate::client::security::keys::hash;
+use crate::client::security::tokens::{Purpose, Secrets};
+use crate::client::{Client, Failure};
+use crate::model::access::{Key, Right, Role, Scope, User, sees, split_key};
+use crate::model::entry::FileId;
+use crate::model::ids::{DeviceId, JobName, Tag};
+use crate::volume::os::is_network;
+use crate::volume::security;
+
+/// How often it is looked whether keys or users have changed.
+const LOOK: Duration = Duration::from_secs(1);
+/// How often it is written down when keys were last used.
+const TELL_SEEN: Duration = Duration::from_secs(60);
+/// How often a password may be tried, from one address or for one name: a burst, then one each 3 s.
+const FAILURES: u32 = 20;
+/// How many addresses and keys are remembered before those that were quiet are forgotten.
+const REMEMBERED: usize = 10_000;
+
+type Limiter<K> = RateLimiter<K, HashMapStateStore<K, RandomState>, DefaultClock>;
+
+/// Who asks.
+#[derive(Debug, Clone)]
+pub(super) struct Caller {
+    /// `key:<id>` or `user:<name>`.
+    pub(super) id: String,
+    /// What people call it.
+    pub(super) name: String,
+    pub(super) role: Role,
+    pub(super) scopes: Arc<[Scope]>,
+}
+
+impl Caller {
+    /// Whether this caller sees a job that needs these tags.
+    pub(super) fn sees(&self, job: &JobName, tags: &mut dyn Iterator<Item = &Tag>) -> bool {
+        self.scopes.is_empty() || sees(&self.scopes, job, tags)
+    }
+
+    /// Whether this caller sees everything.
+    pub(super) fn sees_all(&self) -> bool {
+        self.scopes.is_empty()
+    }
+
+    /// Whether this caller may have a device do something: names of jobs are no right over machines.
+    pub(super) fn commands_device(&self, tags: &[Tag]) -> bool {
+        let has_tag = |scope: &Scope| match scope {
+            Scope::Tag(tag) => tags.contains(tag),
+            Scope::Job(_) => false,
+        };
+        self.scopes.is_empty() || self.scopes.iter().any(has_tag)
+    }
+
+    /// Whether this caller sees a device with these tags. Names of jobs limit no devices.
+    pub(super) fn sees_device(&self, tags: &[Tag]) -> bool {
+        let mut wanted = self.scopes.iter().filter_map(|scope| match scope {
+            Scope::Tag(tag) => Some(tag),
+            Scope::Job(_) => None,
+        });
+        let first = wanted.next();
+        first.is_none_or(|first| std::iter::once(first).chain(wanted).any(|tag| tags.contains(tag)))
+    }
+}
+
+/// A record, with its scopes as callers carry them.
+pub(super) type Known<T> = Arc<(T, Arc<[Scope]>)>;
+
+/// Everybody who may come in, as the folder had it.
+#[derive(Default)]
+struct Book {
+    keys: HashMap<String, Known<Key>>,
+    users: HashMap<String, Known<User>>,
+    stamp: Vec<Option<FileId>>,
+    looked: Option<Duration>,
+    /// What could not be read, so that it is said once.
+    wrong: Vec<String>,
+}
+
+/// The guard of one server.
+pub(super) struct Guard {
+    book: RwLock<Book>,
+    secrets: Secrets,
+    by_caller: Limiter<String>,
+    by_address: Limiter<IpAddr>,
+    failures: Limiter<String>,
+    /// Until when somebody may try no password.
+    blocked: Mutex<HashMap<String, <DefaultClock as Clock>::Instant>>,
+    seen: Mutex<Seen>,
+    /// One looks for changes at a time.
+    turn: Arc<Semaphore>,
+    /// Whether there is any limit of requests.
+    limited: bool,
+    /// Whether the folder is another machine's: what it says of its folders may be old, what it says of files is not.
+    remote: bool,
+}
+
+#[derive(Default)]
+struct Seen {
+    at: BTreeMap<String, DateTime<Utc>>,
+    told: Option<Duration>,
+    is_new: bool,
+}
+
+/// One in so many seconds, after a burst.
+fn quota(per_second: u32, burst: u32) -> Quota {
+    let at_least = |number: u32| NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN);
+    Quota::per_second(at_least(per_second)).allow_burst(at_least(burst))
+}
+
+impl Guard {
+    /// `rate`: how many requests a second a caller may make, twice as many at once; 0: as many as they like.
+    pub(super) fn new(client: &mut Client, secrets: Secrets, rate: u32) -> Result<Self, Failure> {
+        let slowly = Quota::with_period(Duration::from_secs(3)).unwrap_or_else(|| quota(1, 1));
+        let guard = Self {
+            book: RwLock::default(),
+            secrets,
+            by_caller: RateLimiter::keyed(quota(rate, rate.saturating_mul(2))),
+            by_address: RateLimiter::keyed(quota(rate, rate.saturating_mul(2))),
+            failures: RateLimiter::keyed(slowly.allow_burst(NonZeroU32::new(FAILURES).unwrap_or(NonZeroU32::MIN))),
+            blocked: Mutex::default(),
+            seen: Mutex::default(),
+            turn: Arc::new(Semaphore::new(1)),
+            limited: rate > 0,
+            remote: is_network(&client.layout.common),
+        };
+        guard.look(client)?;
+        Ok(guard)
+    }
+
+    /// What tokens are signed with.
+    pub(super) fn secrets(&self) -> &Secrets {
+        &self.secrets
+    }
+
+    /// The turn to look for changes, if it is time and nobody else has it.
+    pub(super) fn turn_to_look(&self, now: Duration) -> Option<OwnedSemaphorePermit> {
+        let looked = self.book.read().unwrap_or_else(PoisonError::into_inner).looked;
+        let is_due = looked.is_none_or(|looked| now.saturating_sub(looked) >= LOOK);
+        is_due.then(|| Arc::clone(&self.turn).try_acquire_owned().ok()).flatten()
+    }
+
+    /// Reads keys and users again if they have changed.
+    pub(super) fn look(&self, client: &Client) -> Result<(), Failure> {
+        let now = client.now();
+        let stamp = security::stamp(&*client.disk, &client.layout);
+        {
+            let mut book = self.book.write().unwrap_or_else(PoisonError::into_inner);
+            // Two changes within one tick of the file system's clock leave one stamp: shortly after one it is read again.
+            let may_hide = book.looked.is_some_and(|looked| now.boot.saturating_sub(looked) < LOOK);
+            if book.stamp == stamp && !may_hide && !is_recent(client, now.wall) && !self.remote {
+                book.looked = Some(now.boot);
+                return Ok(());
+            }
+        }
+        let (keys, wrong_keys) = security::read_all::<Key>(&*client.disk, &client.layout.api_keys())?;
+        let (users, wrong_users) = security::read_all::<User>(&*client.disk, &client.layout.users())?;
+        let wrong: Vec<String> = wrong_keys.iter().chain(&wrong_users).map(ToString::to_string).collect();
+        let mut book = self.book.write().unwrap_or_else(PoisonError::into_inner);
+        for error in wrong.iter().filter(|error| !book.wrong.contains(error)) {
+            tracing::error!("{error}: whoever it was for cannot come in");
+        }
+        let keys = keys.into_iter().map(|key| (key.id.clone(), scoped(key.scopes.clone(), key)));
+        let users = users.into_iter().map(|user| (user.name.clone(), scoped(user.scopes.clone(), user)));
+        let mut new = Book { keys: keys.collect(), users: users.collect(), stamp, looked: Some(now.boot), wrong };
+        // What cannot be read now was good when it was read: it stays, and is looked at again.
+        if !new.wrong.is_empty() {
+            new.stamp.clear();
+            for error in wrong_keys.iter().chain(&wrong_users) {
+                let Some(name) = error.path.file_stem().and_then(|name| name.to_str()) else { continue };
+                let is_user = error.path.parent() == Some(&client.layout.users());
+                match (is_user, book.keys.get(name), book.users.get(name)) {
+                    (false, Some(key), _) => drop(new.keys.insert(name.to_owned(), Arc::clone(key))),
+                    (true, _, Some(user)) => drop(new.users.insert(name.to_owned(), Arc::clone(user))),
+                    (false, None, _) | (true, _, None) => {}
+                }
+            }
+        }
+        *book = new;
+        Ok(())
+    }
+
+    /// Who shows this.
+    pub(super) fn recognise(&self, headers: &HeaderMap, now: DateTime<Utc>) -> Result<Caller, Problem> {
+        let unknown = |detail: &str, hint: &str| Problem::new(Kind::Unauthenticated, detail, hint);
+        let shown = shown(headers).ok_or_else(|| {
+            unknown(
+                "no key or token was sent",
+                "send `Authorization: Bearer KEY`; `orchestrator keys create` makes a key",
+            )
+        })?;
+        let caller = if split_key(shown).is_some() { self.of_key(shown, now) } else { self.of_token(shown, now) };
+        caller.ok_or_else(|| {
+            let hint = "it may be revoked, expired or mistyped; `orchestrator keys list` shows the keys there are";
+            unknown("the key or token that was sent is not good", hint)
+        })
+    }
+
+    fn of_key(&self, shown: &str, now: DateTime<Utc>) -> Option<Caller> {
+        let (id, secret) = split_key(shown)?;
+        let known = self.book.read().unwrap_or_else(PoisonError::into_inner).keys.get(id).cloned()?;
+        let (key, scopes) = &*known;
+        let hash = hash(secret);
+        let fits =
+            key.hashes(now).fold(subtle::Choice::from(0), |fits, kept| fits | hash.as_bytes().ct_eq(kept.as_bytes()));
+        if !bool::from(fits) || !key.is_good(now) {
+            return None;
+        }
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.at.get(id).is_none_or(|before| (now - *before).num_seconds() >= 60) {
+            seen.at.insert(id.to_owned(), now);
+            seen.is_new = true;
+        }
+        Some(Caller { id: format!("key:{id}"), name: key.name.clone(), role: key.role, scopes: Arc::clone(scopes) })
+    }
+
+    fn of_token(&self, shown: &str, now: DateTime<Utc>) -> Option<Caller> {
+        let claims = self.secrets.check(shown, Purpose::Access, now.timestamp()).ok()?;
+        let known = self.user(&claims.sub)?;
+        let (user, scopes) = &*known;
+        let is_good = user.active && user.version == claims.ver;
+        is_good.then(|| Caller {
+            id: format!("user:{}", user.name),
+            name: user.name.clone(),
+            role: user.role,
+            scopes: Arc::clone(scopes),
+        })
+    }
+
+    /// The user of this name.
+    pub(super) fn user(&self, name: &str) -> Option<Known<User>> {
+        self.book.read().unwrap_or_else(PoisonError::into_inner).users.get(name).cloned()
+    }
+
+    /// Counts a request of somebody who is known.
+    pub(super) fn count(&self, caller: &Caller) -> Result<(), Problem> {
+        if !self.limited {
+            return Ok(());
+        }
+        within(&self.by_caller, &caller.id, "this key or user makes more requests than it may")
+    }
+
+    /// Counts a request of somebody who need not be known.
+    pub(super) fn count_address(&self, address: IpAddr) -> Result<(), Problem> {
+        if !self.limited {
+            return Ok(());
+        }
+        within(&self.by_address, &network(address), "this address makes more requests than it may")
+    }
+
+    /// Refuses somebody whose tries of passwords failed too often.
+    pub(super) fn may_try(&self, whose: &str) -> Result<(), Problem> {
+        let now = DefaultClock::default().now();
+        let blocked = self.blocked.lock().unwrap_or_else(PoisonError::into_inner);
+        let wait = blocked.get(whose).map(|until| until.duration_since(now));
+        match wait.filter(|wait| !wait.is_zero()) {
+            None => Ok(()),
+            Some(wait) => Err(Problem::too_many("too many tries of passwords", wait.as_secs() + 1)),
+        }
+    }
+
+    /// Counts a try of a password that failed.
+    pub(super) fn count_failure(&self, whose: &str) {
+        if self.failures.len() > REMEMBERED {
+            self.failures.retain_recent();
+        }
+        if let Err(until) = self.failures.check_key(&whose.to_owned()) {
+            let mut blocked = self.blocked.lock().unwrap_or_else(PoisonError::into_inner);
+            let now = DefaultClock::default().now();
+            blocked.retain(|_, until| *until > now);
+            blocked.insert(whose.to_owned(), until.earliest_possible());
+        }
+    }
+
+    /// Forgets who was quiet, and gives what is to be written down of when keys were used.
+    pub(super) fn tidy(&self, now: Duration) -> Option<BTreeMap<String, DateTime<Utc>>> {
+        self.by_caller.retain_recent();
+        self.by_address.retain_recent();
+        self.failures.retain_recent();
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = seen.is_new && seen.told.is_none_or(|told| now.saturating_sub(told) >= TELL_SEEN);
+        if !is_due {
+            return None;
+        }
+        (seen.is_new, seen.told) = (false, Some(now));
+        Some(seen.at.clone())
+    }
+}
+
+/// Writes down when keys were used on this device, with what was known of it before.
+pub(super) fn tell_seen(
+    client: &mut Client,
+    device: &DeviceId,
+    at: BTreeMap<String, DateTime<Utc>>,
+) -> Result<(), Failure> {
+    let path = client.layout.keys_seen(device);
+    let mut all: BTreeMap<String, DateTime<Utc>> =
+        security::read(&*client.disk, &path).ok().flatten().unwrap_or_default();
+    all.extend(at);
+    Ok(security::write(&*client.disk, &mut client.names, &path, &all)?)
+}
+
+fn scoped<T>(scopes: Vec<Scope>, of: T) -> Known<T> {
+    Arc::new((of, scopes.into()))
+}
+
+/// What counts as one address: of IPv6 the network that one customer has.
+pub(super) fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(four) => IpAddr::V4(four),
+        IpAddr::V6(six) => IpAddr::V6(Ipv6Addr::from_bits(six.to_bits() & !u128::from(u64::MAX))),
+    }
+}
+
+/// Whether one of the folders has changed within the last seconds.
+fn is_recent(client: &Client, now: DateTime<Utc>) -> bool {
+    [client.layout.api_keys(), client.layout.users()].iter().any(|folder| {
+        client.disk.stat(folder).is_ok_and(|meta| (now - meta.changed).abs() < chrono::TimeDelta::seconds(2))
+    })
+}
+
+/// The key or token of a request: `Authorization: Bearer …`, or `X-API-Key: …`.
+fn shown(headers: &HeaderMap) -> Option<&str> {
+    if let Some(text) = headers.get(AUTHORIZATION) {
+        let (kind, shown) = text.to_str().ok()?.split_once(' ')?;
+        return kind.eq_ignore_ascii_case("bearer").then(|| shown.trim());
+    }
+    headers.get("x-api-key")?.to_str().ok()
+}
+
+fn within<K: std::hash::Hash + Eq + Clone>(limiter: &Limiter<K>, of: &K, detail: &str) -> Result<(), Problem> {
+    if limiter.len() > REMEMBERED {
+        limiter.retain_recent();
+    }
+    limiter.check_key(of).map_err(|until| {
+        let wait = until.wait_time_from(DefaultClock::default().now());
+        Problem::too_many(detail, wait.as_secs() + 1)
+    })
+}
+
+/// Refuses what the caller's role does not allow.
+pub(super) fn allow(caller: &Caller, right: Right) -> Result<(), Problem> {
+    if caller.role.may(right) {
+        return Ok(());
+    }
+    let detail = format!("{} has the role {}, and this takes {} or more", caller.name, caller.role, right.least_role());
+    Err(Problem::new(Kind::Forbidden, detail, "ask an admin for a key with another role"))
+}

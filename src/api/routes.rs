@@ -1,0 +1,394 @@
+//! The table of routes: which path, which right, which handler. No route is without an entry here, and none is reached without the
+//! right that stands here.
+
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{ConnectInfo, DefaultBodyLimit, MatchedPath, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt as _;
+use tokio::time::timeout;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::limit::RequestBodyLimitLayer;
+use tower_http::timeout::RequestBodyTimeoutLayer;
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::app::App;
+use super::audit::{Audit, Entry, What};
+use super::guard::{Caller, allow};
+use super::problem::{Kind, Problem};
+use super::{access, backups, command, devices, events, jobs, logs, metrics, runs, servers, service, system, triggers};
+use crate::model::access::Right;
+
+/// The most that a body may be, bytes.
+const BODY: usize = 1 << 20;
+/// The same of somebody who need not be known.
+const ANYBODYS_BODY: usize = 8 << 10;
+/// How long the next piece of a body may take to come.
+const BODY_PIECE: Duration = Duration::from_secs(10);
+/// How long a request waits until keys and users are read again.
+const LOOK_PATIENCE: Duration = Duration::from_secs(2);
+/// What the versioned paths begin with.
+pub(super) const VERSION: &str = "/api/v1";
+
+/// Routes that take one right; `None`: that anybody may use.
+struct Group {
+    right: Option<Right>,
+    /// Below `/api/v1`, and without it.
+    everywhere: OpenApiRouter<App>,
+    /// Below `/api/v1` alone.
+    versioned: OpenApiRouter<App>,
+    /// As it stands.
+    plain: OpenApiRouter<App>,
+}
+
+impl Group {
+    fn new(right: Option<Right>) -> Self {
+        Self {
+            right,
+            everywhere: OpenApiRouter::default(),
+            versioned: OpenApiRouter::default(),
+            plain: OpenApiRouter::default(),
+        }
+    }
+}
+
+/// Every route.
+fn groups() -> [Group; 5] {
+    [
+        Group {
+            everywhere: OpenApiRouter::default().routes(routes!(access::token)),
+            plain: OpenApiRouter::default()
+                .routes(routes!(service::root))
+                .routes(routes!(service::health))
+                .routes(routes!(service::openapi))
+                .routes(routes!(service::docs)),
+            ..Group::new(None)
+        },
+        Group {
+            everywhere: OpenApiRouter::default()
+                .routes(routes!(jobs::list))
+                .routes(routes!(jobs::show))
+                .routes(routes!(runs::list))
+                .routes(routes!(runs::show))
+                .routes(routes!(runs::log))
+                .routes(routes!(triggers::list))
+                .routes(routes!(logs::list))
+                .routes(routes!(devices::list))
+                .routes(routes!(metrics::metrics))
+                .routes(routes!(servers::list))
+                .routes(routes!(system::monitor_resources)),
+            versioned: OpenApiRouter::default()
+                .routes(routes!(service::health_with_reasons))
+                .routes(routes!(access::me))
+                .routes(routes!(events::events)),
+            ..Group::new(Some(Right::Look))
+        },
+        Group {
+            everywhere: OpenApiRouter::default()
+                .routes(routes!(jobs::trigger))
+                .routes(routes!(command::command))
+                .routes(routes!(runs::cancel))
+                .routes(routes!(runs::retry)),
+            ..Group::new(Some(Right::Start))
+        },
+        Group {
+            everywhere: OpenApiRouter::default()
+                .routes(routes!(jobs::restart_one))
+                .routes(routes!(jobs::restart_all))
+                .routes(routes!(triggers::delete))
+                .routes(routes!(devices::drain))
+                .routes(routes!(devices::resume)),
+            ..Group::new(Some(Right::Operate))
+        },
+        Group {
+            everywhere: OpenApiRouter::default()
+                .routes(routes!(jobs::add))
+                .routes(routes!(jobs::update))
+                .routes(routes!(jobs::delete))
+                .routes(routes!(jobs::enable))
+                .routes(routes!(jobs::disable))
+                .routes(routes!(system::set_resource_limits))
+                .routes(routes!(servers::register))
+                .routes(routes!(servers::delete)),
+            versioned: OpenApiRouter::default()
+                .routes(routes!(access::list_keys, access::make_key))
+                .routes(routes!(access::delete_key))
+                .routes(routes!(access::rotate_key))
+                .routes(routes!(access::revoke_key))
+                .routes(routes!(access::activate_key))
+                .routes(routes!(access::list_users, access::make_user))
+                .routes(routes!(access::change_user, access::delete_user))
+                .routes(routes!(backups::make))
+                .routes(routes!(backups::list)),
+            ..Group::new(Some(Right::Administer))
+        },
+    ]
+}
+
+/// The description of all routes, with the right that each takes.
+pub(super) fn description() -> OpenApi {
+    let mut whole = OpenApi::default();
+    for group in groups() {
+        let mut all =
+            OpenApiRouter::default().nest(VERSION, group.everywhere).nest(VERSION, group.versioned).merge(group.plain);
+        let mut of_group = all.to_openapi();
+        for (path, item) in &mut of_group.paths.paths {
+            super::docs::mark(path, item, group.right);
+        }
+        whole.merge(of_group);
+    }
+    whole
+}
+
+/// Every route as `METHOD /path`, the ones without a version too.
+pub(super) fn endpoints() -> &'static [String] {
+    static ALL: LazyLock<Vec<String>> = LazyLock::new(|| {
+        let mut all = Vec::new();
+        for group in groups() {
+            let mut versioned = group.everywhere.clone();
+            let named = [(VERSION, group.versioned), (VERSION, group.everywhere), ("", group.plain)];
+            for (before, mut router) in named.into_iter().chain([("", std::mem::take(&mut versioned))]) {
+                for (path, item) in &router.to_openapi().paths.paths {
+                    all.extend(super::docs::methods(item).map(|(method, _)| format!("{method} {before}{path}")));
+                }
+            }
+        }
+        all.push("GET /api/nodes".to_owned());
+        all.sort();
+        all
+    });
+    &ALL
+}
+
+/// Everything that is served.
+pub(super) fn router(app: App, origins: &[String]) -> Router {
+    let mut router: Router<App> = Router::new();
+    for group in groups() {
+        let everywhere: Router<App> = group.everywhere.into();
+        let versioned = everywhere.clone().merge(Router::from(group.versioned));
+        let mut all = Router::new().nest(VERSION, versioned).merge(everywhere).merge(Router::from(group.plain));
+        if group.right == Some(Right::Look) {
+            // The name that the users of an earlier system know.
+            all = all.route("/api/nodes", axum::routing::get(devices::list));
+        }
+        if group.right.is_none() {
+            all = all.layer(RequestBodyLimitLayer::new(ANYBODYS_BODY));
+        }
+        let admit = Admit { app: app.clone(), right: group.right };
+        router = router.merge(all.route_layer(from_fn_with_state(admit, admit_one)));
+    }
+    let origins: Arc<[HeaderValue]> = origins.iter().filter_map(|origin| origin.parse().ok()).collect();
+    router
+        .fallback(nowhere)
+        .method_not_allowed_fallback(no_such_method)
+        .layer(from_fn_with_state(Noted { app: app.clone(), audit: Arc::default() }, note))
+        .layer(DefaultBodyLimit::disable())
+        .layer(RequestBodyLimitLayer::new(BODY))
+        .layer(RequestBodyTimeoutLayer::new(BODY_PIECE))
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn(harden))
+        .layer(from_fn_with_state(origins, share))
+        .with_state(app)
+}
+
+/// What a group of routes asks of its callers.
+#[derive(Clone)]
+struct Admit {
+    app: App,
+    right: Option<Right>,
+}
+
+/// Lets those in who may.
+async fn admit_one(
+    State(admit): State<Admit>,
+    ConnectInfo(address): ConnectInfo<SocketAddr>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    match known(&admit, address, request.headers()).await {
+        Ok(caller) => {
+            if let Some(caller) = caller.clone() {
+                request.extensions_mut().insert(caller);
+            }
+            let mut response = next.run(request).await;
+            if let Some(caller) = caller {
+                response.extensions_mut().insert(caller);
+            }
+            response
+        }
+        Err(refused) => {
+            let (problem, caller) = *refused;
+            let mut response = problem.into_response();
+            if let Some(caller) = caller {
+                response.extensions_mut().insert(caller);
+            }
+            response
+        }
+    }
+}
+
+type Refused = (Problem, Option<Caller>);
+
+async fn known(admit: &Admit, address: SocketAddr, headers: &HeaderMap) -> Result<Option<Caller>, Box<Refused>> {
+    let Admit { app, right } = admit;
+    let refuse = |problem: Problem, caller: Option<Caller>| Box::new((problem, caller));
+    let now = app.now();
+    if let Some(turn) = app.guard.turn_to_look(now.boot) {
+        let guard = app.clone();
+        let look = app.ask(move |client| {
+            let _turn = turn;
+            guard.guard.look(client)
+        });
+        // What cannot be read now was read before; whoever was known stays known, and nobody waits for long.
+        match timeout(LOOK_PATIENCE, look).await {
+            Ok(Ok(())) => {}
+            Ok(Err(problem)) => tracing::warn!("{}", problem.detail()),
+            Err(_) => {
+                tracing::warn!("keys and users cannot be read within {LOOK_PATIENCE:?}: those known before count")
+            }
+        }
+    }
+    let Some(right) = right else {
+        app.guard.count_address(address.ip()).map_err(|problem| refuse(problem, None))?;
+        return Ok(None);
+    };
+    let caller = match app.guard.recognise(headers, now.wall) {
+        Ok(caller) => caller,
+        // A key has too many bits to be guessed: whoever shows a wrong one is only kept from asking too often.
+        Err(problem) => {
+            let often = app.guard.count_address(address.ip());
+            return Err(refuse(often.err().unwrap_or(problem), None));
+        }
+    };
+    app.guard.count(&caller).map_err(|problem| refuse(problem, Some(caller.clone())))?;
+    allow(&caller, *right).map_err(|problem| refuse(problem, Some(caller.clone())))?;
+    Ok(Some(caller))
+}
+
+/// What notes changes.
+#[derive(Clone)]
+struct Noted {
+    app: App,
+    audit: Arc<Audit>,
+}
+
+/// Writes down who changed what, or tried to.
+async fn note(
+    State(Noted { app, audit }): State<Noted>,
+    ConnectInfo(address): ConnectInfo<SocketAddr>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS) {
+        return next.run(request).await;
+    }
+    // On a task of its own: whoever hangs up has asked all the same, and what was done is written down.
+    let done = tokio::spawn(do_and_note(app, audit, address, request, next));
+    done.await.unwrap_or_else(|_| panicked(Box::new(())))
+}
+
+async fn do_and_note(app: App, audit: Arc<Audit>, address: SocketAddr, request: Request, next: Next) -> Response {
+    let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
+    let is_route = request.extensions().get::<MatchedPath>().is_some();
+    let handled = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+    let response = handled.unwrap_or_else(panicked);
+    let caller = response.extensions().get::<Caller>().cloned();
+    // Who is nobody fills no disk: a few of them are written down.
+    let is_told =
+        is_route && response.status() != StatusCode::TOO_MANY_REQUESTS && audit.has_room_for_nobody(app.now().boot);
+    if caller.is_none() && !is_told {
+        return response;
+    }
+    let entry = Entry {
+        at: String::new(),
+        who: caller.as_ref().map_or_else(|| "nobody".to_owned(), |caller| caller.id.clone()),
+        role: caller.as_ref().map(|caller| caller.role.as_str()),
+        from: address.ip().to_string(),
+        method,
+        path: path.chars().take(1_000).collect(),
+        what: response.extensions().get::<What>().map(|What(what)| what.clone()),
+        status: response.status().as_u16(),
+        device: app.device.to_string(),
+        before: String::new(),
+    };
+    if let Err(problem) = app.ask(move |client| audit.write(client, entry)).await {
+        tracing::error!("a change over HTTP is not in the audit log: {}", problem.detail());
+    }
+    response
+}
+
+/// Says what browsers may do with an answer: show it, and nothing else.
+async fn harden(request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    // What is refused by its length alone never reached a handler.
+    let is_problem =
+        response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/problem+json");
+    if response.status() == StatusCode::PAYLOAD_TOO_LARGE && !is_problem {
+        response = Problem::new(Kind::TooLarge, "the body is larger than what is taken here", "send at most 1 MiB")
+            .into_response();
+    }
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (
+            header::CONTENT_SECURITY_POLICY,
+            "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+        ),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    ] {
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
+    }
+    response
+}
+
+/// Lets pages of listed origins read what is answered; nobody else's.
+async fn share(State(origins): State<Arc<[HeaderValue]>>, request: Request, next: Next) -> Response {
+    let origin = request.headers().get(header::ORIGIN).filter(|origin| origins.contains(origin)).cloned();
+    let Some(origin) = origin else { return next.run(request).await };
+    let is_question =
+        request.method() == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+    let mut response = if is_question { StatusCode::NO_CONTENT.into_response() } else { next.run(request).await };
+    let headers = response.headers_mut();
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    headers.insert(header::VARY, HeaderValue::from_static("origin"));
+    headers.insert(HeaderName::from_static("cross-origin-resource-policy"), HeaderValue::from_static("cross-origin"));
+    if is_question {
+        let methods = HeaderValue::from_static("GET, POST, PATCH, DELETE");
+        headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
+        let allowed =
+            HeaderValue::from_static("authorization, content-type, x-api-key, if-none-match, last-event-id, range");
+        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
+        headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
+    } else {
+        let exposed = HeaderValue::from_static("etag, retry-after, content-range");
+        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
+    }
+    response
+}
+
+async fn nowhere() -> Problem {
+    Problem::new(Kind::NotFound, "there is no such path", "`GET /` lists the paths there are")
+}
+
+async fn no_such_method() -> Problem {
+    Problem::new(
+        Kind::MethodNotAllowed,
+        "the path does not know this method",
+        "`GET /` lists the paths and their methods",
+    )
+}
+
+fn panicked(_: Box<dyn std::any::Any + Send>) -> Response {
+    tracing::error!("a request ended in a panic");
+    Problem::new(Kind::Internal, "the request could not be handled", "the device's log says more").into_response()
+}
