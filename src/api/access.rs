@@ -190,12 +190,11 @@ pub(super) async fn me(State(app): State<App>, Extension(caller): Extension<Call
 pub(super) async fn list_keys(
     State(app): State<App>,
     headers: axum::http::HeaderMap,
-    Asked(query): Asked<PageQuery>,
+    Asked(page): Asked<PageQuery>,
 ) -> Result<Response, Problem> {
-    let limit = PageQuery::limit(query.limit)?;
     let mut rows = app.ask(|client| keys::list(client)).await?;
     rows.sort_by(|a, b| a.id.cmp(&b.id));
-    answer(&headers, &Page::of(rows, limit, query.cursor.as_deref(), |row| row.id.clone()))
+    answer(&headers, &Page::of(rows, &page, |row| row.id.clone()))
 }
 
 /// What a key is to be.
@@ -303,11 +302,10 @@ pub(super) async fn activate_key(State(app): State<App>, Named(id): Named<String
 pub(super) async fn list_users(
     State(app): State<App>,
     headers: axum::http::HeaderMap,
-    Asked(query): Asked<PageQuery>,
+    Asked(page): Asked<PageQuery>,
 ) -> Result<Response, Problem> {
-    let limit = PageQuery::limit(query.limit)?;
     let rows = app.ask(|client| users::list(client)).await?;
-    answer(&headers, &Page::of(rows, limit, query.cursor.as_deref(), |row| row.name.clone()))
+    answer(&headers, &Page::of(rows, &page, |row| row.name.clone()))
 }
 
 /// What a user is to be.

@@ -1,6 +1,7 @@
 //! What all handlers share: the way to the volume, the guard, what was looked at a moment ago.
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -14,7 +15,7 @@ use tokio::sync::watch;
 
 use super::Settings;
 use super::events::Happenings;
-use super::guard::Guard;
+use super::guard::{Caller, Guard};
 use super::problem::{Kind, Problem};
 use super::servers::Servers;
 use crate::client::{Client, Failure};
@@ -57,7 +58,8 @@ pub(super) struct Inner {
     /// Counts up with every change that was asked for here: who asks next sees it.
     own: AtomicU64,
     asking: Arc<tokio::sync::Semaphore>,
-    streams: Mutex<BTreeMap<String, Arc<AtomicU32>>>,
+    /// How many waits and live streams each caller has.
+    places: Mutex<BTreeMap<String, Arc<AtomicU32>>>,
     pub(super) happenings: Happenings,
     pub(super) servers: Servers,
     /// Whether keys may go over the network in the clear.
@@ -67,9 +69,22 @@ pub(super) struct Inner {
 /// What was asked: a route, what stands behind its `?`, and whom it is for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Question {
-    pub(super) route: &'static str,
-    pub(super) query: String,
-    pub(super) scopes: String,
+    route: &'static str,
+    query: String,
+    scopes: String,
+}
+
+impl Question {
+    /// A question whose answer is the same for all with the caller's scopes.
+    pub(super) fn new(route: &'static str, query: &impl Debug, caller: &Caller) -> Self {
+        let scopes = caller.scopes.iter().map(|scope| format!("{scope} ")).collect();
+        Self { route, query: format!("{query:?}"), scopes }
+    }
+
+    /// A question whose answer is the same for everybody.
+    pub(super) fn public(route: &'static str) -> Self {
+        Self { route, query: String::new(), scopes: String::new() }
+    }
 }
 
 /// An answer that was made a moment ago.
@@ -111,7 +126,7 @@ impl App {
             looking: Mutex::default(),
             own: AtomicU64::new(0),
             asking: Arc::new(tokio::sync::Semaphore::new(AT_ONCE)),
-            streams: Mutex::default(),
+            places: Mutex::default(),
             happenings: Happenings::new(life),
             servers: Servers::new(),
             insecure,
@@ -202,10 +217,7 @@ impl App {
     ) -> Result<Arc<Kept>, Problem> {
         // Before the look: what changes meanwhile makes it old.
         let (version, own, at) = (*self.changed.borrow(), self.own.load(Ordering::Acquire), clock().boot);
-        let body = self.ask(move |client| look(client).map(|seen| serde_json::to_vec(&seen))).await?;
-        let body = Bytes::from(body.map_err(|error| {
-            Problem::new(Kind::Internal, format!("cannot write JSON: {error}"), "the device's log says more")
-        })?);
+        let body = Bytes::from(self.ask(move |client| look(client).map(|seen| json(&seen))).await??);
         let kept = Arc::new(Kept { version, own, at, etag: etag(&body), body });
         let mut all = self.kept.write().unwrap_or_else(PoisonError::into_inner);
         if all.len() >= KEPT {
@@ -219,38 +231,38 @@ impl App {
     }
 
     /// Takes one of the caller's waits for the end of a run; it is given back when the guard goes.
-    pub(super) fn wait(&self, caller: &str) -> Result<StreamGuard, Problem> {
+    pub(super) fn wait(&self, caller: &str) -> Result<PlaceGuard, Problem> {
         self.take(format!("wait {caller}"), WAITS, "waits for runs")
     }
 
     /// Takes one of the caller's live streams; it is given back when the guard goes.
-    pub(super) fn stream(&self, caller: &str) -> Result<StreamGuard, Problem> {
+    pub(super) fn stream(&self, caller: &str) -> Result<PlaceGuard, Problem> {
         self.take(caller.to_owned(), STREAMS, "live streams")
     }
 
-    fn take(&self, whose: String, most: u32, what: &str) -> Result<StreamGuard, Problem> {
-        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
-        streams.retain(|_, count| Arc::strong_count(count) > 1);
-        let count = Arc::clone(streams.entry(whose).or_default());
+    fn take(&self, whose: String, most: u32, what: &str) -> Result<PlaceGuard, Problem> {
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        places.retain(|_, count| Arc::strong_count(count) > 1);
+        let count = Arc::clone(places.entry(whose).or_default());
         if count.fetch_add(1, Ordering::AcqRel) >= most {
             count.fetch_sub(1, Ordering::AcqRel);
             return Err(Problem::too_many(format!("there are {most} {what} of this key or user"), 5));
         }
-        Ok(StreamGuard(count))
+        Ok(PlaceGuard(count))
     }
 }
 
-/// One live stream.
-pub(super) struct StreamGuard(Arc<AtomicU32>);
+/// One wait or live stream.
+pub(super) struct PlaceGuard(Arc<AtomicU32>);
 
-impl Drop for StreamGuard {
+impl Drop for PlaceGuard {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
 fn etag(body: &[u8]) -> HeaderValue {
-    let hash: String = Sha256::digest(body).iter().take(12).map(|byte| format!("{byte:02x}")).collect();
+    let hash = hex::encode(&Sha256::digest(body)[..12]);
     // Hexadecimal digits are good in any header.
     HeaderValue::from_str(&format!("\"{hash}\"")).unwrap_or_else(|_| HeaderValue::from_static("\"\""))
 }
@@ -273,9 +285,12 @@ fn tagged(headers: &HeaderMap, etag: &HeaderValue, body: &Bytes) -> Response {
 
 /// JSON that nobody has looked at before, with its tag.
 pub(super) fn answer(headers: &HeaderMap, value: &impl Serialize) -> Result<Response, Problem> {
-    let body = serde_json::to_vec(value).map_err(|error| {
-        Problem::new(Kind::Internal, format!("cannot write JSON: {error}"), "the device's log says more")
-    })?;
-    let body = Bytes::from(body);
+    let body = Bytes::from(json(value)?);
     Ok(tagged(headers, &etag(&body), &body))
+}
+
+fn json(value: &impl Serialize) -> Result<Vec<u8>, Problem> {
+    serde_json::to_vec(value).map_err(|error| {
+        Problem::new(Kind::Internal, format!("cannot write JSON: {error}"), "the device's log says more")
+    })
 }

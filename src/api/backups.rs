@@ -83,9 +83,8 @@ pub(super) struct Shown {
 pub(super) async fn list(
     State(app): State<App>,
     headers: HeaderMap,
-    Asked(query): Asked<PageQuery>,
+    Asked(page): Asked<PageQuery>,
 ) -> Result<Response, Problem> {
-    let limit = PageQuery::limit(query.limit)?;
     let items = app.ask(|client| {
         let all = there_are(&*client.disk, &client.layout.backups())?;
         let shown = |it: &crate::volume::backup::Listed| Shown {
@@ -95,5 +94,5 @@ pub(super) async fn list(
         };
         Ok(all.iter().map(shown).collect())
     });
-    answer(&headers, &Page::of(items.await?, limit, query.cursor.as_deref(), |it: &Shown| it.file.clone()))
+    answer(&headers, &Page::of(items.await?, &page, |it: &Shown| it.file.clone()))
 }

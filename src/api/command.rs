@@ -27,7 +27,7 @@ use crate::client::{Client, Code, Failure, view};
 use crate::model::access::Right;
 use crate::model::ids::{DeviceId, JobName, RunId};
 use crate::model::lease::Lease;
-use crate::model::result::{Outcome, Status};
+use crate::model::result::{Cause, Outcome, Status};
 use crate::model::time::{rfc3339, show_duration};
 use crate::model::trigger::Json as AsWritten;
 use crate::volume::os::read_from;
@@ -256,7 +256,8 @@ fn start(
     let tags = tags(&wanted_tags)?;
     // Nobody waits for it any longer than that: what has not begun by then does not begin.
     let expires = TimeDelta::from_std(timeout).ok().map(|timeout| rfc3339(client.now().wall + timeout));
-    let order = Order { job: job.clone(), command, docker, args, kwargs: kwargs.0, tags, expires, ..Order::default() };
+    let order =
+        Order { job: job.clone(), command, docker, args, kwargs: kwargs.0, tags, expires, ..Order::by(Cause::Api) };
     let bytes = order.bytes()?;
     if let Some(job) = &job {
         must_be_known(client, job).map_err(|failure| unnamed(caller, job.as_str(), failure))?;

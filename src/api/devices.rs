@@ -11,7 +11,6 @@ use utoipa::{IntoParams, ToSchema};
 use super::app::{App, Question};
 use super::extract::{Asked, Named};
 use super::guard::Caller;
-use super::jobs::scopes_of;
 use super::page::{Page, PageQuery};
 use super::problem::{Document, Kind, Problem};
 use crate::client::devices::{self, Row};
@@ -23,13 +22,6 @@ use crate::model::state::Ask;
 #[derive(Debug, Clone, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct DevicesQuery {
-    /// At most so many, 1 to 500.
-    #[serde(default)]
-    #[param(minimum = 1, maximum = 500, default = 100)]
-    limit: Option<usize>,
-    /// The `next` of the page before.
-    #[serde(default)]
-    cursor: Option<String>,
     /// Only those that live, or do not.
     #[serde(default)]
     alive: Option<bool>,
@@ -39,7 +31,7 @@ pub(super) struct DevicesQuery {
 }
 
 /// Who is there: id, host, tags, slots, load, machine, when it was last seen, version.
-#[utoipa::path(get, path = "/devices", tag = "devices", params(DevicesQuery), responses(
+#[utoipa::path(get, path = "/devices", tag = "devices", params(PageQuery, DevicesQuery), responses(
     (status = 200, description = "A page of devices", body = Page<Object>),
     (status = 304, description = "As the `If-None-Match` says"),
 ))]
@@ -47,10 +39,10 @@ pub(super) async fn list(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
+    Asked(page): Asked<PageQuery>,
     Asked(query): Asked<DevicesQuery>,
 ) -> Result<Response, Problem> {
-    let limit = PageQuery::limit(query.limit)?;
-    let question = Question { route: "devices", query: format!("{query:?}"), scopes: scopes_of(&caller) };
+    let question = Question::new("devices", &(&page, &query), &caller);
     app.look(question, &headers, move |client| {
         let mut rows = devices::list(client)?;
         rows.retain(|row| {
@@ -62,7 +54,7 @@ pub(super) async fn list(
         for machine in rows.iter_mut().filter(|_| !caller.sees_all()).filter_map(|row| row.machine.as_mut()) {
             machine.runs.clear();
         }
-        Ok(Page::of(rows, limit, query.cursor.as_deref(), |row| row.device.to_string()))
+        Ok(Page::of(rows, &page, |row| row.device.to_string()))
     })
     .await
 }

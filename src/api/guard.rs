@@ -17,6 +17,8 @@ use subtle::ConstantTimeEq;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::problem::{Kind, Problem};
+use crate::client::follow::Only;
+use crate::client::jobs::overview::tags_of_jobs;
 use crate::client::security::keys::hash;
 use crate::client::security::tokens::{Purpose, Secrets};
 use crate::client::{Client, Failure};
@@ -51,7 +53,7 @@ pub(super) struct Caller {
 impl Caller {
     /// Whether this caller sees a job that needs these tags.
     pub(super) fn sees(&self, job: &JobName, tags: &mut dyn Iterator<Item = &Tag>) -> bool {
-        self.scopes.is_empty() || sees(&self.scopes, job, tags)
+        self.sees_all() || sees(&self.scopes, job, tags)
     }
 
     /// Whether this caller sees everything.
@@ -59,23 +61,31 @@ impl Caller {
         self.scopes.is_empty()
     }
 
+    /// Which jobs this caller sees, as their files are now. Of a job without a file only its name is known.
+    pub(super) fn view(&self, client: &Client) -> Result<Only, Failure> {
+        if self.sees_all() {
+            return Ok(Box::new(|_| true));
+        }
+        let (caller, tags) = (self.clone(), tags_of_jobs(client)?);
+        Ok(Box::new(move |job| caller.sees(job, &mut tags.get(job).into_iter().flatten())))
+    }
+
+    /// The tags that this caller is limited to.
+    fn tags(&self) -> impl Iterator<Item = &Tag> {
+        self.scopes.iter().filter_map(|scope| match scope {
+            Scope::Tag(tag) => Some(tag),
+            Scope::Job(_) => None,
+        })
+    }
+
     /// Whether this caller may have a device do something: names of jobs are no right over machines.
     pub(super) fn commands_device(&self, tags: &[Tag]) -> bool {
-        let has_tag = |scope: &Scope| match scope {
-            Scope::Tag(tag) => tags.contains(tag),
-            Scope::Job(_) => false,
-        };
-        self.scopes.is_empty() || self.scopes.iter().any(has_tag)
+        self.sees_all() || self.tags().any(|tag| tags.contains(tag))
     }
 
     /// Whether this caller sees a device with these tags. Names of jobs limit no devices.
     pub(super) fn sees_device(&self, tags: &[Tag]) -> bool {
-        let mut wanted = self.scopes.iter().filter_map(|scope| match scope {
-            Scope::Tag(tag) => Some(tag),
-            Scope::Job(_) => None,
-        });
-        let first = wanted.next();
-        first.is_none_or(|first| std::iter::once(first).chain(wanted).any(|tag| tags.contains(tag)))
+        self.tags().next().is_none() || self.tags().any(|tag| tags.contains(tag))
     }
 }
 

@@ -20,25 +20,19 @@ use super::problem::{Document, Problem};
 use super::stream::{Waited, wait_for};
 use crate::client::drop::{Object, Order, drop_new, must_be_known, tags};
 use crate::client::jobs::edit::{self, Deleted};
-use crate::client::jobs::overview::{Overview, overview, tags_of_jobs};
+use crate::client::jobs::overview::{Overview, overview};
 use crate::client::jobs::show::Definition;
 use crate::client::jobs::{body, file, mark};
 use crate::client::restart::{self, Asked as Restarted};
 use crate::client::{Client, Code, Failure, view};
 use crate::model::ids::{JobName, RunId};
+use crate::model::result::Cause;
 use crate::model::trigger::Json as AsWritten;
 
 /// Which jobs are wanted.
 #[derive(Debug, Clone, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct JobsQuery {
-    /// At most so many, 1 to 500.
-    #[serde(default)]
-    #[param(minimum = 1, maximum = 500, default = 100)]
-    limit: Option<usize>,
-    /// The `next` of the page before.
-    #[serde(default)]
-    cursor: Option<String>,
     /// Only of this type.
     #[serde(default, rename = "type")]
     kind: Option<String>,
@@ -53,13 +47,8 @@ pub(super) struct JobsQuery {
     prefix: Option<String>,
 }
 
-/// What a caller may see of jobs, as a part of a question.
-pub(super) fn scopes_of(caller: &Caller) -> String {
-    caller.scopes.iter().map(|scope| format!("{scope} ")).collect()
-}
-
 /// All jobs, with what runs and waits of them, when they run next, and why they do not.
-#[utoipa::path(get, path = "/jobs", tag = "jobs", params(JobsQuery), responses(
+#[utoipa::path(get, path = "/jobs", tag = "jobs", params(PageQuery, JobsQuery), responses(
     (status = 200, description = "A page of jobs", body = Page<Object>),
     (status = 304, description = "As the `If-None-Match` says"),
 ))]
@@ -67,10 +56,10 @@ pub(super) async fn list(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
+    Asked(page): Asked<PageQuery>,
     Asked(query): Asked<JobsQuery>,
 ) -> Result<Response, Problem> {
-    let limit = PageQuery::limit(query.limit)?;
-    let question = Question { route: "jobs", query: format!("{query:?}"), scopes: scopes_of(&caller) };
+    let question = Question::new("jobs", &(&page, &query), &caller);
     app.look(question, &headers, move |client| {
         let takes = |job: &Overview| {
             caller.sees(&job.row.job, &mut job.tags())
@@ -81,7 +70,7 @@ pub(super) async fn list(
         };
         let mut jobs: Vec<Overview> = overview(client)?.into_iter().filter(takes).collect();
         jobs.iter_mut().for_each(|job| hide_others(&caller, job));
-        Ok(Page::of(jobs, limit, query.cursor.as_deref(), |job| job.row.job.to_string()))
+        Ok(Page::of(jobs, &page, |job| job.row.job.to_string()))
     })
     .await
 }
@@ -138,12 +127,7 @@ pub(super) fn value(of: &impl Serialize) -> Result<Value, Failure> {
 pub(super) fn seen(client: &Client, caller: &Caller, name: &str) -> Result<JobName, Failure> {
     // What breaks the rule names nothing.
     let job = JobName::new(name).map_err(|_| nobody_knows(name))?;
-    if caller.sees_all() {
-        return Ok(job);
-    }
-    let tags = tags_of_jobs(client)?;
-    let needs = tags.get(&job).map_or(&[][..], Vec::as_slice);
-    if caller.sees(&job, &mut needs.iter()) { Ok(job) } else { Err(nobody_knows(name)) }
+    if caller.view(client)?(&job) { Ok(job) } else { Err(nobody_knows(name)) }
 }
 
 /// The failure for a job that is not there for this caller.
@@ -274,7 +258,7 @@ fn start(client: &mut Client, caller: &Caller, name: &str, wanted: TriggerBody) 
         time,
         expires,
         id: id.map(|id| own_id(caller, id)),
-        ..Order::default()
+        ..Order::by(Cause::Api)
     };
     let bytes = order.bytes()?;
     let note = must_be_known(client, &job).map_err(|failure| unnamed(caller, name, failure))?;
@@ -314,12 +298,8 @@ pub(super) async fn restart_all(
     Extension(caller): Extension<Caller>,
 ) -> Result<Json<Vec<Restarted>>, Problem> {
     let asked = app.change(move |client| {
-        let tags = tags_of_jobs(client)?;
-        let sees = |job: &JobName, command: bool| {
-            (!command || caller.sees_all())
-                && caller.sees(job, &mut tags.get(job).map_or(&[][..], Vec::as_slice).iter())
-        };
-        restart::restart(client, &sees)
+        let sees = caller.view(client)?;
+        restart::restart(client, &|job, command| sees(job) && (!command || caller.sees_all()))
     });
     Ok(Json(asked.await?))
 }

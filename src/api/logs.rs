@@ -16,9 +16,9 @@ use utoipa::IntoParams;
 use super::app::{App, answer};
 use super::extract::{Asked, switch};
 use super::guard::Caller;
-use super::page::{Page, PageQuery};
+use super::page::{Page, limit, usual};
 use super::problem::{Document, Kind, Problem};
-use super::stream::{Events, sse};
+use super::stream::{Events, WAITING, sse};
 use crate::client::logs::{Line, Name, Read, names, newest, path, take_new, with_device};
 use crate::client::{Client, Failure};
 use crate::model::ids::DeviceId;
@@ -34,9 +34,9 @@ const NEW_LOGS: u32 = 8;
 #[into_params(parameter_in = Query)]
 pub(super) struct LogsQuery {
     /// The newest so many, 1 to 500.
-    #[serde(default)]
-    #[param(minimum = 1, maximum = 500, default = 100)]
-    limit: Option<usize>,
+    #[serde(default = "usual", deserialize_with = "limit")]
+    #[param(value_type = Option<usize>, minimum = 1, maximum = 500, default = 100)]
+    limit: usize,
     /// Only of this device.
     #[serde(default)]
     #[param(pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -78,7 +78,6 @@ pub(super) async fn list(
             "ask for a key without scopes; a run's own log is at /runs/ID/log",
         ));
     }
-    let limit = PageQuery::limit(query.limit)?;
     let least = match query.level.as_deref() {
         None => 0,
         Some(level) => rank(level).ok_or_else(|| {
@@ -91,12 +90,12 @@ pub(super) async fn list(
     let device = query.device.as_deref().map(DeviceId::new).transpose();
     let device = device.map_err(|error| Problem::invalid(error.to_string(), "give a device's whole id"))?;
     if query.follow {
-        let (to, events) = channel(16);
+        let (to, events) = channel(WAITING);
         let sender = Events::new(&app, &caller, headers, to)?;
         tokio::spawn(follow(app, sender, device, least));
         return Ok(sse(events));
     }
-    let items = app.ask(move |client| read(client, device.as_ref(), least, limit)).await?;
+    let items = app.ask(move |client| read(client, device.as_ref(), least, query.limit)).await?;
     Ok(answer(&headers, &Page { items, next: None })?.into_response())
 }
 

@@ -1,6 +1,6 @@
 //! Figures for Prometheus: what this device counts of its own work, and what the folder shows at the moment.
 
-use std::sync::{LazyLock, PoisonError, RwLock};
+use std::sync::LazyLock;
 
 use axum::extract::State;
 use axum::http::{HeaderValue, header};
@@ -17,7 +17,7 @@ use crate::volume::Context as _;
 const BUCKETS: [f64; 14] = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
 
 /// One for the whole process, as the crate has it; `None`: another one was there before.
-static HANDLE: LazyLock<RwLock<Option<PrometheusHandle>>> = LazyLock::new(|| RwLock::new(install()));
+static HANDLE: LazyLock<Option<PrometheusHandle>> = LazyLock::new(install);
 
 fn install() -> Option<PrometheusHandle> {
     let builder =
@@ -62,7 +62,7 @@ pub(super) fn start() {
 
 /// Makes room: what was counted long ago is summed up.
 pub(super) fn tidy() {
-    if let Some(handle) = &*HANDLE.read().unwrap_or_else(PoisonError::into_inner) {
+    if let Some(handle) = &*HANDLE {
         handle.run_upkeep();
     }
 }
@@ -82,8 +82,7 @@ pub(super) async fn metrics(
         return Err(Problem::new(Kind::Forbidden, detail, "ask for a key without scopes"));
     }
     app.ask(|client| gauges(client)).await?;
-    let handle = HANDLE.read().unwrap_or_else(PoisonError::into_inner).clone();
-    let handle = handle.ok_or_else(|| {
+    let handle = HANDLE.as_ref().ok_or_else(|| {
         Problem::new(Kind::Internal, "figures are collected by somebody else in this process", "restart the device")
     })?;
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");

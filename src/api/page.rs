@@ -1,40 +1,38 @@
 //! Lists: one page after the other, by a cursor that names the last one of the page before.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::{IntoParams, ToSchema};
-
-use super::problem::Problem;
 
 /// The most that one page holds.
 pub(super) const MOST: usize = 500;
-/// What one page holds unless said.
-const USUAL: usize = 100;
 
 /// Which page is wanted.
-#[derive(Debug, Clone, Default, Deserialize, IntoParams)]
+#[derive(Debug, Clone, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct PageQuery {
     /// At most so many, 1 to 500.
-    #[serde(default)]
-    #[param(minimum = 1, maximum = 500, default = 100)]
-    pub(super) limit: Option<usize>,
+    #[serde(default = "usual", deserialize_with = "limit")]
+    #[param(value_type = Option<usize>, minimum = 1, maximum = 500, default = 100)]
+    pub(super) limit: usize,
     /// The `next` of the page before.
     #[serde(default)]
     pub(super) cursor: Option<String>,
 }
 
-impl PageQuery {
-    /// How much one page holds.
-    pub(super) fn limit(limit: Option<usize>) -> Result<usize, Problem> {
-        let limit = limit.unwrap_or(USUAL);
-        if (1..=MOST).contains(&limit) {
-            return Ok(limit);
-        }
-        Err(Problem::invalid(
-            format!("found limit {limit}, expected 1 to {MOST}"),
-            "ask for the next page by its cursor",
-        ))
+/// What one page holds unless said.
+pub(super) fn usual() -> usize {
+    100
+}
+
+/// Reads how much one page holds.
+pub(super) fn limit<'de, D: Deserializer<'de>>(from: D) -> Result<usize, D::Error> {
+    let limit = usize::deserialize(from)?;
+    if (1..=MOST).contains(&limit) {
+        return Ok(limit);
     }
+    Err(serde::de::Error::custom(format!(
+        "found limit {limit}, expected 1 to {MOST}: the next page is asked for by its cursor"
+    )))
 }
 
 /// One page of a list.
@@ -47,12 +45,12 @@ pub(super) struct Page<T> {
 }
 
 impl<T> Page<T> {
-    /// The page behind `cursor` of things that stand in the order of their names.
-    pub(super) fn of(all: Vec<T>, limit: usize, cursor: Option<&str>, name: impl Fn(&T) -> String) -> Self {
-        let rest = all.into_iter().filter(|one| cursor.is_none_or(|cursor| name(one).as_str() > cursor));
-        let mut items: Vec<T> = rest.take(limit + 1).collect();
-        let more = items.len() > limit;
-        items.truncate(limit);
+    /// The page that is wanted of things that stand in the order of their names.
+    pub(super) fn of(all: Vec<T>, wanted: &PageQuery, name: impl Fn(&T) -> String) -> Self {
+        let rest = all.into_iter().filter(|one| wanted.cursor.as_ref().is_none_or(|cursor| name(one) > *cursor));
+        let mut items: Vec<T> = rest.take(wanted.limit + 1).collect();
+        let more = items.len() > wanted.limit;
+        items.truncate(wanted.limit);
         let next = items.last().filter(|_| more).map(name);
         Self { items, next }
     }
@@ -68,7 +66,7 @@ mod tests {
         let mut seen = Vec::new();
         let mut cursor = None;
         loop {
-            let page = Page::of(all.clone(), 3, cursor.as_deref(), Clone::clone);
+            let page = Page::of(all.clone(), &PageQuery { limit: 3, cursor }, Clone::clone);
             assert!(page.items.len() <= 3);
             seen.extend(page.items);
             cursor = page.next;
@@ -77,7 +75,6 @@ mod tests {
             }
         }
         assert_eq!(seen, all);
-        assert!(Page::of(all, 7, None, Clone::clone).next.is_none());
-        assert!(PageQuery::limit(Some(0)).is_err() && PageQuery::limit(Some(501)).is_err());
+        assert!(Page::of(all, &PageQuery { limit: 7, cursor: None }, Clone::clone).next.is_none());
     }
 }

@@ -16,13 +16,12 @@ use utoipa::{IntoParams, ToSchema};
 use super::app::{App, Question, answer};
 use super::extract::{Asked, Named, switch};
 use super::guard::{Caller, allow};
-use super::jobs::{Started, scopes_of};
+use super::jobs::Started;
 use super::page::{Page, PageQuery};
 use super::problem::{Document, Kind, Problem};
 use super::stream::{follow, resumed};
 use crate::client::change::{self, Cancelled, Retried};
 use crate::client::find::{Run, find};
-use crate::client::jobs::overview::tags_of_jobs;
 use crate::client::runs::{self, Filter, STATUSES, attempt_with_log, newest_log};
 use crate::client::{Client, Code, Failure};
 use crate::model::access::Right;
@@ -42,14 +41,6 @@ const PIECE: u64 = 256 << 10;
 #[derive(Debug, Clone, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct RunsQuery {
-    /// At most so many, 1 to 500.
-    #[serde(default)]
-    #[param(minimum = 1, maximum = 500, default = 100)]
-    limit: Option<usize>,
-    /// The `next` of the page before.
-    #[serde(default)]
-    #[param(pattern = "^[0-9]{8}T[0-9]{9}Z-[0-9a-z]{6}$")]
-    cursor: Option<String>,
     /// Only of this job.
     #[serde(default)]
     #[param(pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -69,9 +60,9 @@ pub(super) struct RunsQuery {
 }
 
 impl RunsQuery {
-    fn filter(&self) -> Result<Filter, Problem> {
+    fn filter(&self, page: &PageQuery) -> Result<Filter, Problem> {
         let name = |error: crate::model::ids::BadName| Problem::invalid(error.to_string(), "give a whole name");
-        let cursor = self.cursor.as_deref().map(|cursor| {
+        let cursor = page.cursor.as_deref().map(|cursor| {
             let hint = "give the `next` of the page before";
             RunId::parse(cursor).ok_or_else(|| Problem::invalid(format!("found the cursor {}", quoted(cursor)), hint))
         });
@@ -87,13 +78,13 @@ impl RunsQuery {
             before: cursor.transpose()?,
             jobs_only: false,
             looks: None,
-            limit: PageQuery::limit(self.limit)?,
+            limit: page.limit,
         })
     }
 }
 
 /// Waiting, active and past runs, newest first.
-#[utoipa::path(get, path = "/runs", tag = "runs", params(RunsQuery), responses(
+#[utoipa::path(get, path = "/runs", tag = "runs", params(PageQuery, RunsQuery), responses(
     (status = 200, description = "A page of runs", body = Page<Object>),
     (status = 304, description = "As the `If-None-Match` says"),
     (status = 400, description = "It cannot be meant", body = Document),
@@ -102,16 +93,15 @@ pub(super) async fn list(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
+    Asked(page): Asked<PageQuery>,
     Asked(query): Asked<RunsQuery>,
 ) -> Result<Response, Problem> {
-    let filter = query.filter()?;
-    let question = Question { route: "runs", query: format!("{filter:?}"), scopes: scopes_of(&caller) };
+    let filter = query.filter(&page)?;
+    let question = Question::new("runs", &filter, &caller);
     app.look(question, &headers, move |client| {
         let limit = filter.limit;
         let filter = Filter { limit: limit + 1, jobs_only: !caller.sees_all(), looks: Some(LOOKS), ..filter };
-        let tags = if caller.sees_all() { Default::default() } else { tags_of_jobs(client)? };
-        let sees = |job: &JobName| caller.sees(job, &mut tags.get(job).map_or(&[][..], Vec::as_slice).iter());
-        let (mut items, cut) = runs::page(client, &filter, &sees)?;
+        let (mut items, cut) = runs::page(client, &filter, &*caller.view(client)?)?;
         let more = items.len() > limit;
         items.truncate(limit);
         let next = items.last().filter(|_| more).map(|row| row.run_id.to_string());
@@ -135,8 +125,7 @@ pub(super) fn seen(client: &Client, caller: &Caller, name: &str) -> Result<Run, 
         return Err(missing());
     }
     let run = find(client, name).map_err(|failure| if failure.code == Code::Volume { failure } else { missing() })?;
-    let tags = tags_of_jobs(client)?;
-    let is_seen = caller.sees(&run.job, &mut tags.get(&run.job).map_or(&[][..], Vec::as_slice).iter());
+    let is_seen = caller.view(client)?(&run.job);
     if is_seen && run.id.as_str() == name && !is_command(client, &run)? { Ok(run) } else { Err(missing()) }
 }
 
@@ -210,26 +199,20 @@ pub(super) async fn retry(
     Extension(caller): Extension<Caller>,
     Named(id): Named<String>,
 ) -> Result<Response, Problem> {
-    let who = caller.clone();
     let done = app
         .change(move |client| {
             let run = seen(client, &caller, &id)?;
             // To run a command again is to run a command.
-            if is_command(client, &run)? && !caller.role.may(Right::Operate) {
-                return Ok(None);
+            if is_command(client, &run)?
+                && let Err(refused) = allow(&caller, Right::Operate)
+            {
+                return Ok(Err(refused));
             }
             let retried = change::retry(client, run.id.as_str())?;
-            Ok(Some((run.job, retried)))
+            Ok(Ok((run.job, retried)))
         })
         .await?;
-    let Some((job, retried)) = done else {
-        allow(&who, Right::Operate)?;
-        return Err(Problem::new(
-            Kind::Forbidden,
-            "a command takes the role operator",
-            "ask an admin for a key with another role",
-        ));
-    };
+    let (job, retried) = done?;
     let (run, trigger, note) = match retried {
         Retried::DueAlready(run, trigger) => (run, trigger, Some("it is due already".to_owned())),
         Retried::DueNow(run, trigger) => (run, trigger, Some("it is due now".to_owned())),
@@ -346,7 +329,6 @@ impl Parts {
                 }
                 let reader = Arc::clone(&parts);
                 match app.ask(move |_| reader.read(at, to - at)).await {
-                    // It was cut meanwhile: who counts the bytes finds out.
                     Ok(bytes) if bytes.is_empty() => None,
                     Ok(bytes) => {
                         let next = at + bytes.len() as u64;

@@ -13,7 +13,6 @@ use utoipa::ToSchema;
 
 use super::app::{App, Question};
 use super::guard::Caller;
-use super::jobs::scopes_of;
 use super::problem::Problem;
 use super::routes::endpoints;
 use crate::client::status::of_devices;
@@ -104,7 +103,7 @@ fn look(client: &Client) -> Result<HealthReasons, Failure> {
 /// Whether the service is well: no key is needed, and no reason is told.
 #[utoipa::path(get, path = "/health", tag = "service", security(()), responses((status = 200, description = "It answers", body = Health)))]
 pub(super) async fn health(State(app): State<App>, headers: HeaderMap) -> Result<Response, Problem> {
-    let question = Question { route: "health", query: String::new(), scopes: String::new() };
+    let question = Question::public("health");
     let look = |client: &mut Client| {
         let HealthReasons { status, version, .. } = look(client)?;
         Ok(Health { status, version })
@@ -123,7 +122,7 @@ pub(super) async fn health_with_reasons(
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let question = Question { route: "health reasons", query: String::new(), scopes: scopes_of(&caller) };
+    let question = Question::new("health reasons", &(), &caller);
     app.look(question, &headers, move |client| {
         let mut seen = look(client)?;
         // They name devices and jobs of all.

@@ -17,10 +17,9 @@ use tokio::time::{sleep, timeout};
 use super::app::App;
 use super::guard::Caller;
 use super::problem::Problem;
+use crate::client::Failure;
 use crate::client::find::Run;
-use crate::client::follow::{Follower, Listener, Only};
-use crate::client::jobs::overview::tags_of_jobs;
-use crate::client::{Client, Failure};
+use crate::client::follow::{Follower, Listener};
 use crate::model::ids::{JobName, RunId};
 use crate::model::result::Outcome;
 
@@ -36,7 +35,7 @@ const ALIVE: Duration = Duration::from_secs(15);
 /// How often it is looked whether the caller may still listen.
 const RECHECK: Duration = Duration::from_secs(10);
 /// How many events wait for a slow reader.
-const WAITING: usize = 16;
+pub(super) const WAITING: usize = 16;
 /// How much of a log is told in one go, bytes.
 const PIECE: usize = 256 << 10;
 
@@ -117,7 +116,7 @@ pub(super) async fn wait_for(
     // Not looked for: it moves just now, and could be missed in both of its places.
     let run = Run { id: run, job, held: None, entry: None, results: Vec::new() };
     let who = caller.clone();
-    let mut follower = app.ask(move |client| Ok(Follower::new(client, run, 1).only(sees(client, &who)?))).await?;
+    let mut follower = app.ask(move |client| Ok(Follower::new(client, run, 1).only(who.view(client)?))).await?;
     let end = app.now().boot + wait;
     loop {
         changes.mark_unchanged();
@@ -140,15 +139,6 @@ pub(super) async fn wait_for(
             _ = stop.wait_for(|stop| *stop) => return Ok(Waited::Stopping),
         }
     }
-}
-
-/// What a caller sees, at this time.
-fn sees(client: &Client, caller: &Caller) -> Result<Only, Failure> {
-    if caller.sees_all() {
-        return Ok(Box::new(|_| true));
-    }
-    let (tags, caller) = (tags_of_jobs(client)?, caller.clone());
-    Ok(Box::new(move |job| caller.sees(job, &mut tags.get(job).map_or(&[][..], Vec::as_slice).iter())))
 }
 
 /// What a run does, gathered until it is sent.
@@ -255,8 +245,7 @@ async fn tell_run(app: App, mut events: Events, run: Run, (attempt, offset): (u3
     let waiter = Waiter::new();
     let mut changes = app.changes();
     let who = events.caller.clone();
-    let made =
-        app.ask(move |client| Ok(Follower::resume(client, run, attempt, offset).only(sees(client, &who)?))).await;
+    let made = app.ask(move |client| Ok(Follower::resume(client, run, attempt, offset).only(who.view(client)?))).await;
     let Ok(mut follower) = made else { return };
     let mut gatherer = Gatherer::default();
     loop {
@@ -313,7 +302,7 @@ pub(super) struct Events {
     to: Sender<Event>,
     until: Duration,
     rechecked: Duration,
-    _stream: super::app::StreamGuard,
+    _stream: super::app::PlaceGuard,
 }
 
 impl Events {

@@ -16,13 +16,13 @@ use super::app::{App, Question};
 use super::devices::seen;
 use super::extract::{Asked, Body, switch};
 use super::guard::Caller;
-use super::jobs::{scopes_of, value};
+use super::jobs::value;
 use super::problem::{Document, Problem};
-use super::stream::{Events, sse};
+use super::stream::{Events, WAITING, sse};
 use crate::client::devices::{self, Limited, Row};
 use crate::client::{Client, Code, Failure};
 use crate::model::device::Machine;
-use crate::model::ids::{DeviceId, RunId, Tag};
+use crate::model::ids::{DeviceId, RunId};
 use crate::model::limits::{Resources, read_cpus, read_memory, read_pids, read_slots};
 use crate::model::space::Space;
 use crate::volume::Context as _;
@@ -155,12 +155,9 @@ struct Disk {
 fn look(client: &Client, caller: &Caller, device: Option<&str>) -> Result<Uses, Failure> {
     let of_caller =
         |row: &Row| caller.sees_device(&row.tags) && device.is_none_or(|device| row.device.as_str() == device);
-    let tags = crate::client::jobs::overview::tags_of_jobs(client)?;
+    let sees_job = caller.view(client)?;
     let state = crate::client::view::state(client)?.unwrap_or_default();
-    let sees = |run: &RunId| {
-        let job = state.runs.get(run).map(|held| &held.job);
-        job.is_some_and(|job| caller.sees(job, &mut tags.get(job).map_or(&[][..], Vec::<Tag>::as_slice).iter()))
-    };
+    let sees = |run: &RunId| state.runs.get(run).is_some_and(|held| sees_job(&held.job));
     let used = |mut row: Row| {
         if let Some(machine) = row.machine.as_mut().filter(|_| !caller.sees_all()) {
             machine.runs.retain(|run| sees(&run.run_id));
@@ -189,12 +186,12 @@ pub(super) async fn monitor_resources(
     Asked(query): Asked<MonitorQuery>,
 ) -> Result<Response, Problem> {
     if query.follow {
-        let (to, events) = channel(16);
+        let (to, events) = channel(WAITING);
         let sender = Events::new(&app, &caller, headers, to)?;
         tokio::spawn(follow(app, caller, sender, query.device));
         return Ok(sse(events));
     }
-    let question = Question { route: "resources", query: format!("{query:?}"), scopes: scopes_of(&caller) };
+    let question = Question::new("resources", &query, &caller);
     let answer = app.look(question, &headers, move |client| look(client, &caller, query.device.as_deref()));
     Ok(answer.await?.into_response())
 }

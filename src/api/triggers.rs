@@ -11,10 +11,8 @@ use utoipa::{IntoParams, ToSchema};
 use super::app::{App, Question};
 use super::extract::{Asked, Named};
 use super::guard::Caller;
-use super::jobs::scopes_of;
 use super::page::{Page, PageQuery};
 use super::problem::{Document, Problem};
-use crate::client::jobs::overview::tags_of_jobs;
 use crate::client::status::Waiting;
 use crate::client::triggers;
 use crate::client::{Client, Failure};
@@ -24,13 +22,6 @@ use crate::model::ids::RunId;
 #[derive(Debug, Clone, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct TriggersQuery {
-    /// At most so many, 1 to 500.
-    #[serde(default)]
-    #[param(minimum = 1, maximum = 500, default = 100)]
-    limit: Option<usize>,
-    /// The `next` of the page before.
-    #[serde(default)]
-    cursor: Option<String>,
     /// Only of this job.
     #[serde(default)]
     job: Option<String>,
@@ -38,17 +29,13 @@ pub(super) struct TriggersQuery {
 
 /// What of the inbox the caller sees.
 fn visible(client: &Client, caller: &Caller) -> Result<impl Fn(&Waiting) -> bool, Failure> {
-    let tags = if caller.sees_all() { Default::default() } else { tags_of_jobs(client)? };
-    let caller = caller.clone();
-    Ok(move |waiting: &Waiting| match waiting.job.as_ref().filter(|_| !waiting.command || caller.sees_all()) {
-        Some(job) => caller.sees(job, &mut tags.get(job).map_or(&[][..], Vec::as_slice).iter()),
-        // A command is no job's, and whose a file is that is no trigger cannot be known.
-        None => caller.sees_all(),
-    })
+    let (sees, sees_all) = (caller.view(client)?, caller.sees_all());
+    // A command is no job's, and whose a file is that is no trigger cannot be known.
+    Ok(move |waiting: &Waiting| sees_all || (!waiting.command && waiting.job.as_ref().is_some_and(&sees)))
 }
 
 /// What waits, in the order in which it will be taken, and why it waits.
-#[utoipa::path(get, path = "/triggers", tag = "triggers", params(TriggersQuery), responses(
+#[utoipa::path(get, path = "/triggers", tag = "triggers", params(PageQuery, TriggersQuery), responses(
     (status = 200, description = "A page of what waits", body = Page<Object>),
     (status = 304, description = "As the `If-None-Match` says"),
 ))]
@@ -56,10 +43,10 @@ pub(super) async fn list(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
+    Asked(page): Asked<PageQuery>,
     Asked(query): Asked<TriggersQuery>,
 ) -> Result<Response, Problem> {
-    let limit = PageQuery::limit(query.limit)?;
-    let question = Question { route: "triggers", query: format!("{query:?}"), scopes: scopes_of(&caller) };
+    let question = Question::new("triggers", &(&page, &query), &caller);
     app.look(question, &headers, move |client| {
         let sees = visible(client, &caller)?;
         let mut all = triggers::list(client)?;
@@ -68,7 +55,7 @@ pub(super) async fn list(
                 && query.job.as_deref().is_none_or(|job| waiting.job.as_ref().is_some_and(|is| is.as_str() == job))
         });
         all.sort_by_cached_key(Waiting::place);
-        Ok(Page::of(all, limit, query.cursor.as_deref(), Waiting::place))
+        Ok(Page::of(all, &page, Waiting::place))
     })
     .await
 }

@@ -15,6 +15,7 @@ use crate::client::follow::Follower;
 use crate::client::view;
 use crate::model::ids::{JobName, RunId};
 use crate::model::message::quoted;
+use crate::model::result::Cause;
 use crate::model::time::rfc3339;
 use crate::model::trigger::Json;
 
@@ -99,7 +100,7 @@ pub(super) fn trigger(args: &TriggerArgs, context: &mut Context) -> Result<Code,
         time: args.at.map(|at| rfc3339(at.ahead(now))),
         expires: args.expires.map(|at| rfc3339(at.ahead(now))),
         id: args.id.clone(),
-        ..Order::default()
+        ..Order::by(Cause::Manual)
     };
     let bytes = order.bytes()?;
     context.make_volume()?;
@@ -114,7 +115,7 @@ pub(super) fn exec(args: &ExecArgs, context: &mut Context) -> Result<Code, Failu
         command: args.command.clone(),
         docker: args.image.as_ref().map(|image| json!({"image": image})),
         tags: tags(&args.tags)?,
-        ..Order::default()
+        ..Order::by(Cause::Manual)
     };
     let bytes = order.bytes()?;
     let job = match &args.name {

@@ -9,7 +9,7 @@ use crate::decide::catalog::Known;
 use crate::model::ids::{BadName, JobName, RunId, Tag};
 use crate::model::job::command_job_name;
 use crate::model::message::bad_name;
-use crate::model::result::pairs;
+use crate::model::result::{Cause, pairs};
 use crate::model::trigger::{Json, parse};
 use crate::volume::atomic::write_new;
 
@@ -46,9 +46,18 @@ pub struct Order {
     /// The idempotency key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
+    /// Who asks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cause: Option<Cause>,
 }
 
 impl Order {
+    /// An order for nothing yet.
+    #[must_use]
+    pub fn by(cause: Cause) -> Self {
+        Self { cause: Some(cause), ..Self::default() }
+    }
+
     /// The bytes of the trigger, read once as a device will read them.
     ///
     /// # Errors
@@ -150,7 +159,7 @@ mod tests {
     #[test]
     fn what_a_device_would_reject_is_refused_before_it_is_written() {
         assert_eq!(Order::default().bytes().unwrap_err().code, Code::Usage);
-        let order = Order { command: vec!["true".to_owned()], ..Order::default() };
-        assert_eq!(order.bytes().unwrap(), b"{\"command\":[\"true\"]}\n");
+        let order = Order { command: vec!["true".to_owned()], ..Order::by(Cause::Manual) };
+        assert_eq!(order.bytes().unwrap(), b"{\"command\":[\"true\"],\"cause\":\"manual\"}\n");
     }
 }

@@ -106,7 +106,7 @@ pub fn register(client: &mut Client, url: &str, key: &str) -> Result<Record, Fai
     if known.len() >= SERVERS {
         return Err(Failure::new(Code::Failed, format!("there are {SERVERS} servers"), "delete one"));
     }
-    let id: String = random::<6>()?.iter().map(|byte| format!("{byte:02x}")).collect();
+    let id = hex::encode(random::<6>()?);
     let record = Record { schema: 1, id, url, key: key.to_owned(), registered_at: client.now().wall };
     security::prepare(&*client.disk, &client.layout)?;
     let path = client.layout.servers().join(format!("{}.json", record.id));

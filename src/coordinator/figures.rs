@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::model::result::{Cause, Outcome};
+use crate::model::result::Outcome;
 
 /// An attempt's end was committed; `was_to_wait`: its trigger named a time.
 pub(super) fn ended(outcome: &Outcome, was_to_wait: bool) {
@@ -11,9 +11,8 @@ pub(super) fn ended(outcome: &Outcome, was_to_wait: bool) {
         metrics::counter!("aios_runs_ended_total", "status" => outcome.status.as_str()).increment(1);
     }
     // What waits for its time, or for another attempt, says nothing of how fast a device is.
-    if let (Cause::Trigger, 1, Some(started)) = (outcome.cause, outcome.attempt, outcome.started_at)
-        && !was_to_wait
-    {
+    let is_first = outcome.cause.is_dropped() && outcome.attempt == 1 && !was_to_wait;
+    if let Some(started) = outcome.started_at.filter(|_| is_first) {
         let waited = (started - outcome.created_at).to_std().unwrap_or_default();
         metrics::histogram!("aios_trigger_to_start_seconds").record(waited.as_secs_f64());
     }

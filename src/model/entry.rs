@@ -117,7 +117,7 @@ impl Entry {
     /// The name it was dropped under; `None`: nobody dropped it.
     #[must_use]
     pub fn dropped_name(&self) -> Option<String> {
-        self.trigger.origin.is_none().then(|| self.dropped.to_string())
+        self.cause().is_dropped().then(|| self.dropped.to_string())
     }
 
     /// What its files are named after.

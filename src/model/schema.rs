@@ -10,7 +10,8 @@ use serde_json::{Map, Value, json};
 use super::ids::NAME_PATTERN;
 use super::job::keys::{DOCKER_KEYS, JOB_KEYS, Key, Shape, foreign_keys};
 use super::job::{PRIORITY, TYPES};
-use super::trigger::{ID_LIMIT, KEYS as TRIGGER_KEYS};
+use super::result::Cause;
+use super::trigger::{DROPPED, ID_LIMIT, KEYS as TRIGGER_KEYS};
 
 const DRAFT: &str = "https://json-schema.org/draft/2020-12/schema";
 const NO_NUL: &str = "^[^\\u0000]*$";
@@ -217,6 +218,11 @@ fn of_trigger(key: &str) -> Value {
             json!({"type": "string", "minLength": 1, "maxLength": ID_LIMIT}),
             "Idempotency key: while a run with it exists or ended within the last day, another trigger with it starts nothing.",
             r#""invoice-4711""#,
+        ),
+        "cause" => (
+            json!({"enum": DROPPED.map(Cause::as_str)}),
+            "Who asks, as the result will show it [default: trigger].",
+            r#""trigger""#,
         ),
         _ => (json!({}), "", ""),
     };

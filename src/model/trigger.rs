@@ -14,7 +14,7 @@ use super::ids::{DeviceId, JobName, RunId, Tag};
 use super::message;
 pub use super::message::suggest;
 use super::result::Cause;
-pub(super) use read::{ID_LIMIT, KEYS};
+pub(super) use read::{DROPPED, ID_LIMIT, KEYS};
 
 mod read;
 
@@ -90,11 +90,11 @@ pub struct Trigger {
     pub expires: Option<DateTime<Utc>>,
     /// Idempotency key.
     pub id: Option<String>,
-    /// What made the run, if nobody dropped it; only in the orchestrator's own files.
+    /// What made the run, if the file says so.
     pub origin: Option<Origin>,
 }
 
-/// What made a run that nobody dropped.
+/// What made a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin {
     /// What kind of thing it was.

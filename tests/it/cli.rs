@@ -124,7 +124,7 @@ fn a_trigger_is_written_as_a_device_reads_it() {
     assert_eq!(name, format!("hello.{run}.json"));
     assert_eq!(names(&volume.path("Common/Triggers")), [name]);
     let text = std::fs::read_to_string(volume.path("Common/Triggers").join(name)).unwrap();
-    let expected = r#"{"job":"hello","args":["a b","-5"],"kwargs":{"n":1.50,"k":"v"},"priority":-3,"tags":["gpu"]}"#;
+    let expected = r#"{"job":"hello","args":["a b","-5"],"kwargs":{"n":1.50,"k":"v"},"priority":-3,"tags":["gpu"],"cause":"manual"}"#;
     assert_eq!(text.trim_end(), expected);
     let shown = volume.json(&["runs", "show", run]);
     assert_eq!((&shown["status"], &shown["job"], &shown["attempts"]), (&json!("waiting"), &json!("hello"), &json!([])));

@@ -6,13 +6,11 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::{File, row};
-use crate::client::runs::Row as RunRow;
 use crate::client::view::{self, Lies};
 use crate::client::{Client, Failure};
 use crate::decide::explain::why_job;
 use crate::decide::queue::job_name;
 use crate::model::ids::{DeviceId, JobName, RunId, Tag};
-use crate::model::result::Status;
 use crate::model::time::utc;
 
 /// So many waiting runs of a job are named.
@@ -125,12 +123,6 @@ impl Overview {
     pub fn tags(&self) -> impl Iterator<Item = &Tag> {
         self.row.tags.iter()
     }
-
-    /// How its newest run ended.
-    #[must_use]
-    pub fn last_status(&self) -> Option<Status> {
-        self.row.last_status
-    }
 }
 
 /// The tags that each job needs: what scopes are judged by. Of a job that has no file (any more) nothing is known.
@@ -143,10 +135,4 @@ pub fn tags_of_jobs(client: &Client) -> Result<BTreeMap<JobName, Vec<Tag>>, Fail
         (name, read.map(|job| job.tags.iter().cloned().collect()).unwrap_or_default())
     };
     Ok(programs.newest().map(of).collect())
-}
-
-/// The same of one run: what its job needs.
-#[must_use]
-pub fn tags_of_run<'a>(run: &RunRow, tags: &'a BTreeMap<JobName, Vec<Tag>>) -> &'a [Tag] {
-    tags.get(&run.job).map_or(&[], Vec::as_slice)
 }

@@ -92,7 +92,7 @@ pub struct Wanted {
 /// SHA-256 of a secret, in hex.
 #[must_use]
 pub fn hash(secret: &str) -> String {
-    Sha256::digest(secret.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(Sha256::digest(secret.as_bytes()))
 }
 
 /// All keys, the oldest first.

@@ -17,10 +17,12 @@ use super::super::message::{self, did_you_mean, listed, quoted};
 use super::{Cause, CausedBy, EXAMPLE, Json, Origin, Refusal, Target, Trigger};
 
 /// The keys of a trigger.
-pub(in crate::model) const KEYS: [&str; 11] =
-    ["job", "command", "docker", "args", "kwargs", "priority", "tags", "time", "expires", "id", "job_name"];
+pub(in crate::model) const KEYS: [&str; 12] =
+    ["job", "command", "docker", "args", "kwargs", "priority", "tags", "time", "expires", "id", "cause", "job_name"];
 /// The keys that only the orchestrator's own files have.
-const OWN_KEYS: [&str; 3] = ["cause", "cause_run_id", "cause_result"];
+const OWN_KEYS: [&str; 2] = ["cause_run_id", "cause_result"];
+/// What may be said of who asks: the rest is for files of the orchestrator's own making.
+pub(in crate::model) const DROPPED: [Cause; 3] = [Cause::Trigger, Cause::Api, Cause::Manual];
 /// The longest idempotency key, bytes.
 pub(in crate::model) const ID_LIMIT: usize = 256;
 /// How times are written, as messages quote it.
@@ -98,10 +100,12 @@ impl<'t> Reader<'t> {
     }
 
     fn cause(&self, member: &Value) -> Result<Cause, Refusal> {
-        let word = self.string("cause", "what made the run", member)?;
-        serde_json::from_value(serde_json::Value::from(&*word)).map_err(|_| {
-            let error = format!("`cause` is {}, expected what made the run", quoted(&word));
-            self.refuse(member.span.start, error, "it stands only in files of the orchestrator's own making")
+        let expected = format!("one of {}", listed(&DROPPED.map(Cause::as_str)));
+        let word = self.string("cause", &expected, member)?;
+        let cause = serde_json::from_value(serde_json::Value::from(&*word)).ok();
+        cause.filter(|cause| self.own || DROPPED.contains(cause)).ok_or_else(|| {
+            let error = format!("`cause` is {}, expected {expected}", quoted(&word));
+            self.refuse(member.span.start, error, "leave it out: the result then says `trigger`")
         })
     }
 

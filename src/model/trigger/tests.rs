@@ -78,6 +78,12 @@ fn json_that_is_no_trigger_is_refused_for_good() {
             ("{}", (1, 1), "neither `job` nor `command`", "{\"job\": \"NAME\"}"),
             ("{\"job\": \"a\",\n \"agrs\": []}", (2, 2), "unknown key \"agrs\"", "did you mean `args`?"),
             ("{\"job\": \"a\", \"zzz\": 0}", (1, 14), "unknown key \"zzz\"", "known are `job`"),
+            (
+                "{\"job\": \"a\", \"cause\": \"schedule\"}",
+                (1, 23),
+                "`cause` is \"schedule\", expected one of `trigger`, `api`",
+                "leave it out",
+            ),
             ("{\"job\": \"a\", \"\": 0}", (1, 14), "unknown key \"\"", "known are"),
             ("{\"job\": \"a\", \"\\ud800\": 0}", (1, 14), "unknown key \"\\ud800\"", "known are"),
             ("{\"command\": [\"a\"], \"docker\": {}}", (1, 30), "`docker`: found no `image`", "image ="),

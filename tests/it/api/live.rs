@@ -54,7 +54,9 @@ fn a_stream_that_was_cut_goes_on_where_it_was() {
     );
     volume.job("words", "file = \"words.sh\"\n");
     let api = volume.serve("a", &[]);
-    let run = api.post("/trigger/words?wait=30s", &json!({})).is(200).json()["run_id"].as_str().unwrap().to_owned();
+    let ended = api.post("/trigger/words?wait=30s", &json!({})).is(200).json();
+    let run = ended["run_id"].as_str().unwrap().to_owned();
+    assert_eq!((&ended["cause"], &ended["trigger"]), (&json!("api"), &json!("words.json")));
     let path = format!("/runs/{run}/log");
     let whole = api.get(&path).is(200);
     assert!(
