@@ -46,7 +46,6 @@ mod system;
 mod tls;
 mod triggers;
 
-pub use audit::first_break;
 pub use tls::Files as TlsFiles;
 
 /// So many threads wait for the disk or for other servers at once.

@@ -189,7 +189,7 @@ pub(super) fn router(app: App, origins: &[String]) -> Router {
     router
         .fallback(nowhere)
         .method_not_allowed_fallback(no_such_method)
-        .layer(from_fn_with_state(Noted { app: app.clone(), audit: Arc::default() }, note))
+        .layer(from_fn_with_state(Noted { app: app.clone(), audit: Arc::new(Audit::new(app.device.clone())) }, note))
         .layer(DefaultBodyLimit::disable())
         .layer(RequestBodyLimitLayer::new(BODY))
         .layer(RequestBodyTimeoutLayer::new(BODY_PIECE))
@@ -308,7 +308,7 @@ async fn do_and_note(app: App, audit: Arc<Audit>, address: SocketAddr, request: 
         return response;
     }
     let entry = Entry {
-        at: String::new(),
+        at: app.now().wall,
         who: caller.as_ref().map_or_else(|| "nobody".to_owned(), |caller| caller.id.clone()),
         role: caller.as_ref().map(|caller| caller.role.as_str()),
         from: address.ip().to_string(),
@@ -316,7 +316,7 @@ async fn do_and_note(app: App, audit: Arc<Audit>, address: SocketAddr, request: 
         path: path.chars().take(1_000).collect(),
         what: response.extensions().get::<What>().map(|What(what)| what.clone()),
         status: response.status().as_u16(),
-        device: app.device.to_string(),
+        device: app.device.clone(),
         before: String::new(),
     };
     if let Err(problem) = app.ask(move |client| audit.write(client, entry)).await {

@@ -114,6 +114,12 @@ impl Layout {
         self.logs().join(format!("audit.{device}.jsonl"))
     }
 
+    /// An earlier part of the same, which ended at that time.
+    #[must_use]
+    pub fn audit_part(&self, device: &DeviceId, ended: &str) -> PathBuf {
+        self.logs().join(format!("audit.{device}.{ended}.jsonl"))
+    }
+
     /// Heartbeats and device locks.
     #[must_use]
     pub fn devices(&self) -> PathBuf {
@@ -160,7 +166,7 @@ impl Layout {
     #[must_use]
     pub fn key(&self, id: &str) -> PathBuf {
         let hash = Sha256::digest(id.as_bytes());
-        self.keys().join(hash.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+        self.keys().join(hex::encode(hash))
     }
 
     /// The folder of an inbox entry.

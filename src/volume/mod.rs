@@ -9,6 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub mod atomic;
+pub mod audit;
 pub mod backup;
 pub mod disk;
 pub mod heartbeat;

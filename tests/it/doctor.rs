@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::volume::{Volume, mount_small, pause};
 
-const CHECKS: [&str; 17] = [
+const CHECKS: [&str; 18] = [
     "file system",
     "rights",
     "space",
@@ -22,6 +22,7 @@ const CHECKS: [&str; 17] = [
     "Programs",
     "job files",
     "secrets",
+    "audit log",
     "device ids",
     "python3",
     "engine",

@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::out::{Paint, printable};
 use super::{Code, Context, Failure, Out};
 
+mod audit;
 mod beats;
 mod machine;
 mod secrets;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::super::rival::SecondProcess;
-use super::{Context, Failure, Finding, Report, Verdict, beats, pause, secrets, some_of};
+use super::{Context, Failure, Finding, Report, Verdict, audit, beats, pause, secrets, some_of};
 use crate::client::status::of_devices;
 use crate::client::{Client, default_device, view};
 use crate::decide::space::{Floor, floor, shortage};
@@ -78,7 +78,8 @@ fn meanwhile(
     report.tell("devices", devices(context))?;
     report.tell("Programs", programs(context))?;
     report.tell("job files", job_files(context))?;
-    report.tell("secrets", secrets::look(context))
+    report.tell("secrets", secrets::look(context))?;
+    report.tell("audit log", audit::look(context))
 }
 
 fn not_tried(why: &str, hint: &str) -> Finding {

@@ -13,6 +13,7 @@ use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 
 use crate::model::config::KEPT_AT_LEAST;
 use crate::model::ids::RunId;
+use crate::volume::audit::part_over;
 use crate::volume::{processed, results};
 
 /// What a folder holds.
@@ -22,7 +23,7 @@ pub enum Place {
     Results,
     /// `Logs/<date>/`.
     Logs,
-    /// `Logs/`: the orchestrators' own logs.
+    /// `Logs/`: the orchestrators' own logs, and parts of audit logs that are over.
     OwnLogs,
     /// `TriggersProcessed/<date>/`.
     Processed,
@@ -74,6 +75,11 @@ impl Rule {
         let since = match place {
             Place::Results | Place::Logs => modified,
             Place::Processed | Place::Rejected => run.map_or(modified, |run| run.time().max(modified)),
+            // Who changed what stays for its whole time: nobody can drown it in other logs.
+            Place::OwnLogs if is_audit(name) => {
+                let is_old = (self.now - modified).to_std().is_ok_and(|age| age > self.keep.max(KEPT_AT_LEAST));
+                return if is_old { Verdict::Goes } else { Verdict::Stays };
+            }
             Place::OwnLogs => match day_of_own_log(name) {
                 None => return Verdict::Foreign,
                 // Its device may still write to it.
@@ -135,6 +141,11 @@ fn run_of(place: Place, name: &OsStr) -> Option<RunId> {
             processed::parse_name(noted.as_ref().map_or(name, OsStr::new)).map(|processed| processed.run)
         }
     }
+}
+
+/// Whether it is a part of an audit log that is over; the one that goes on never goes.
+fn is_audit(name: &OsStr) -> bool {
+    name.to_str().and_then(part_over).is_some()
 }
 
 /// The day in `orchestrator.<device>.<date>.log`.
@@ -287,6 +298,10 @@ mod tests {
         assert_eq!(own("orchestrator.d.1.2026-11-20.log"), Verdict::Goes);
         assert_eq!(own("orchestrator.d.1.2026-11-21.log"), Verdict::Stays);
         assert_eq!(own("orchestrator.d.1.2026-11-22.log"), Verdict::Stays);
+        assert_eq!(own("audit.d.1.20260101T000000Z.jsonl"), Verdict::Goes);
+        let part = |since| judge(Place::OwnLogs, "audit.d.20260101T000000Z.jsonl", since);
+        assert_eq!(part("2026-11-20T00:00:00Z"), Verdict::Stays, "however little room there is");
+        assert_eq!([own("audit.d.jsonl"), own("audit.2026-01-01.jsonl")], [Verdict::Foreign; 2]);
         assert_eq!([own("mine.log"), own("orchestrator.d.log"), own("2026-01-01")], [Verdict::Foreign; 3]);
         assert_eq!(judge(Place::Results, &format!(".a.{OVER}.1.out"), old), Verdict::Foreign);
     }

@@ -189,11 +189,19 @@ fn every_change_is_in_the_audit_log_and_a_line_that_was_changed_is_found() {
     assert!(lines[0]["what"].as_str().unwrap().starts_with("key:"), "{}", lines[0]);
     assert!(lines[1]["what"].as_str().unwrap().starts_with("run "), "{}", lines[1]);
     assert_eq!(lines[3]["who"], "nobody");
-    assert_eq!(aios::api::first_break(&text), None, "over a crash too");
-    let forged = text.replacen("/trigger/quiet", "/trigger/other", 1);
-    assert_eq!(aios::api::first_break(&forged), Some(3), "the line behind the one that was changed");
-    let shorter: String = text.lines().filter(|line| !line.contains("403")).map(|line| format!("{line}\n")).collect();
-    assert_eq!(aios::api::first_break(&shorter), Some(3));
+    let look = || {
+        let (_, answer) = volume.ask(&["doctor"]);
+        let checks = answer["checks"].as_array().unwrap();
+        checks.iter().find(|check| check["check"] == "audit log").unwrap().to_string()
+    };
+    let whole = look();
+    assert!(whole.contains("5 changes") && whole.contains("\"ok\""), "over a crash too: {whole}");
+    std::fs::write(volume.common("Logs/audit.a.jsonl"), text.replacen("/trigger/quiet", "/trigger/other", 1)).unwrap();
+    let forged = look();
+    assert!(
+        forged.contains("audit.a.jsonl:3") && forged.contains("\"error\""),
+        "the line behind the changed one: {forged}"
+    );
 }
 
 #[test]

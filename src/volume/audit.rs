@@ -1,0 +1,178 @@
+//! The audit logs, one a device: who changed what over HTTP, line by line.
+//!
+//! Each line carries the hash of the line before it, from one part of the log to the next: [`check`] finds a line that was changed,
+//! or taken out between two others. It does not find what is missing at either end, nor a chain that was made anew as a whole.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use chrono::{DateTime, NaiveDateTime, Utc};
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+use super::atomic::in_folder;
+use super::disk::Disk;
+use super::layout::Layout;
+use super::os::read_from;
+use super::{Context, Error, found};
+use crate::model::ids::DeviceId;
+
+/// The longest line that is looked for, bytes.
+const LINE: u64 = 16 << 10;
+/// How large a log grows before it goes on in a new file, bytes.
+const PART: u64 = 16 << 20;
+/// The largest file that is checked, bytes: one that could not be renamed grows on.
+const READ: u64 = 1 << 30;
+/// How the time stands in the name of a part that is over.
+const STAMP: &str = "%Y%m%dT%H%M%SZ";
+
+/// A device's log, as the one who writes it has it.
+#[derive(Debug)]
+pub struct Log {
+    device: DeviceId,
+    /// The hash of the last line; `None`: it has not been looked for.
+    last: Option<String>,
+    /// Behind how many bytes it goes on in a new file.
+    part: u64,
+}
+
+impl Log {
+    /// The log of this device, whoever wrote it before.
+    #[must_use]
+    pub fn new(device: DeviceId) -> Self {
+        Self { device, last: None, part: PART }
+    }
+
+    /// Writes the line that `line` makes of the hash of the one before it.
+    ///
+    /// # Errors
+    /// What the system said; then it is not known what of the line is there.
+    pub fn write(
+        &mut self,
+        disk: &dyn Disk,
+        layout: &Layout,
+        now: DateTime<Utc>,
+        line: impl FnOnce(String) -> String,
+    ) -> Result<(), Error> {
+        let path = layout.audit(&self.device);
+        let (before, is_torn) = match self.last.take() {
+            Some(last) => (last, false),
+            None => self.newest(disk, layout)?,
+        };
+        let line = line(before);
+        // What was cut off in the middle of a line stays as it is.
+        let bytes = format!("{}{line}\n", if is_torn { "\n" } else { "" });
+        if found(disk.append(&path, bytes.as_bytes())).on("write", &path)?.is_none() {
+            in_folder(disk, &path, || disk.create(&path, bytes.as_bytes())).on("write", &path)?;
+        }
+        self.last = Some(hash(line.as_bytes()));
+        if disk.stat(&path).is_ok_and(|meta| meta.id.size > self.part) {
+            // Where it cannot be now, it is with the next line.
+            let _ = disk.rename_new(&path, &layout.audit_part(&self.device, &now.format(STAMP).to_string()));
+        }
+        Ok(())
+    }
+
+    /// The hash of the line that was written last, and whether that was cut off.
+    fn newest(&self, disk: &dyn Disk, layout: &Layout) -> Result<(String, bool), Error> {
+        let parts = all(disk, layout)?.remove(self.device.as_str()).unwrap_or_default();
+        let Some(path) = parts.last() else { return Ok((String::new(), false)) };
+        let size = disk.stat(path).on("look at", path)?.id.size;
+        let bytes = read_from(path, size.saturating_sub(LINE), LINE).on("read", path)?;
+        let (lines, is_torn) = match bytes.strip_suffix(b"\n") {
+            Some(lines) => (lines, false),
+            // A part that is over takes no more.
+            None => (&bytes[..], !bytes.is_empty() && *path == layout.audit(&self.device)),
+        };
+        let last = lines.rsplit(|byte| *byte == b'\n').next().filter(|line| !line.is_empty());
+        Ok((last.map(hash).unwrap_or_default(), is_torn))
+    }
+}
+
+/// The files of each device's log, in the order in which they were written.
+///
+/// # Errors
+/// `Logs/` cannot be listed.
+pub fn all(disk: &dyn Disk, layout: &Layout) -> Result<BTreeMap<String, Vec<PathBuf>>, Error> {
+    let folder = layout.logs();
+    let names = found(disk.list(&folder)).on("list", &folder)?.unwrap_or_default();
+    let mut parts: Vec<(String, bool, String)> = Vec::new();
+    for name in names.iter().filter_map(|name| name.to_str()) {
+        if let Some(device) = name.strip_prefix("audit.").and_then(|rest| rest.strip_suffix(".jsonl")) {
+            let over = part_over(name);
+            parts.push((over.map_or(device, |(device, _)| device).to_owned(), over.is_none(), name.to_owned()));
+        }
+    }
+    parts.sort_unstable();
+    let mut all: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
+    for (device, _, name) in parts {
+        all.entry(device).or_default().push(folder.join(name));
+    }
+    Ok(all)
+}
+
+/// Whose log it is, and when it ended, if a name is that of a part that is over.
+#[must_use]
+pub fn part_over(name: &str) -> Option<(&str, DateTime<Utc>)> {
+    let (device, stamp) = name.strip_prefix("audit.")?.strip_suffix(".jsonl")?.rsplit_once('.')?;
+    Some((device, NaiveDateTime::parse_from_str(stamp, STAMP).ok()?.and_utc()))
+}
+
+/// What a log turned out to be.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Checked {
+    /// How many lines it has.
+    pub lines: usize,
+    /// How many of them are no whole lines: a crash cuts them off.
+    pub torn: usize,
+    /// The first line that does not follow the one before it: its file and its number there.
+    pub broken: Option<(PathBuf, usize)>,
+}
+
+/// Follows the chain of a log through its files, up to the first line that does not follow.
+///
+/// # Errors
+/// One of them cannot be read.
+pub fn check(disk: &dyn Disk, files: &[PathBuf]) -> Result<Checked, Error> {
+    let mut checked = Checked::default();
+    // What stood before the oldest line may have been kept long enough.
+    let mut before = None;
+    for path in files {
+        let Some((bytes, _)) = found(disk.read(path, READ)).on("read", path)? else { continue };
+        if let Some(number) = follow(&bytes, &mut before, &mut checked) {
+            checked.broken = Some((path.clone(), number));
+            break;
+        }
+    }
+    Ok(checked)
+}
+
+/// The number of the first line that does not follow the one before it.
+fn follow(bytes: &[u8], before: &mut Option<String>, checked: &mut Checked) -> Option<usize> {
+    for (place, line) in bytes.split_inclusive(|byte| *byte == b'\n').enumerate() {
+        // The last one may just be being written.
+        let Some(line) = line.strip_suffix(b"\n") else { break };
+        checked.lines += 1;
+        match serde_json::from_slice::<Written>(line) {
+            Ok(written) if before.as_ref().is_none_or(|before| written.before == *before) => {}
+            Ok(_) => return Some(place + 1),
+            // If it was whole once, the next line tells.
+            Err(_) => checked.torn += 1,
+        }
+        *before = Some(hash(line));
+    }
+    None
+}
+
+/// One line, as it is read again.
+#[derive(Debug, Deserialize)]
+struct Written {
+    before: String,
+}
+
+fn hash(line: &[u8]) -> String {
+    hex::encode(Sha256::digest(line))
+}
+
+#[cfg(test)]
+mod tests;
