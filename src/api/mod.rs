@@ -48,6 +48,9 @@ mod triggers;
 
 pub use tls::Files as TlsFiles;
 
+/// So many connections may wait to be taken. Whoever finds no room tries again a second later, and the standard library's 128 are
+/// soon taken by those who only connect.
+const BACKLOG: i32 = 4_096;
 /// So many threads wait for the disk or for other servers at once.
 const BLOCKING: usize = 48;
 /// How long one of them lives without work.
@@ -102,6 +105,7 @@ impl Server {
             Failure::new(Code::Failed, format!("cannot serve the API: {error}"), "see `ulimit -a`")
         };
         listener.set_nonblocking(true).map_err(failed)?;
+        rustix::net::listen(&listener, BACKLOG).map_err(|error| failed(error.into()))?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .max_blocking_threads(BLOCKING)

@@ -20,6 +20,7 @@ use rustix::net::sockopt::set_tcp_user_timeout;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
+use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
@@ -165,6 +166,8 @@ pub(super) async fn serve(
         };
         let Some(place) = crowd.enter(address.ip()) else { continue };
         tokio::spawn(attend(stream, address, place, router.clone(), acceptor.clone(), farewell.clone()));
+        // Whoever has asked meanwhile is heard before another connection may take its place.
+        yield_now().await;
     }
     // Those who are being answered know that it is over; the thread ends with the last, or soon.
     let gone = async {

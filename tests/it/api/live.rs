@@ -56,7 +56,7 @@ fn a_stream_that_was_cut_goes_on_where_it_was() {
     let api = volume.serve("a", &[]);
     let ended = api.post("/trigger/words?wait=30s", &json!({})).is(200).json();
     let run = ended["run_id"].as_str().unwrap().to_owned();
-    assert_eq!((&ended["cause"], &ended["trigger"]), (&json!("api"), &json!("words.json")));
+    assert_eq!((&ended["cause"], &ended["trigger"]), (&json!("api"), &json!(format!("words.{run}.json"))));
     let path = format!("/runs/{run}/log");
     let whole = api.get(&path).is(200);
     assert!(
