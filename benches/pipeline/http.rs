@@ -169,7 +169,7 @@ pub(crate) fn triggers(setting: Setting<'_>, side: Side) -> Outcome<f64> {
             }
             begun
         };
-        Ok(clock::millis(dropped, stage.volume.answers().take()?))
+        Ok(clock::millis(dropped, stage.volume.answers().wait_for(1)?))
     };
     for sample in 0..8 {
         once(sample)?;
