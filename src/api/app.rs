@@ -37,6 +37,11 @@ const WAITS: u32 = 256;
 /// So many live streams one caller may have.
 const STREAMS: u32 = 20;
 
+/// What is done with the volume.
+type Act = Box<dyn FnOnce(&mut Client) + Send>;
+/// What is looked at, as JSON.
+type Look = Box<dyn FnOnce(&mut Client) -> Result<Result<Vec<u8>, Problem>, Failure> + Send>;
+
 /// What all handlers share.
 #[derive(Clone)]
 pub(super) struct App(Arc<Inner>);
@@ -143,20 +148,25 @@ impl App {
         &self,
         act: impl FnOnce(&mut Client) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Problem> {
+        let (give, given) = tokio::sync::oneshot::channel();
+        self.work(Box::new(move |client| drop(give.send(act(client))))).await;
+        let unanswered =
+            |_| Problem::new(Kind::Internal, "the request could not be handled", "the device's log says more");
+        Ok(given.await.map_err(unanswered)??)
+    }
+
+    /// Works on such a thread until it is done. Not generic: a task of its own for each question is a large part of the program.
+    async fn work(&self, act: Act) {
         let (layout, device) = (self.layout.clone(), self.device.clone());
         // Threads there are more of: some wait for other servers, and not for the disk.
         let one = Arc::clone(&self.asking).acquire_owned().await;
-        let asked = tokio::task::spawn_blocking(move || {
+        let worked = tokio::task::spawn_blocking(move || {
             // It is given back when the work is done, also if nobody waits for it any more.
             let _one = one;
-            act(&mut Client::new(layout, device))
+            act(&mut Client::new(layout, device));
         });
-        match asked.await {
-            Ok(answer) => Ok(answer?),
-            Err(error) => {
-                tracing::error!(%error, "a request ended in a panic");
-                Err(Problem::new(Kind::Internal, "the request could not be handled", "the device's log says more"))
-            }
+        if let Err(error) = worked.await {
+            tracing::error!(%error, "a request ended in a panic");
         }
     }
 
@@ -185,16 +195,18 @@ impl App {
     ) -> Result<Response, Problem> {
         let kept = match self.kept(&question) {
             Some(kept) => kept,
-            None => {
-                let one = self.one_who_looks(&question);
-                let _one = one.lock().await;
-                match self.kept(&question) {
-                    Some(kept) => kept,
-                    None => self.look_anew(question, look).await?,
-                }
-            }
+            None => self.look_in_turn(question, Box::new(move |client| Ok(json(&look(client)?)))).await?,
         };
         Ok(tagged(headers, &kept.etag, &kept.body))
+    }
+
+    async fn look_in_turn(&self, question: Question, look: Look) -> Result<Arc<Kept>, Problem> {
+        let one = self.one_who_looks(&question);
+        let _one = one.lock().await;
+        match self.kept(&question) {
+            Some(kept) => Ok(kept),
+            None => self.look_anew(question, look).await,
+        }
     }
 
     fn kept(&self, question: &Question) -> Option<Arc<Kept>> {
@@ -210,14 +222,10 @@ impl App {
         Arc::clone(looking.entry(question.clone()).or_default())
     }
 
-    async fn look_anew<T: Serialize + Send + 'static>(
-        &self,
-        question: Question,
-        look: impl FnOnce(&mut Client) -> Result<T, Failure> + Send + 'static,
-    ) -> Result<Arc<Kept>, Problem> {
+    async fn look_anew(&self, question: Question, look: Look) -> Result<Arc<Kept>, Problem> {
         // Before the look: what changes meanwhile makes it old.
         let (version, own, at) = (*self.changed.borrow(), self.own.load(Ordering::Acquire), clock().boot);
-        let body = Bytes::from(self.ask(move |client| look(client).map(|seen| json(&seen))).await??);
+        let body = Bytes::from(self.ask(look).await??);
         let kept = Arc::new(Kept { version, own, at, etag: etag(&body), body });
         let mut all = self.kept.write().unwrap_or_else(PoisonError::into_inner);
         if all.len() >= KEPT {

@@ -178,6 +178,13 @@ pub(super) async fn serve(
     let _ = timeout(FAREWELL, gone).await;
 }
 
+/// What bytes come and go by, with TLS or without. One type for both: what speaks HTTP is compiled once.
+type Wire = Box<dyn ReadWrite>;
+
+trait ReadWrite: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> ReadWrite for T {}
+
 async fn attend(
     stream: TcpStream,
     address: SocketAddr,
@@ -190,18 +197,19 @@ async fn attend(
     let _ = stream.set_nodelay(true);
     let _ = set_tcp_user_timeout(&stream, u32::try_from(UNTAKEN.as_millis()).unwrap_or(u32::MAX));
     let is_secure = acceptor.is_some();
-    match acceptor {
-        None => converse(stream, address, place, router, stop, is_secure).await,
+    let wire: Wire = match acceptor {
+        None => Box::new(stream),
         Some(acceptor) => match timeout(HEADERS, acceptor.accept(stream)).await {
-            Ok(Ok(stream)) => converse(stream, address, place, router, stop, is_secure).await,
-            Ok(Err(error)) => tracing::debug!(%address, %error, "no TLS"),
-            Err(_) => tracing::debug!(%address, "TLS did not begin in time"),
+            Ok(Ok(stream)) => Box::new(stream),
+            Ok(Err(error)) => return tracing::debug!(%address, %error, "no TLS"),
+            Err(_) => return tracing::debug!(%address, "TLS did not begin in time"),
         },
-    }
+    };
+    converse(wire, address, place, router, stop, is_secure).await;
 }
 
 async fn converse(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    wire: Wire,
     address: SocketAddr,
     place: Place,
     router: Router,
@@ -245,7 +253,7 @@ async fn converse(
         .max_header_list_size(u32::try_from(HEADER_BYTES).unwrap_or(u32::MAX))
         .keep_alive_interval(HEADERS)
         .keep_alive_timeout(HEADERS);
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    let connection = builder.serve_connection(TokioIo::new(wire), service);
     tokio::pin!(connection);
     tokio::select! {
         ended = connection.as_mut() => {
