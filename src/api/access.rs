@@ -1,6 +1,7 @@
 //! Who may come in: tokens for users, keys, users.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Extension;
@@ -132,7 +133,7 @@ async fn of_password(app: &App, address: SocketAddr, name: String, password: Str
     ];
     whose.iter().try_for_each(|whose| app.guard.may_try(whose))?;
     let one = HASHING.acquire().await.map_err(|_| unknown())?;
-    let user = app.guard.user(&name).map(|known| known.0.clone());
+    let user = app.guard.user(&name).map(|known| known.record.clone());
     // On a thread of its own: the memory that a hash takes is given back with it.
     let (told, answer) = tokio::sync::oneshot::channel();
     let thread = std::thread::Builder::new().name("aios-api-hash".to_owned()).spawn(move || {
@@ -154,7 +155,8 @@ fn of_refresh(app: &App, token: &str) -> Result<(User, i64), Problem> {
     let claims = app.guard.secrets().check(token, Purpose::Refresh, app.now().wall.timestamp()).ok();
     let user = claims.and_then(|claims| {
         let known = app.guard.user(&claims.sub)?;
-        (known.0.active && known.0.version == claims.ver).then(|| (known.0.clone(), claims.auth_time))
+        let user = &known.record;
+        (user.active && user.version == claims.ver).then(|| (user.clone(), claims.auth_time))
     });
     user.ok_or_else(|| {
         Problem::new(Kind::Unauthenticated, "the refresh token is not good", "sign in with the password again")
@@ -165,9 +167,11 @@ fn of_refresh(app: &App, token: &str) -> Result<(User, i64), Problem> {
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Me {
     /// `key:ID` or `user:NAME`.
-    id: String,
+    #[schema(value_type = String)]
+    id: Arc<str>,
     /// What people call it.
-    name: String,
+    #[schema(value_type = String)]
+    name: Arc<str>,
     /// What it may do.
     role: Role,
     /// What it is limited to.

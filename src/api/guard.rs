@@ -43,9 +43,9 @@ type Limiter<K> = RateLimiter<K, HashMapStateStore<K, RandomState>, DefaultClock
 #[derive(Debug, Clone)]
 pub(super) struct Caller {
     /// `key:<id>` or `user:<name>`.
-    pub(super) id: String,
+    pub(super) id: Arc<str>,
     /// What people call it.
-    pub(super) name: String,
+    pub(super) name: Arc<str>,
     pub(super) role: Role,
     pub(super) scopes: Arc<[Scope]>,
 }
@@ -89,14 +89,34 @@ impl Caller {
     }
 }
 
-/// A record, with its scopes as callers carry them.
-pub(super) type Known<T> = Arc<(T, Arc<[Scope]>)>;
+/// A record, and who comes in by it.
+#[derive(Debug)]
+pub(super) struct Known<T> {
+    pub(super) record: T,
+    caller: Caller,
+}
+
+impl From<Key> for Known<Key> {
+    fn from(record: Key) -> Self {
+        let Key { id, name, role, scopes, .. } = record.clone();
+        let caller = Caller { id: format!("key:{id}").into(), name: name.into(), role, scopes: scopes.into() };
+        Self { record, caller }
+    }
+}
+
+impl From<User> for Known<User> {
+    fn from(record: User) -> Self {
+        let User { name, role, scopes, .. } = record.clone();
+        let caller = Caller { id: format!("user:{name}").into(), name: name.into(), role, scopes: scopes.into() };
+        Self { record, caller }
+    }
+}
 
 /// Everybody who may come in, as the folder had it.
 #[derive(Default)]
 struct Book {
-    keys: HashMap<String, Known<Key>>,
-    users: HashMap<String, Known<User>>,
+    keys: HashMap<String, Arc<Known<Key>>>,
+    users: HashMap<String, Arc<Known<User>>>,
     stamp: Vec<Option<FileId>>,
     looked: Option<Duration>,
     /// What could not be read, so that it is said once.
@@ -107,7 +127,7 @@ struct Book {
 pub(super) struct Guard {
     book: RwLock<Book>,
     secrets: Secrets,
-    by_caller: Limiter<String>,
+    by_caller: Limiter<Arc<str>>,
     by_address: Limiter<IpAddr>,
     failures: Limiter<String>,
     /// Until when somebody may try no password.
@@ -186,8 +206,8 @@ impl Guard {
         for error in wrong.iter().filter(|error| !book.wrong.contains(error)) {
             tracing::error!("{error}: whoever it was for cannot come in");
         }
-        let keys = keys.into_iter().map(|key| (key.id.clone(), scoped(key.scopes.clone(), key)));
-        let users = users.into_iter().map(|user| (user.name.clone(), scoped(user.scopes.clone(), user)));
+        let keys = keys.into_iter().map(|key| (key.id.clone(), Arc::new(key.into())));
+        let users = users.into_iter().map(|user| (user.name.clone(), Arc::new(user.into())));
         let mut new = Book { keys: keys.collect(), users: users.collect(), stamp, looked: Some(now.boot), wrong };
         // What cannot be read now was good when it was read: it stays, and is looked at again.
         if !new.wrong.is_empty() {
@@ -225,7 +245,7 @@ impl Guard {
     fn of_key(&self, shown: &str, now: DateTime<Utc>) -> Option<Caller> {
         let (id, secret) = split_key(shown)?;
         let known = self.book.read().unwrap_or_else(PoisonError::into_inner).keys.get(id).cloned()?;
-        let (key, scopes) = &*known;
+        let key = &known.record;
         let hash = hash(secret);
         let fits =
             key.hashes(now).fold(subtle::Choice::from(0), |fits, kept| fits | hash.as_bytes().ct_eq(kept.as_bytes()));
@@ -237,24 +257,18 @@ impl Guard {
             seen.at.insert(id.to_owned(), now);
             seen.is_new = true;
         }
-        Some(Caller { id: format!("key:{id}"), name: key.name.clone(), role: key.role, scopes: Arc::clone(scopes) })
+        Some(known.caller.clone())
     }
 
     fn of_token(&self, shown: &str, now: DateTime<Utc>) -> Option<Caller> {
         let claims = self.secrets.check(shown, Purpose::Access, now.timestamp()).ok()?;
         let known = self.user(&claims.sub)?;
-        let (user, scopes) = &*known;
-        let is_good = user.active && user.version == claims.ver;
-        is_good.then(|| Caller {
-            id: format!("user:{}", user.name),
-            name: user.name.clone(),
-            role: user.role,
-            scopes: Arc::clone(scopes),
-        })
+        let is_good = known.record.active && known.record.version == claims.ver;
+        is_good.then(|| known.caller.clone())
     }
 
     /// The user of this name.
-    pub(super) fn user(&self, name: &str) -> Option<Known<User>> {
+    pub(super) fn user(&self, name: &str) -> Option<Arc<Known<User>>> {
         self.book.read().unwrap_or_else(PoisonError::into_inner).users.get(name).cloned()
     }
 
@@ -324,10 +338,6 @@ pub(super) fn tell_seen(
         security::read(&*client.disk, &path).ok().flatten().unwrap_or_default();
     all.extend(at);
     Ok(security::write(&*client.disk, &mut client.names, &path, &all)?)
-}
-
-fn scoped<T>(scopes: Vec<Scope>, of: T) -> Known<T> {
-    Arc::new((of, scopes.into()))
 }
 
 /// What counts as one address: of IPv6 the network that one customer has.

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use self::app::App;
 use self::guard::Guard;
+use self::site::Site;
 use self::tls::Shown;
 use crate::client::security::{keys, tokens};
 use crate::client::{Client, Code, Failure};
@@ -41,6 +42,7 @@ mod runs;
 mod server;
 mod servers;
 mod service;
+mod site;
 mod stream;
 mod system;
 mod tls;
@@ -129,7 +131,7 @@ impl Server {
                 };
                 let tidier = tokio::spawn(tidy(app.clone(), tls.clone()));
                 let watcher = tokio::spawn(servers::watch(app.clone()));
-                server::serve(listener, routes::router(app, &origins), tls, stopped).await;
+                server::serve(listener, Site::new(app, &origins), tls, stopped).await;
                 tidier.abort();
                 watcher.abort();
             });

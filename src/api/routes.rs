@@ -2,18 +2,15 @@
 //! right that stands here.
 
 use std::net::SocketAddr;
-use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use axum::Router;
-use axum::extract::{ConnectInfo, DefaultBodyLimit, MatchedPath, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::HeaderMap;
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use futures_util::FutureExt as _;
+use axum::{Extension, Router};
 use tokio::time::timeout;
-use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::limit::RequestBodyLimitLayer;
 use tower_http::timeout::RequestBodyTimeoutLayer;
 use utoipa::openapi::OpenApi;
@@ -21,7 +18,6 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::app::App;
-use super::audit::{Audit, Entry, What};
 use super::guard::{Caller, allow};
 use super::problem::{Kind, Problem};
 use super::{access, backups, command, devices, events, jobs, logs, metrics, runs, servers, service, system, triggers};
@@ -169,7 +165,7 @@ pub(super) fn endpoints() -> &'static [String] {
 }
 
 /// Everything that is served.
-pub(super) fn router(app: App, origins: &[String]) -> Router {
+pub(super) fn router(app: App) -> Router {
     let mut router: Router<App> = Router::new();
     for group in groups() {
         let everywhere: Router<App> = group.everywhere.into();
@@ -185,18 +181,9 @@ pub(super) fn router(app: App, origins: &[String]) -> Router {
         let admit = Admit { app: app.clone(), right: group.right };
         router = router.merge(all.route_layer(from_fn_with_state(admit, admit_one)));
     }
-    let origins: Arc<[HeaderValue]> = origins.iter().filter_map(|origin| origin.parse().ok()).collect();
-    router
-        .fallback(nowhere)
-        .method_not_allowed_fallback(no_such_method)
-        .layer(from_fn_with_state(Noted { app: app.clone(), audit: Arc::new(Audit::new(app.device.clone())) }, note))
-        .layer(DefaultBodyLimit::disable())
-        .layer(RequestBodyLimitLayer::new(BODY))
-        .layer(RequestBodyTimeoutLayer::new(BODY_PIECE))
-        .layer(CatchPanicLayer::custom(panicked))
-        .layer(from_fn(harden))
-        .layer(from_fn_with_state(origins, share))
-        .with_state(app)
+    // In one layer: each is a box of its own around every route, and is copied for every request.
+    let bodies = (RequestBodyTimeoutLayer::new(BODY_PIECE), RequestBodyLimitLayer::new(BODY));
+    router.fallback(nowhere).method_not_allowed_fallback(no_such_method).layer(bodies).with_state(app)
 }
 
 /// What a group of routes asks of its callers.
@@ -273,111 +260,12 @@ async fn known(admit: &Admit, address: SocketAddr, headers: &HeaderMap) -> Resul
     Ok(Some(caller))
 }
 
-/// What notes changes.
-#[derive(Clone)]
-struct Noted {
-    app: App,
-    audit: Arc<Audit>,
-}
+/// Says of an answer that nothing is at the path.
+#[derive(Debug, Clone)]
+pub(super) struct Nowhere;
 
-/// Writes down who changed what, or tried to.
-async fn note(
-    State(Noted { app, audit }): State<Noted>,
-    ConnectInfo(address): ConnectInfo<SocketAddr>,
-    request: Request,
-    next: Next,
-) -> Response {
-    if matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS) {
-        return next.run(request).await;
-    }
-    // On a task of its own: whoever hangs up has asked all the same, and what was done is written down.
-    let done = tokio::spawn(do_and_note(app, audit, address, request, next));
-    done.await.unwrap_or_else(|_| panicked(Box::new(())))
-}
-
-async fn do_and_note(app: App, audit: Arc<Audit>, address: SocketAddr, request: Request, next: Next) -> Response {
-    let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
-    let is_route = request.extensions().get::<MatchedPath>().is_some();
-    let handled = AssertUnwindSafe(next.run(request)).catch_unwind().await;
-    let response = handled.unwrap_or_else(panicked);
-    let caller = response.extensions().get::<Caller>().cloned();
-    // Who is nobody fills no disk: a few of them are written down.
-    let is_told =
-        is_route && response.status() != StatusCode::TOO_MANY_REQUESTS && audit.has_room_for_nobody(app.now().boot);
-    if caller.is_none() && !is_told {
-        return response;
-    }
-    let entry = Entry {
-        at: app.now().wall,
-        who: caller.as_ref().map_or_else(|| "nobody".to_owned(), |caller| caller.id.clone()),
-        role: caller.as_ref().map(|caller| caller.role.as_str()),
-        from: address.ip().to_string(),
-        method,
-        path: path.chars().take(1_000).collect(),
-        what: response.extensions().get::<What>().map(|What(what)| what.clone()),
-        status: response.status().as_u16(),
-        device: app.device.clone(),
-        before: String::new(),
-    };
-    if let Err(problem) = app.ask(move |client| audit.write(client, entry)).await {
-        tracing::error!("a change over HTTP is not in the audit log: {}", problem.detail());
-    }
-    response
-}
-
-/// Says what browsers may do with an answer: show it, and nothing else.
-async fn harden(request: Request, next: Next) -> Response {
-    let mut response = next.run(request).await;
-    // What is refused by its length alone never reached a handler.
-    let is_problem =
-        response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/problem+json");
-    if response.status() == StatusCode::PAYLOAD_TOO_LARGE && !is_problem {
-        response = Problem::new(Kind::TooLarge, "the body is larger than what is taken here", "send at most 1 MiB")
-            .into_response();
-    }
-    let headers = response.headers_mut();
-    for (name, value) in [
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::X_FRAME_OPTIONS, "DENY"),
-        (header::REFERRER_POLICY, "no-referrer"),
-        (
-            header::CONTENT_SECURITY_POLICY,
-            "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
-        ),
-        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
-    ] {
-        headers.entry(name).or_insert(HeaderValue::from_static(value));
-    }
-    response
-}
-
-/// Lets pages of listed origins read what is answered; nobody else's.
-async fn share(State(origins): State<Arc<[HeaderValue]>>, request: Request, next: Next) -> Response {
-    let origin = request.headers().get(header::ORIGIN).filter(|origin| origins.contains(origin)).cloned();
-    let Some(origin) = origin else { return next.run(request).await };
-    let is_question =
-        request.method() == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
-    let mut response = if is_question { StatusCode::NO_CONTENT.into_response() } else { next.run(request).await };
-    let headers = response.headers_mut();
-    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-    headers.insert(header::VARY, HeaderValue::from_static("origin"));
-    headers.insert(HeaderName::from_static("cross-origin-resource-policy"), HeaderValue::from_static("cross-origin"));
-    if is_question {
-        let methods = HeaderValue::from_static("GET, POST, PATCH, DELETE");
-        headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
-        let allowed =
-            HeaderValue::from_static("authorization, content-type, x-api-key, if-none-match, last-event-id, range");
-        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
-        headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
-    } else {
-        let exposed = HeaderValue::from_static("etag, retry-after, content-range");
-        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
-    }
-    response
-}
-
-async fn nowhere() -> Problem {
-    Problem::new(Kind::NotFound, "there is no such path", "`GET /` lists the paths there are")
+async fn nowhere() -> (Extension<Nowhere>, Problem) {
+    (Extension(Nowhere), Problem::new(Kind::NotFound, "there is no such path", "`GET /` lists the paths there are"))
 }
 
 async fn no_such_method() -> Problem {
@@ -386,9 +274,4 @@ async fn no_such_method() -> Problem {
         "the path does not know this method",
         "`GET /` lists the paths and their methods",
     )
-}
-
-fn panicked(_: Box<dyn std::any::Any + Send>) -> Response {
-    tracing::error!("a request ended in a panic");
-    Problem::new(Kind::Internal, "the request could not be handled", "the device's log says more").into_response()
 }

@@ -4,14 +4,13 @@
 //! for longest gives way: idle connections lock nobody out.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
-use axum::extract::{ConnectInfo, Request};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -23,9 +22,9 @@ use tokio::sync::{Notify, watch};
 use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
-use tower::ServiceExt as _;
 
 use super::guard::network;
+use super::site::Site;
 use super::tls::Shown;
 
 /// How long the headers of a request, or the beginning of TLS, may take to come.
@@ -136,12 +135,7 @@ async fn silent(open: &Open) {
 }
 
 /// Takes connections until `stop` is true.
-pub(super) async fn serve(
-    listener: TcpListener,
-    router: Router,
-    tls: Option<Arc<Shown>>,
-    mut stop: watch::Receiver<bool>,
-) {
+pub(super) async fn serve(listener: TcpListener, site: Site, tls: Option<Arc<Shown>>, mut stop: watch::Receiver<bool>) {
     let acceptor = tls.as_ref().and_then(|tls| tls.config().ok()).map(TlsAcceptor::from);
     // A certificate that cannot be used was refused at the start: nobody is served in the clear instead.
     if tls.is_some() && acceptor.is_none() {
@@ -165,7 +159,7 @@ pub(super) async fn serve(
             }
         };
         let Some(place) = crowd.enter(address.ip()) else { continue };
-        tokio::spawn(attend(stream, address, place, router.clone(), acceptor.clone(), farewell.clone()));
+        tokio::spawn(attend(stream, address, place, site.clone(), acceptor.clone(), farewell.clone()));
         // Whoever has asked meanwhile is heard before another connection may take its place.
         yield_now().await;
     }
@@ -189,7 +183,7 @@ async fn attend(
     stream: TcpStream,
     address: SocketAddr,
     place: Place,
-    router: Router,
+    site: Site,
     acceptor: Option<TlsAcceptor>,
     stop: watch::Receiver<bool>,
 ) {
@@ -205,34 +199,30 @@ async fn attend(
             Err(_) => return tracing::debug!(%address, "TLS did not begin in time"),
         },
     };
-    converse(wire, address, place, router, stop, is_secure).await;
+    converse(wire, address, place, site, stop, is_secure).await;
 }
 
 async fn converse(
     wire: Wire,
     address: SocketAddr,
     place: Place,
-    router: Router,
+    site: Site,
     mut stop: watch::Receiver<bool>,
     is_secure: bool,
 ) {
     let place = &place;
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let work = Work::new(place);
-        let router = router.clone();
+        let site = site.clone();
         async move {
-            let mut request: Request = request.map(Body::new);
-            request.extensions_mut().insert(ConnectInfo(address));
-            let response = router.oneshot(request).await;
-            response.map(|response| {
-                // The work ends with the last byte of the body.
-                response.map(|body| {
-                    Body::new(http_body_util::BodyExt::map_frame(body, move |frame| {
-                        let _still = &work;
-                        frame
-                    }))
+            let response = site.answer(address, request.map(Body::new)).await;
+            // The work ends with the last byte of the body.
+            Ok::<_, Infallible>(response.map(|body| {
+                http_body_util::BodyExt::map_frame(body, move |frame| {
+                    let _still = &work;
+                    frame
                 })
-            })
+            }))
         }
     });
     // Without TLS nobody asks for another version, and its limit of time begins with the connection.

@@ -1,0 +1,158 @@
+//! What every request goes through, whatever its path: it is taken to its handler, noted if it is to change something, and its answer
+//! says what browsers may do with it.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{ConnectInfo, Request};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt as _;
+use tower::ServiceExt as _;
+
+use super::app::App;
+use super::audit::{Audit, Entry, What};
+use super::guard::Caller;
+use super::problem::{Kind, Problem};
+use super::routes::{Nowhere, router};
+
+/// What all connections of one server ask.
+#[derive(Clone)]
+pub(super) struct Site(Arc<Inner>);
+
+struct Inner {
+    app: App,
+    router: Router,
+    audit: Audit,
+    /// From which pages of others a browser may ask.
+    origins: Vec<HeaderValue>,
+}
+
+impl Site {
+    pub(super) fn new(app: App, origins: &[String]) -> Self {
+        let origins = origins.iter().filter_map(|origin| origin.parse().ok()).collect();
+        let audit = Audit::new(app.device.clone());
+        Self(Arc::new(Inner { router: router(app.clone()), app, audit, origins }))
+    }
+
+    /// Answers one request, whatever it is.
+    pub(super) async fn answer(&self, address: SocketAddr, mut request: Request) -> Response {
+        request.extensions_mut().insert(ConnectInfo(address));
+        let origin = request.headers().get(header::ORIGIN).filter(|origin| self.0.origins.contains(origin)).cloned();
+        let is_question = origin.is_some()
+            && request.method() == Method::OPTIONS
+            && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+        let mut response =
+            if is_question { StatusCode::NO_CONTENT.into_response() } else { self.handle(address, request).await };
+        harden(&mut response);
+        if let Some(origin) = origin {
+            share(&mut response, origin, is_question);
+        }
+        response
+    }
+
+    async fn handle(&self, address: SocketAddr, request: Request) -> Response {
+        let response = if matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS) {
+            self.route(request).await
+        } else {
+            // On a task of its own: whoever hangs up has asked all the same, and what was done is written down.
+            let site = self.clone();
+            let done = tokio::spawn(async move { site.change(address, request).await });
+            done.await.unwrap_or_else(|_| panicked())
+        };
+        // What is refused by its length alone never reached a handler.
+        let is_problem =
+            response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/problem+json");
+        if response.status() == StatusCode::PAYLOAD_TOO_LARGE && !is_problem {
+            return Problem::new(Kind::TooLarge, "the body is larger than what is taken here", "send at most 1 MiB")
+                .into_response();
+        }
+        response
+    }
+
+    /// Takes a request to its handler.
+    async fn route(&self, request: Request) -> Response {
+        let answered: Result<Result<Response, Infallible>, _> =
+            AssertUnwindSafe(self.0.router.clone().oneshot(request)).catch_unwind().await;
+        match answered {
+            Ok(Ok(response)) => response,
+            Err(_) => panicked(),
+        }
+    }
+
+    /// The same, and writes down who changed what, or tried to.
+    async fn change(&self, address: SocketAddr, request: Request) -> Response {
+        let Inner { app, audit, .. } = &*self.0;
+        let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
+        let response = self.route(request).await;
+        let caller = response.extensions().get::<Caller>().cloned();
+        let is_route = response.extensions().get::<Nowhere>().is_none();
+        // Who is nobody fills no disk: a few of them are written down.
+        let is_told =
+            is_route && response.status() != StatusCode::TOO_MANY_REQUESTS && audit.has_room_for_nobody(app.now().boot);
+        if caller.is_none() && !is_told {
+            return response;
+        }
+        let entry = Entry {
+            at: app.now().wall,
+            who: caller.as_ref().map_or_else(|| "nobody".to_owned(), |caller| caller.id.to_string()),
+            role: caller.as_ref().map(|caller| caller.role.as_str()),
+            from: address.ip().to_string(),
+            method,
+            path: path.chars().take(1_000).collect(),
+            what: response.extensions().get::<What>().map(|What(what)| what.clone()),
+            status: response.status().as_u16(),
+            device: app.device.clone(),
+            before: String::new(),
+        };
+        let site = self.clone();
+        if let Err(problem) = app.ask(move |client| site.0.audit.write(client, entry)).await {
+            tracing::error!("a change over HTTP is not in the audit log: {}", problem.detail());
+        }
+        response
+    }
+}
+
+/// Says what browsers may do with an answer: show it, and nothing else.
+fn harden(response: &mut Response) {
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (
+            header::CONTENT_SECURITY_POLICY,
+            "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+        ),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    ] {
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
+    }
+}
+
+/// Lets pages of a listed origin read what is answered; `is_question`: their browser asks first whether it may.
+fn share(response: &mut Response, origin: HeaderValue, is_question: bool) {
+    let headers = response.headers_mut();
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    headers.insert(header::VARY, HeaderValue::from_static("origin"));
+    headers.insert(HeaderName::from_static("cross-origin-resource-policy"), HeaderValue::from_static("cross-origin"));
+    if is_question {
+        let methods = HeaderValue::from_static("GET, POST, PATCH, DELETE");
+        headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
+        let allowed =
+            HeaderValue::from_static("authorization, content-type, x-api-key, if-none-match, last-event-id, range");
+        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
+        headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
+    } else {
+        let exposed = HeaderValue::from_static("etag, retry-after, content-range");
+        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
+    }
+}
+
+fn panicked() -> Response {
+    tracing::error!("a request ended in a panic");
+    Problem::new(Kind::Internal, "the request could not be handled", "the device's log says more").into_response()
+}
