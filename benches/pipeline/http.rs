@@ -70,35 +70,59 @@ impl Drop for Served {
     }
 }
 
-/// Asks once on a connection that is kept, and gives the status.
-fn ask(stream: &mut TcpStream, request: &str, buffer: &mut Vec<u8>) -> Outcome<u16> {
-    stream.write_all(request.as_bytes())?;
-    buffer.clear();
-    let mut piece = [0; 65_536];
-    loop {
-        let read = stream.read(&mut piece)?;
-        if read == 0 {
-            return Err("the connection was closed".into());
-        }
-        buffer.extend_from_slice(&piece[..read]);
-        let Some(end) = buffer.windows(4).position(|four| four == b"\r\n\r\n") else { continue };
-        let head = String::from_utf8_lossy(&buffer[..end]).to_lowercase();
-        let length = head.lines().find_map(|line| line.strip_prefix("content-length:")).ok_or("no length")?;
-        if buffer.len() >= end + 4 + length.trim().parse::<usize>()? {
-            return Ok(head.split_whitespace().nth(1).ok_or("no status")?.parse()?);
+/// One caller on a connection that is kept. It does as little as it can: what it costs is counted as the server's.
+struct Asker {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+impl Asker {
+    fn connect(address: &str) -> Outcome<Self> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        Ok(Self { stream, buffer: vec![0; 256 << 10] })
+    }
+
+    /// Asks once, and gives the status.
+    fn ask(&mut self, request: &str) -> Outcome<u16> {
+        self.stream.write_all(request.as_bytes())?;
+        let mut there = 0;
+        let mut whole = None;
+        loop {
+            let read = self.stream.read(&mut self.buffer[there..])?;
+            if read == 0 {
+                return Err("the connection was closed, or the answer is too long".into());
+            }
+            there += read;
+            if whole.is_none() {
+                whole = length(&self.buffer[..there])?;
+            }
+            if whole.is_some_and(|whole| there >= whole) {
+                // `HTTP/1.1 200`.
+                return Ok(std::str::from_utf8(&self.buffer[9..12])?.parse()?);
+            }
         }
     }
+}
+
+/// How long the whole answer is, if its head is there.
+fn length(answer: &[u8]) -> Outcome<Option<usize>> {
+    const NAME: &[u8] = b"content-length:";
+    let Some(end) = answer.windows(4).position(|four| four == b"\r\n\r\n") else { return Ok(None) };
+    let mut lines = answer[..end].split(|byte| *byte == b'\n');
+    let value = lines.find_map(|line| line.get(..NAME.len())?.eq_ignore_ascii_case(NAME).then(|| &line[NAME.len()..]));
+    let length: usize = std::str::from_utf8(value.ok_or("no length")?)?.trim().parse()?;
+    Ok(Some(end + 4 + length))
 }
 
 /// Requests a second, by several callers at once.
 fn rate(address: &str, request: &str) -> Outcome<f64> {
     let count = || -> Result<usize, String> {
-        let mut stream = TcpStream::connect(address).map_err(|error| error.to_string())?;
-        stream.set_nodelay(true).map_err(|error| error.to_string())?;
-        let (mut count, mut buffer) = (0, Vec::new());
+        let mut asker = Asker::connect(address).map_err(|error| error.to_string())?;
+        let mut count = 0;
         let begun = Instant::now();
         while begun.elapsed() < SPAN {
-            let status = ask(&mut stream, request, &mut buffer).map_err(|error| error.to_string())?;
+            let status = asker.ask(request).map_err(|error| error.to_string())?;
             if status != 200 {
                 return Err(format!("answered {status}"));
             }
@@ -121,8 +145,7 @@ pub(crate) fn reads(setting: Setting<'_>, side: Side) -> Outcome<f64> {
     let stage = Stage::set(setting.place, JOBS)?;
     let served = Served::start(&stage.volume)?;
     let request = served.head("GET", "/jobs?limit=500", "");
-    let mut stream = TcpStream::connect(&served.address)?;
-    ask(&mut stream, &request, &mut Vec::new())?;
+    Asker::connect(&served.address)?.ask(&request)?;
     rate(&served.address, &request)
 }
 
@@ -148,15 +171,14 @@ pub(crate) fn triggers(setting: Setting<'_>, side: Side) -> Outcome<f64> {
     let mut stage = Stage::set(setting.place, 2)?;
     let served = Served::start(&stage.volume)?;
     let over_http = side == Side::Product && !setting.self_check;
-    let mut stream = TcpStream::connect(&served.address)?;
-    stream.set_nodelay(true)?;
+    let mut asker = Asker::connect(&served.address)?;
     let request =
         served.head("POST", "/trigger/probe", "Content-Type: application/json\r\nContent-Length: 2\r\n") + "{}";
     let mut once = |sample: u64| -> Outcome<f64> {
         thread::sleep(GAP + Duration::from_millis(sample % 7));
         let dropped = if over_http {
             let begun = clock::now();
-            let status = ask(&mut stream, &request, &mut Vec::new())?;
+            let status = asker.ask(&request)?;
             if status != 202 {
                 return Err(format!("answered {status}").into());
             }
