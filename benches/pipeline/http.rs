@@ -1,11 +1,14 @@
 //! The HTTP API (D1, D2): cached reads against an empty handler, and a trigger over HTTP against one by file.
 
 use std::fs::File;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::runtime::Runtime;
 
 use crate::Outcome;
 use crate::clock;
@@ -77,19 +80,19 @@ struct Asker {
 }
 
 impl Asker {
-    fn connect(address: &str) -> Outcome<Self> {
-        let stream = TcpStream::connect(address)?;
+    async fn connect(address: &str) -> Outcome<Self> {
+        let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         Ok(Self { stream, buffer: vec![0; 256 << 10] })
     }
 
     /// Asks once, and gives the status.
-    fn ask(&mut self, request: &str) -> Outcome<u16> {
-        self.stream.write_all(request.as_bytes())?;
+    async fn ask(&mut self, request: &str) -> Outcome<u16> {
+        self.stream.write_all(request.as_bytes()).await?;
         let mut there = 0;
         let mut whole = None;
         loop {
-            let read = self.stream.read(&mut self.buffer[there..])?;
+            let read = self.stream.read(&mut self.buffer[there..]).await?;
             if read == 0 {
                 return Err("the connection was closed, or the answer is too long".into());
             }
@@ -115,26 +118,29 @@ fn length(answer: &[u8]) -> Outcome<Option<usize>> {
     Ok(Some(end + 4 + length))
 }
 
+/// Everything that asks is on one thread: several would take the server's processor from it.
+fn runtime() -> Outcome<Runtime> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
+}
+
 /// Requests a second, by several callers at once.
 fn rate(address: &str, request: &str) -> Outcome<f64> {
-    let count = || -> Result<usize, String> {
-        let mut asker = Asker::connect(address).map_err(|error| error.to_string())?;
+    let count = || async {
+        let mut asker = Asker::connect(address).await?;
         let mut count = 0;
         let begun = Instant::now();
         while begun.elapsed() < SPAN {
-            let status = asker.ask(request).map_err(|error| error.to_string())?;
+            let status = asker.ask(request).await?;
             if status != 200 {
-                return Err(format!("answered {status}"));
+                return Err(format!("answered {status}").into());
             }
             count += 1;
         }
         Ok(count)
     };
-    let counts: Result<Vec<usize>, String> = thread::scope(|scope| {
-        let callers: Vec<_> = (0..CALLERS).map(|_| scope.spawn(count)).collect();
-        callers.into_iter().map(|caller| caller.join().map_err(|_| "a caller died".to_owned())?).collect()
-    });
-    Ok(counts?.iter().sum::<usize>() as f64 / SPAN.as_secs_f64())
+    let counts: Vec<Outcome<u32>> = runtime()?.block_on(join_all((0..CALLERS).map(|_| count())));
+    let counts: Vec<u32> = counts.into_iter().collect::<Outcome<_>>()?;
+    Ok(f64::from(counts.iter().sum::<u32>()) / SPAN.as_secs_f64())
 }
 
 /// D1: requests a second; the floor is an empty handler of the same framework.
@@ -145,7 +151,6 @@ pub(crate) fn reads(setting: Setting<'_>, side: Side) -> Outcome<f64> {
     let stage = Stage::set(setting.place, JOBS)?;
     let served = Served::start(&stage.volume)?;
     let request = served.head("GET", "/jobs?limit=500", "");
-    Asker::connect(&served.address)?.ask(&request)?;
     rate(&served.address, &request)
 }
 
@@ -171,14 +176,15 @@ pub(crate) fn triggers(setting: Setting<'_>, side: Side) -> Outcome<f64> {
     let mut stage = Stage::set(setting.place, 2)?;
     let served = Served::start(&stage.volume)?;
     let over_http = side == Side::Product && !setting.self_check;
-    let mut asker = Asker::connect(&served.address)?;
+    let runtime = runtime()?;
+    let mut asker = runtime.block_on(Asker::connect(&served.address))?;
     let request =
         served.head("POST", "/trigger/probe", "Content-Type: application/json\r\nContent-Length: 2\r\n") + "{}";
     let mut once = |sample: u64| -> Outcome<f64> {
         thread::sleep(GAP + Duration::from_millis(sample % 7));
         let dropped = if over_http {
             let begun = clock::now();
-            let status = asker.ask(&request)?;
+            let status = runtime.block_on(asker.ask(&request))?;
             if status != 202 {
                 return Err(format!("answered {status}").into());
             }
