@@ -118,13 +118,19 @@ fn length(answer: &[u8]) -> Outcome<Option<usize>> {
     Ok(Some(end + 4 + length))
 }
 
-/// Everything that asks is on one thread: several would take the server's processor from it.
+/// A thread's own runtime.
 fn runtime() -> Outcome<Runtime> {
     Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
 }
 
-/// Requests a second, by several callers at once.
+/// Requests a second, by several callers at once: all on one thread, which leaves the server its processor, or each on its own,
+/// which asks faster. The better of the two counts.
 fn rate(address: &str, request: &str) -> Outcome<f64> {
+    Ok(load(address, request, 1)?.max(load(address, request, CALLERS)?))
+}
+
+/// The same by so many threads.
+fn load(address: &str, request: &str, threads: usize) -> Outcome<f64> {
     let count = || async {
         let mut asker = Asker::connect(address).await?;
         let mut count = 0;
@@ -138,9 +144,18 @@ fn rate(address: &str, request: &str) -> Outcome<f64> {
         }
         Ok(count)
     };
-    let counts: Vec<Outcome<u32>> = runtime()?.block_on(join_all((0..CALLERS).map(|_| count())));
-    let counts: Vec<u32> = counts.into_iter().collect::<Outcome<_>>()?;
-    Ok(f64::from(counts.iter().sum::<u32>()) / SPAN.as_secs_f64())
+    let thread = || -> Result<u32, String> {
+        let asked = || -> Outcome<u32> {
+            let counts: Vec<Outcome<u32>> = runtime()?.block_on(join_all((0..CALLERS / threads).map(|_| count())));
+            Ok(counts.into_iter().collect::<Outcome<Vec<u32>>>()?.iter().sum())
+        };
+        asked().map_err(|error| error.to_string())
+    };
+    let counts: Result<Vec<u32>, String> = thread::scope(|scope| {
+        let asking: Vec<_> = (0..threads).map(|_| scope.spawn(thread)).collect();
+        asking.into_iter().map(|thread| thread.join().map_err(|_| "a caller died".to_owned())?).collect()
+    });
+    Ok(f64::from(counts?.iter().sum::<u32>()) / SPAN.as_secs_f64())
 }
 
 /// D1: requests a second; the floor is an empty handler of the same framework.
