@@ -412,5 +412,5 @@ fn the_slim_image_starts_containers() {
     let result = stack.wait_for_finals(1).remove(0);
     assert_eq!((result["status"].as_str(), result["result"].as_u64()), (Some("succeeded"), Some(7)), "{result}");
     let bytes: u64 = docker(&["image", "inspect", "--format", "{{.Size}}", &slim]).unwrap().parse().unwrap();
-    assert!(bytes <= 22_000_000, "the slim image has {bytes} bytes");
+    assert!(bytes <= 19_000_000, "the slim image has {bytes} bytes");
 }
