@@ -35,29 +35,29 @@ pub(super) struct Entry {
 #[derive(Debug, Clone)]
 pub(super) struct What(pub(super) String);
 
-/// So many changes of nobody are written down in a minute.
-const NOBODYS: u32 = 60;
+/// So many refusals of nobody, and of who asks too often, are written down in a minute.
+const REFUSALS: u32 = 60;
 
 /// The log of one device.
 pub(super) struct Audit {
-    /// Since when nobodies are counted, and how many there were.
-    nobodies: Mutex<(Duration, u32)>,
+    /// Since when they are counted, and how many there were.
+    refusals: Mutex<(Duration, u32)>,
     log: Mutex<Log>,
 }
 
 impl Audit {
     pub(super) fn new(device: DeviceId) -> Self {
-        Self { nobodies: Mutex::default(), log: Mutex::new(Log::new(device)) }
+        Self { refusals: Mutex::default(), log: Mutex::new(Log::new(device)) }
     }
 
-    /// Whether what nobody asked for is still written down.
-    pub(super) fn has_room_for_nobody(&self, now: Duration) -> bool {
-        let mut nobodies = self.nobodies.lock().unwrap_or_else(PoisonError::into_inner);
-        if now.saturating_sub(nobodies.0) >= Duration::from_secs(60) {
-            *nobodies = (now, 0);
+    /// Whether another refusal is still written down.
+    pub(super) fn has_room(&self, now: Duration) -> bool {
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.saturating_sub(refusals.0) >= Duration::from_secs(60) {
+            *refusals = (now, 0);
         }
-        nobodies.1 += 1;
-        nobodies.1 <= NOBODYS
+        refusals.1 += 1;
+        refusals.1 <= REFUSALS
     }
 
     /// Writes a line.

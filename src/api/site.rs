@@ -7,6 +7,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::body::HttpBody as _;
 use axum::extract::{ConnectInfo, Request};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -63,12 +64,9 @@ impl Site {
             let done = tokio::spawn(async move { site.change(address, request).await });
             done.await.unwrap_or_else(|_| panicked())
         };
-        // What is refused by its length alone never reached a handler.
-        let is_problem =
-            response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/problem+json");
-        if response.status() == StatusCode::PAYLOAD_TOO_LARGE && !is_problem {
-            return Problem::new(Kind::TooLarge, "the body is larger than what is taken here", "send at most 1 MiB")
-                .into_response();
+        if is_refused_unread(&response) {
+            let detail = "the body is larger than what is taken here";
+            return outside(Problem::new(Kind::TooLarge, detail, "send at most 1 MiB"));
         }
         response
     }
@@ -89,11 +87,10 @@ impl Site {
         let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
         let response = self.route(request).await;
         let caller = response.extensions().get::<Caller>().cloned();
-        let is_route = response.extensions().get::<Nowhere>().is_none();
-        // Who is nobody fills no disk: a few of them are written down.
-        let is_told =
-            is_route && response.status() != StatusCode::TOO_MANY_REQUESTS && audit.has_room_for_nobody(app.now().boot);
-        if caller.is_none() && !is_told {
+        // Neither who is nobody nor who asks too often fills the disk: a few of them are written down.
+        let is_rare = caller.is_some() && response.status() != StatusCode::TOO_MANY_REQUESTS;
+        let is_at_nothing = response.extensions().get::<Nowhere>().is_some() || is_refused_unread(&response);
+        if !is_rare && (is_at_nothing || !audit.has_room(app.now().boot)) {
             return response;
         }
         let entry = Entry {
@@ -114,6 +111,21 @@ impl Site {
         }
         response
     }
+}
+
+/// Whether a request was refused by the length of its body alone, and never reached a handler.
+fn is_refused_unread(response: &Response) -> bool {
+    let kind = response.headers().get(header::CONTENT_TYPE);
+    response.status() == StatusCode::PAYLOAD_TOO_LARGE && kind.is_none_or(|kind| kind != "application/problem+json")
+}
+
+/// An answer that comes from no router, which would have said how long it is.
+fn outside(problem: Problem) -> Response {
+    let mut response = problem.into_response();
+    if let Some(length) = response.body().size_hint().exact() {
+        response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    response
 }
 
 /// Says what browsers may do with an answer: show it, and nothing else.
@@ -154,5 +166,5 @@ fn share(response: &mut Response, origin: HeaderValue, is_question: bool) {
 
 fn panicked() -> Response {
     tracing::error!("a request ended in a panic");
-    Problem::new(Kind::Internal, "the request could not be handled", "the device's log says more").into_response()
+    outside(Problem::new(Kind::Internal, "the request could not be handled", "the device's log says more"))
 }

@@ -4,14 +4,15 @@
 //! or taken out between two others. It does not find what is missing at either end, nor a chain that was made anew as a whole.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::PathBuf;
 
-use chrono::{DateTime, NaiveDateTime, Utc};
+use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::atomic::in_folder;
-use super::disk::Disk;
+use super::disk::{Disk, Kind};
 use super::layout::Layout;
 use super::os::read_from;
 use super::{Context, Error, found};
@@ -68,24 +69,37 @@ impl Log {
         self.last = Some(hash(line.as_bytes()));
         if disk.stat(&path).is_ok_and(|meta| meta.id.size > self.part) {
             // Where it cannot be now, it is with the next line.
-            let _ = disk.rename_new(&path, &layout.audit_part(&self.device, &now.format(STAMP).to_string()));
+            let _ = self.end_part(disk, layout, now);
         }
         Ok(())
     }
 
+    /// Lets the log go on in a new file. Parts are put in order by their names: a clock that was set back changes none.
+    fn end_part(&self, disk: &dyn Disk, layout: &Layout, now: DateTime<Utc>) -> Result<(), Error> {
+        let files = all(disk, layout)?.remove(self.device.as_str()).unwrap_or_default();
+        let newest = files.iter().filter_map(|path| part_over(path.file_name()?.to_str()?)).map(|(_, at)| at).max();
+        let at = newest.map_or(now, |newest| now.max(newest + TimeDelta::seconds(1)));
+        let path = layout.audit(&self.device);
+        disk.rename_new(&path, &layout.audit_part(&self.device, &at.format(STAMP).to_string())).on("rename", &path)
+    }
+
     /// The hash of the line that was written last, and whether that was cut off.
     fn newest(&self, disk: &dyn Disk, layout: &Layout) -> Result<(String, bool), Error> {
-        let parts = all(disk, layout)?.remove(self.device.as_str()).unwrap_or_default();
-        let Some(path) = parts.last() else { return Ok((String::new(), false)) };
-        let size = disk.stat(path).on("look at", path)?.id.size;
-        let bytes = read_from(path, size.saturating_sub(LINE), LINE).on("read", path)?;
-        let (lines, is_torn) = match bytes.strip_suffix(b"\n") {
-            Some(lines) => (lines, false),
+        let files = all(disk, layout)?.remove(self.device.as_str()).unwrap_or_default();
+        for path in files.iter().rev() {
+            let Some(meta) = found(disk.stat(path)).on("look at", path)? else { continue };
+            let from = meta.id.size.saturating_sub(LINE);
+            let bytes = found(read_from(path, from, LINE)).on("read", path)?.unwrap_or_default();
+            let lines = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
+            // A crash may leave a file without a line.
+            let Some(last) = lines.rsplit(|byte| *byte == b'\n').next().filter(|line| !line.is_empty()) else {
+                continue;
+            };
             // A part that is over takes no more.
-            None => (&bytes[..], !bytes.is_empty() && *path == layout.audit(&self.device)),
-        };
-        let last = lines.rsplit(|byte| *byte == b'\n').next().filter(|line| !line.is_empty());
-        Ok((last.map(hash).unwrap_or_default(), is_torn))
+            let is_torn = lines.len() == bytes.len() && *path == layout.audit(&self.device);
+            return Ok((hash(last), is_torn));
+        }
+        Ok(Default::default())
     }
 }
 
@@ -100,6 +114,7 @@ pub fn all(disk: &dyn Disk, layout: &Layout) -> Result<BTreeMap<String, Vec<Path
     for name in names.iter().filter_map(|name| name.to_str()) {
         if let Some(device) = name.strip_prefix("audit.").and_then(|rest| rest.strip_suffix(".jsonl")) {
             let over = part_over(name);
+            // Those that are over come first, in the order of their times.
             parts.push((over.map_or(device, |(device, _)| device).to_owned(), over.is_none(), name.to_owned()));
         }
     }
@@ -114,7 +129,8 @@ pub fn all(disk: &dyn Disk, layout: &Layout) -> Result<BTreeMap<String, Vec<Path
 /// Whose log it is, and when it ended, if a name is that of a part that is over.
 #[must_use]
 pub fn part_over(name: &str) -> Option<(&str, DateTime<Utc>)> {
-    let (device, stamp) = name.strip_prefix("audit.")?.strip_suffix(".jsonl")?.rsplit_once('.')?;
+    // No device's id has a tilde.
+    let (device, stamp) = name.strip_prefix("audit.")?.strip_suffix(".jsonl")?.split_once('~')?;
     Some((device, NaiveDateTime::parse_from_str(stamp, STAMP).ok()?.and_utc()))
 }
 
@@ -132,14 +148,19 @@ pub struct Checked {
 /// Follows the chain of a log through its files, up to the first line that does not follow.
 ///
 /// # Errors
-/// One of them cannot be read.
+/// One of them cannot be read, or is none of ours: a link, a folder, more than a GiB.
 pub fn check(disk: &dyn Disk, files: &[PathBuf]) -> Result<Checked, Error> {
     let mut checked = Checked::default();
     // What stood before the oldest line may have been kept long enough.
     let mut before = None;
     for path in files {
-        let Some((bytes, _)) = found(disk.read(path, READ)).on("read", path)? else { continue };
-        if let Some(number) = follow(&bytes, &mut before, &mut checked) {
+        let Some((bytes, meta)) = found(disk.read(path, READ)).on("read", path)? else { continue };
+        if meta.kind != Kind::File || meta.id.size > READ {
+            let found = format!("it is {} of {} bytes, expected a file of at most {READ}", meta.kind, meta.id.size);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, found)).on("check", path);
+        }
+        let goes_on = Some(path) == files.last();
+        if let Some(number) = follow(&bytes, goes_on, &mut before, &mut checked) {
             checked.broken = Some((path.clone(), number));
             break;
         }
@@ -147,11 +168,15 @@ pub fn check(disk: &dyn Disk, files: &[PathBuf]) -> Result<Checked, Error> {
     Ok(checked)
 }
 
-/// The number of the first line that does not follow the one before it.
-fn follow(bytes: &[u8], before: &mut Option<String>, checked: &mut Checked) -> Option<usize> {
+/// The number of the first line that does not follow the one before it. `goes_on`: it is the file that is written to.
+fn follow(bytes: &[u8], goes_on: bool, before: &mut Option<String>, checked: &mut Checked) -> Option<usize> {
     for (place, line) in bytes.split_inclusive(|byte| *byte == b'\n').enumerate() {
-        // The last one may just be being written.
-        let Some(line) = line.strip_suffix(b"\n") else { break };
+        let line = match line.strip_suffix(b"\n") {
+            Some(line) => line,
+            // It may just be being written.
+            None if goes_on => break,
+            None => line,
+        };
         checked.lines += 1;
         match serde_json::from_slice::<Written>(line) {
             Ok(written) if before.as_ref().is_none_or(|before| written.before == *before) => {}

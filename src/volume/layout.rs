@@ -117,7 +117,7 @@ impl Layout {
     /// An earlier part of the same, which ended at that time.
     #[must_use]
     pub fn audit_part(&self, device: &DeviceId, ended: &str) -> PathBuf {
-        self.logs().join(format!("audit.{device}.{ended}.jsonl"))
+        self.logs().join(format!("audit.{device}~{ended}.jsonl"))
     }
 
     /// Heartbeats and device locks.

@@ -61,6 +61,34 @@ fn a_line_that_was_changed_or_taken_out_is_found() {
 }
 
 #[test]
+fn what_the_clock_and_a_crash_do_between_two_parts_breaks_nothing() {
+    let mut home = Home::new();
+    home.log.part = 10;
+    [50, 50, 7].iter().for_each(|second| home.write(*second, "something"));
+    let files = home.files();
+    assert_eq!(
+        (files.len(), home.checked()),
+        (3, Checked { lines: 3, ..Checked::default() }),
+        "set back, and no second passed"
+    );
+    let text = std::fs::read_to_string(&files[2]).unwrap();
+    std::fs::write(&files[2], &text[..text.len() - 9]).unwrap();
+    home.log = Log::new(home.device.clone());
+    home.write(60, "after a power cut");
+    assert_eq!(home.checked(), Checked { lines: 4, torn: 1, broken: None });
+}
+
+#[test]
+fn what_is_no_log_is_not_passed_over() {
+    let mut home = Home::new();
+    home.write(0, "one");
+    let aside = home.layout.logs().join("aside");
+    std::fs::rename(home.layout.audit(&home.device), &aside).unwrap();
+    std::os::unix::fs::symlink(&aside, home.layout.audit(&home.device)).unwrap();
+    assert!(check(&OsDisk::default(), &home.files()).is_err());
+}
+
+#[test]
 fn what_a_crash_cut_off_breaks_nothing() {
     let mut home = Home::new();
     home.write(0, "one");
@@ -81,8 +109,9 @@ fn a_log_goes_on_in_parts_over_another_life_and_without_those_that_were_removed(
     assert_eq!(home.checked(), Checked { lines: 20, ..Checked::default() });
     let over: Vec<_> = files.iter().filter_map(|path| part_over(path.file_name()?.to_str()?)).collect();
     assert!(over.len() >= files.len() - 1 && over.is_sorted() && over.iter().all(|(device, _)| *device == "a.b"));
-    // The next life begins where a part has just ended, too.
+    // The next life begins where a part has just ended: with no file to go on in, or with one that a crash left empty.
     let _ = std::fs::remove_file(home.layout.audit(&home.device));
+    home.put("");
     let lines = home.checked().lines;
     home.log = Log::new(home.device.clone());
     home.write(100, "again");

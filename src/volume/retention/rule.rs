@@ -298,10 +298,10 @@ mod tests {
         assert_eq!(own("orchestrator.d.1.2026-11-20.log"), Verdict::Goes);
         assert_eq!(own("orchestrator.d.1.2026-11-21.log"), Verdict::Stays);
         assert_eq!(own("orchestrator.d.1.2026-11-22.log"), Verdict::Stays);
-        assert_eq!(own("audit.d.1.20260101T000000Z.jsonl"), Verdict::Goes);
-        let part = |since| judge(Place::OwnLogs, "audit.d.20260101T000000Z.jsonl", since);
+        assert_eq!(own("audit.d.1~20260101T000000Z.jsonl"), Verdict::Goes);
+        let part = |since| judge(Place::OwnLogs, "audit.d~20260101T000000Z.jsonl", since);
         assert_eq!(part("2026-11-20T00:00:00Z"), Verdict::Stays, "however little room there is");
-        assert_eq!([own("audit.d.jsonl"), own("audit.2026-01-01.jsonl")], [Verdict::Foreign; 2]);
+        assert_eq!([own("audit.d.jsonl"), own("audit.d.20260101T000000Z.jsonl")], [Verdict::Foreign; 2]);
         assert_eq!([own("mine.log"), own("orchestrator.d.log"), own("2026-01-01")], [Verdict::Foreign; 3]);
         assert_eq!(judge(Place::Results, &format!(".a.{OVER}.1.out"), old), Verdict::Foreign);
     }
