@@ -101,6 +101,12 @@ impl Own {
             return match shared.engine.start(&self.id).await {
                 Ok(()) => Ok(Look::Runs),
                 Err(fault) if fault.is_absence() => Err(fault),
+                // Killed between a start and the record of it, the engine does not know that it ran.
+                Err(fault) if lost_sight => {
+                    let why = told(shared, &fault);
+                    let error = format!("the engine was away while it was started, and does not start it now: {why}");
+                    Ok(Look::Ended(Ended::unknown(error)))
+                }
                 Err(fault) => Ok(Look::Ended(Ended::unstarted(told(shared, &fault)))),
             };
         }
