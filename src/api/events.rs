@@ -22,7 +22,6 @@ use super::jobs::value;
 use super::problem::{Document, Problem};
 use super::stream::{Events, sse};
 use crate::client::jobs::overview::tags_of_jobs;
-use crate::client::runs::shown;
 use crate::client::status::of_devices;
 use crate::client::{Client, Failure, devices, find, jobs, runs, view};
 use crate::model::ids::{JobName, RunId, Tag};
@@ -291,11 +290,11 @@ impl Taken {
             );
             for run in over.iter().filter(|run| !open(&picture, run.as_str())) {
                 if let Some(run) = find::gather(client, run)?
-                    && let Ok(shown) = shown(client, &run)
+                    && let Ok(row) = runs::row(client, &run)
                 {
-                    let command = runs::is_command(client, &shown.row)?;
-                    let whose = if command { Whose::All } else { of_job(&shown.row.job) };
-                    happened.push(("run", value(&shown.row)?, whose));
+                    let command = runs::is_command(client, &row)?;
+                    let whose = if command { Whose::All } else { of_job(&row.job) };
+                    happened.push(("run", value(&row)?, whose));
                 }
             }
             for (key, (data, whose)) in &picture {

@@ -131,8 +131,8 @@ pub(super) fn seen(client: &Client, caller: &Caller, name: &str) -> Result<Run, 
 
 /// Whether a run is a command without a job file.
 fn is_command(client: &Client, run: &Run) -> Result<bool, Failure> {
-    match runs::shown(client, run) {
-        Ok(shown) => runs::is_command(client, &shown.row),
+    match runs::row(client, run) {
+        Ok(row) => runs::is_command(client, &row),
         Err(failure) if failure.code == Code::Volume => Err(failure),
         Err(_) => Ok(true),
     }

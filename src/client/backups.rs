@@ -3,13 +3,10 @@
 use std::path::Path;
 use std::time::Duration;
 
+use super::view::patiently;
 use super::{Client, Code, Failure};
+use crate::volume::atomic::Temporary;
 use crate::volume::backup::{Fault, Made, Terms, make, prune};
-
-/// How long a backup waits for a lock that another holds.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// How long it waits between two tries.
-const STEP: Duration = Duration::from_millis(20);
 
 /// Makes a backup in the folder `to`, with results that are younger than `results`, and removes all but the newest `keep` of this
 /// volume there: their names.
@@ -22,15 +19,15 @@ pub fn back_up(
     results: Duration,
     keep: Option<usize>,
 ) -> Result<(Made, Vec<String>), Failure> {
-    let end = client.now().boot + PATIENCE;
-    let made = loop {
-        let now = client.now();
-        let terms = Terms { device: client.device.clone(), to: to.to_owned(), results, now: now.wall };
-        match make(&*client.disk, &client.layout, &mut client.names, &terms, &|| false) {
-            Err(Fault::Busy { .. }) if now.boot < end => client.pause(STEP),
-            made => break made?,
-        }
-    };
+    let mut names = Temporary::new(client.session.clone());
+    let made = patiently(
+        client,
+        |fault| matches!(fault, Fault::Busy { .. }),
+        |now| {
+            let terms = Terms { device: client.device.clone(), to: to.to_owned(), results, now: now.wall };
+            make(&*client.disk, &client.layout, &mut names, &terms, &|| false)
+        },
+    )?;
     let removed = match keep {
         Some(keep) => prune(&*client.disk, &client.layout, to, keep)?,
         None => Vec::new(),

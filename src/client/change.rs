@@ -106,7 +106,7 @@ fn ended(status: &str) -> String {
 fn ask_to_cancel(client: &Client, id: &RunId, device: &DeviceId) -> Result<bool, Failure> {
     let mut store = view::store(client);
     let mut is_held = false;
-    view::patiently(client, |now| {
+    view::commit(client, |now| {
         store.change(now, &mut |state| {
             is_held = state.runs.get(id).is_some_and(|held| held.device.as_ref() == Some(device));
             let is_new = is_held && !state.cancel_asked(id);
@@ -139,7 +139,7 @@ pub(super) fn end_waiting(client: &Client, entry: &Arc<Entry>) -> Result<bool, F
     let me = view::me(client);
     let mut store = view::store(client);
     let bystander = Bystander::default();
-    let committed = view::patiently(client, |now| {
+    let committed = view::commit(client, |now| {
         let seen = bystander.observation(now, &me, programs.catalog());
         store.transact(now, &mut |state| {
             let is_held = state.runs.get(&entry.run).is_some_and(|held| held.device.is_some());
@@ -202,14 +202,18 @@ fn make_due(client: &Client, entry: &Entry) -> Result<Option<Retried>, Failure> 
     if due.is_none_or(|due| due <= now) {
         return Ok(Some(Retried::DueAlready(run, trigger)));
     }
-    // In `.waiting` the time in the name is the one that counts.
-    let name = Waiting { not_before: now, run: run.clone(), attempt: entry.attempt, stem: entry.stem() };
+    Ok(wait_no_longer(client, entry)?.then_some(Retried::DueNow(run, trigger)))
+}
+
+/// Makes what waits due now: in `.waiting` the time in the name is the one that counts. `false`: it has moved meanwhile.
+pub(super) fn wait_no_longer(client: &Client, entry: &Entry) -> Result<bool, Failure> {
+    let now = client.now().wall;
+    let name = Waiting { not_before: now, run: entry.run.clone(), attempt: entry.attempt, stem: entry.stem() };
     let (from, to) = (client.layout.entry(&entry.key), client.layout.waiting_file(&name));
     match in_folder(&*client.disk, &to, || client.disk.rename_new(&from, &to)) {
-        Err(error) if is_absent(&error) => return Ok(None),
-        other => other.on("move", &from)?,
+        Err(error) if is_absent(&error) => Ok(false),
+        other => Ok(other.map(|()| true).on("move", &from)?),
     }
-    Ok(Some(Retried::DueNow(run, trigger)))
 }
 
 /// Triggers what ran by itself once more, with what it was given.

@@ -142,7 +142,7 @@ pub fn ask(client: &Client, name: &str, ask: Ask) -> Result<Asked, Failure> {
         Ask::Resume | Ask::Cancel | Ask::Restart => false,
     };
     let mut store = view::store(client);
-    view::patiently(client, |now| {
+    view::commit(client, |now| {
         store.change(now, &mut |state| {
             let pending = asked(state, &beat.device);
             // Asked for already, or what holds anyhow.
@@ -187,7 +187,7 @@ pub fn limit(client: &Client, name: &str, set: Resources) -> Result<Limited, Fai
         store.refresh()?;
         asked = store.state().to_set(&beat.device);
     } else {
-        view::patiently(client, |now| {
+        view::commit(client, |now| {
             store.change(now, &mut |state| {
                 let id = client.new_run_id().to_string();
                 let setting = Setting { id, device: beat.device.clone(), at: now.wall, set, extra: Extra::new() };
@@ -234,7 +234,7 @@ pub fn forget(client: &Client, name: &str) -> Result<Forgotten, Failure> {
     // Whoever comes back under this id begins anew: drained it was, if it was, is forgotten with it.
     let mut holds = 0;
     let mut store = view::store(client);
-    view::patiently(client, |now| {
+    view::commit(client, |now| {
         store.change(now, &mut |state| {
             holds = state.runs.values().filter(|held| held.device.as_ref() == Some(&beat.device)).count();
             let asked = state.requests.len() + state.settings.len();

@@ -17,6 +17,7 @@ use crate::volume::atomic::Temporary;
 use crate::volume::disk::Disk;
 use crate::volume::layout::Layout;
 use crate::volume::os::OsDisk;
+use crate::volume::volume_id;
 
 pub mod backups;
 pub mod change;
@@ -114,10 +115,7 @@ impl Client {
     /// # Errors
     /// Exit code 4.
     pub fn volume_id(&self) -> Result<String, Failure> {
-        let path = self.layout.volume_id();
-        let read = crate::volume::found(self.disk.read(&path, 1_024));
-        let read = crate::volume::Context::on(read, "read", &path)?;
-        Ok(read.map(|(bytes, _)| String::from_utf8_lossy(&bytes).trim().to_owned()).unwrap_or_default())
+        Ok(volume_id(&*self.disk, &self.layout)?.unwrap_or_default())
     }
 
     /// A run id of one's own making.

@@ -2,16 +2,14 @@
 
 use serde::Serialize;
 
-use super::change::request;
+use super::change::{request, wait_no_longer};
 use super::view::Lies;
 use super::{Client, Failure, view};
 use crate::decide::queue::job_name;
-use crate::model::entry::{Source, Waiting};
+use crate::model::entry::Source;
 use crate::model::ids::{DeviceId, JobName, RunId};
 use crate::model::lease::Lease;
 use crate::model::state::{Ask, Request, State};
-use crate::volume::atomic::in_folder;
-use crate::volume::{Context as _, is_absent};
 
 /// A run that was asked to start anew.
 #[derive(Debug, Serialize)]
@@ -33,7 +31,7 @@ pub struct Asked {
 pub fn restart(client: &Client, wanted: &dyn Fn(&JobName, bool) -> bool) -> Result<Vec<Asked>, Failure> {
     let mut store = view::store(client);
     let mut asked = Vec::new();
-    view::patiently(client, |now| {
+    view::commit(client, |now| {
         store.change(now, &mut |state| {
             asked.clear();
             let new = requests(client, state, wanted, &mut asked);
@@ -88,14 +86,10 @@ fn due_now(client: &Client, wanted: &dyn Fn(&JobName, bool) -> bool, asked: &mut
         if !rests || !entry.cause().is_lasting() || !wanted(&name, false) {
             continue;
         }
-        let to = Waiting { not_before: now, run: entry.run.clone(), attempt: entry.attempt, stem: entry.stem() };
-        let (from, to) = (client.layout.entry(&key), client.layout.waiting_file(&to));
-        match in_folder(&*client.disk, &to, || client.disk.rename_new(&from, &to)) {
-            // A device has just taken it.
-            Err(error) if is_absent(&error) => continue,
-            other => other.on("move", &from)?,
+        // Otherwise a device has just taken it.
+        if wait_no_longer(client, &entry)? {
+            asked.push(Asked { run_id: entry.run.clone(), job: name, attempt: entry.attempt, device: None });
         }
-        asked.push(Asked { run_id: entry.run.clone(), job: name, attempt: entry.attempt, device: None });
     }
     Ok(())
 }

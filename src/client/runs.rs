@@ -365,21 +365,31 @@ pub fn show(client: &Client, name: &str) -> Result<Shown, Failure> {
 /// Exit code 3 if there is nothing to show.
 pub fn shown(client: &Client, run: &Run) -> Result<Shown, Failure> {
     let attempts = run.outcomes(client)?;
-    let row = match (run.place(client)?, &run.entry, attempts.last()) {
-        (Place::Past(outcome), _, _) => Row::of_result(&outcome),
-        (Place::Active(held), _, _) => Row::of_held(&run.id, &held),
-        (Place::Waiting, Some(entry), _) => Row::of_waiting(entry),
-        (Place::Waiting | Place::Nowhere, _, Some(outcome)) => Row::of_result(outcome),
-        (Place::Waiting | Place::Nowhere, _, None) => {
-            let error = format!("the run {} has left nothing that can be shown", run.id);
-            return Err(Failure::new(Code::NotFound, error, "try again; it may be on its way between two folders"));
-        }
-    };
+    let row = row(client, run)?;
     let reason = match (&run.entry, row.status) {
         (Some(entry), "waiting") => Some(why(client, entry)?),
         _ => None,
     };
     Ok(Shown { row, reason, attempts })
+}
+
+/// The row of a run that was found.
+///
+/// # Errors
+/// Exit code 3 if there is nothing to show.
+pub fn row(client: &Client, run: &Run) -> Result<Row, Failure> {
+    match (run.place(client)?, &run.entry) {
+        (Place::Past(outcome), _) => Ok(Row::of_result(&outcome)),
+        (Place::Active(held), _) => Ok(Row::of_held(&run.id, &held)),
+        (Place::Waiting, Some(entry)) => Ok(Row::of_waiting(entry)),
+        (Place::Waiting | Place::Nowhere, _) => {
+            let newest = run.outcomes(client)?.pop().map(|outcome| Row::of_result(&outcome));
+            newest.ok_or_else(|| {
+                let error = format!("the run {} has left nothing that can be shown", run.id);
+                Failure::new(Code::NotFound, error, "try again; it may be on its way between two folders")
+            })
+        }
+    }
 }
 
 /// What a file waits for.

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::security::random;
+use super::security::{all, random};
 use super::{Client, Code, Failure};
 use crate::model::message::quoted;
 use crate::model::time::utc;
@@ -81,10 +81,7 @@ pub fn is_loopback(url: &str) -> bool {
 /// # Errors
 /// Exit code 4.
 pub fn list(client: &Client) -> Result<Vec<Record>, Failure> {
-    let (mut servers, wrong) = security::read_all::<Record>(&*client.disk, &client.layout.servers())?;
-    for error in wrong {
-        (client.note)(&format!("{error}"));
-    }
+    let mut servers: Vec<Record> = all(client, &client.layout.servers())?;
     servers.sort_by(|a, b| (a.registered_at, &a.id).cmp(&(b.registered_at, &b.id)));
     Ok(servers)
 }

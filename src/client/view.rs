@@ -21,10 +21,10 @@ use crate::volume::os::is_network;
 use crate::volume::programs::Programs;
 use crate::volume::{Context as _, found, heartbeat};
 
-/// How long a change waits for the lock.
-const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a change waits for a lock that another process holds.
+pub const PATIENCE: Duration = Duration::from_secs(10);
 /// How long it waits between two tries.
-const LOCK_STEP: Duration = Duration::from_millis(15);
+const STEP: Duration = Duration::from_millis(15);
 
 /// A device, as its files show it.
 #[derive(Debug)]
@@ -51,16 +51,25 @@ pub fn state(client: &Client) -> Result<Option<Arc<State>>, Failure> {
     Ok(store.refresh()?.then(|| Arc::clone(store.state())))
 }
 
-/// Does something under the lock; where another process holds it, again, for some seconds.
-pub fn patiently<T>(client: &Client, mut act: impl FnMut(Moment) -> Result<T, Refused>) -> Result<T, Failure> {
-    let end = client.now().boot + LOCK_PATIENCE;
+/// Does something; where another process is in the way, again, for [`PATIENCE`].
+pub fn patiently<T, E>(
+    client: &Client,
+    is_in_the_way: impl Fn(&E) -> bool,
+    mut act: impl FnMut(Moment) -> Result<T, E>,
+) -> Result<T, E> {
+    let end = client.now().boot + PATIENCE;
     loop {
         let now = client.now();
         match act(now) {
-            Err(Refused::Busy | Refused::Raced) if now.boot < end => client.pause(LOCK_STEP),
-            done => return Ok(done?),
+            Err(error) if now.boot < end && is_in_the_way(&error) => client.pause(STEP),
+            done => return done,
         }
     }
+}
+
+/// Changes the state, under its lock.
+pub fn commit<T>(client: &Client, act: impl FnMut(Moment) -> Result<T, Refused>) -> Result<T, Failure> {
+    Ok(patiently(client, |refused| matches!(refused, Refused::Busy | Refused::Raced), act)?)
 }
 
 /// All devices that have a heartbeat, in the order of their ids.

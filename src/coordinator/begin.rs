@@ -6,7 +6,7 @@ use crate::model::time::rfc3339;
 use crate::volume::atomic::{Temporary, write_new};
 use crate::volume::disk::{Disk, Guard};
 use crate::volume::layout::Layout;
-use crate::volume::{self, Context, found, heartbeat, secrets};
+use crate::volume::{self, Context, heartbeat, secrets};
 
 /// Why a device cannot begin.
 #[derive(Debug, thiserror::Error)]
@@ -45,11 +45,8 @@ pub fn open_volume(disk: &dyn Disk, layout: &Layout, session: &Session) -> Resul
     secrets::make_folder(disk, layout);
     let path = layout.volume_id();
     for _ in 0..2 {
-        if let Some((bytes, _)) = found(disk.read(&path, 1_024)).on("read", &path)? {
-            let id = String::from_utf8_lossy(&bytes).trim().to_owned();
-            if !id.is_empty() {
-                return Ok(id);
-            }
+        if let Some(id) = volume::volume_id(disk, layout)?.filter(|id| !id.is_empty()) {
+            return Ok(id);
         }
         // Whoever makes it first names the volume.
         write_new(disk, &mut Temporary::new(session.clone()), &path, format!("{session}\n").as_bytes())?;

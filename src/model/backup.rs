@@ -2,11 +2,11 @@
 
 use std::fmt;
 
-use chrono::{DateTime, NaiveDateTime, Utc};
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::ids::DeviceId;
-use super::time::utc;
+use super::time::{parse_second_stamp, second_stamp, utc};
 
 /// The schema of archives that this program reads and writes.
 pub const SCHEMA: u32 = 1;
@@ -36,9 +36,6 @@ pub struct BackupName {
     pub volume: String,
 }
 
-const STAMP: &str = "%Y%m%dT%H%M%SZ";
-const STAMP_LEN: usize = 16;
-
 impl BackupName {
     /// The name of a backup of this volume that is begun now.
     #[must_use]
@@ -51,17 +48,14 @@ impl BackupName {
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         let (at, volume) = name.strip_prefix("aios-")?.strip_suffix(".tar.zst")?.split_once('-')?;
-        let is_plain = at.len() == STAMP_LEN
-            && (1..=8).contains(&volume.len())
-            && volume.bytes().all(|byte| byte.is_ascii_alphanumeric());
-        let at = is_plain.then(|| NaiveDateTime::parse_from_str(at, STAMP).ok())??.and_utc();
-        Some(Self { at, volume: volume.to_owned() })
+        let is_plain = (1..=8).contains(&volume.len()) && volume.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        is_plain.then_some(Self { at: parse_second_stamp(at)?, volume: volume.to_owned() })
     }
 }
 
 impl fmt::Display for BackupName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "aios-{}-{}.tar.zst", self.at.format(STAMP), self.volume)
+        write!(f, "aios-{}-{}.tar.zst", second_stamp(self.at), self.volume)
     }
 }
 

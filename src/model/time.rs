@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, NaiveDateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Deserializer, Serializer};
 
 /// The two clocks of one moment.
@@ -62,6 +62,21 @@ pub fn parse_size(text: &str) -> Option<u64> {
     };
     number.checked_mul(factor)
 }
+
+/// A time as it stands in names of files that are made seconds apart: `20261121T034156Z`.
+#[must_use]
+pub fn second_stamp(at: DateTime<Utc>) -> String {
+    at.format(SECOND_STAMP).to_string()
+}
+
+/// Reads [`second_stamp`]; `None` if it is not exactly one.
+#[must_use]
+pub fn parse_second_stamp(text: &str) -> Option<DateTime<Utc>> {
+    let at = NaiveDateTime::parse_from_str(text, SECOND_STAMP).ok()?.and_utc();
+    (second_stamp(at) == text).then_some(at)
+}
+
+const SECOND_STAMP: &str = "%Y%m%dT%H%M%SZ";
 
 /// An instant as files carry it: RFC 3339, UTC, milliseconds.
 #[must_use]

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 
-use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
@@ -17,6 +17,7 @@ use super::layout::Layout;
 use super::os::read_from;
 use super::{Context, Error, found};
 use crate::model::ids::DeviceId;
+use crate::model::time::{parse_second_stamp, second_stamp};
 
 /// The longest line that is looked for, bytes.
 const LINE: u64 = 16 << 10;
@@ -24,8 +25,6 @@ const LINE: u64 = 16 << 10;
 const PART: u64 = 16 << 20;
 /// The largest file that is checked, bytes: one that could not be renamed grows on.
 const READ: u64 = 1 << 30;
-/// How the time stands in the name of a part that is over.
-const STAMP: &str = "%Y%m%dT%H%M%SZ";
 
 /// A device's log, as the one who writes it has it.
 #[derive(Debug)]
@@ -80,7 +79,7 @@ impl Log {
         let newest = files.iter().filter_map(|path| part_over(path.file_name()?.to_str()?)).map(|(_, at)| at).max();
         let at = newest.map_or(now, |newest| now.max(newest + TimeDelta::seconds(1)));
         let path = layout.audit(&self.device);
-        disk.rename_new(&path, &layout.audit_part(&self.device, &at.format(STAMP).to_string())).on("rename", &path)
+        disk.rename_new(&path, &layout.audit_part(&self.device, &second_stamp(at))).on("rename", &path)
     }
 
     /// The hash of the line that was written last, and whether that was cut off.
@@ -131,7 +130,7 @@ pub fn all(disk: &dyn Disk, layout: &Layout) -> Result<BTreeMap<String, Vec<Path
 pub fn part_over(name: &str) -> Option<(&str, DateTime<Utc>)> {
     // No device's id has a tilde.
     let (device, stamp) = name.strip_prefix("audit.")?.strip_suffix(".jsonl")?.split_once('~')?;
-    Some((device, NaiveDateTime::parse_from_str(stamp, STAMP).ok()?.and_utc()))
+    Some((device, parse_second_stamp(stamp)?))
 }
 
 /// What a log turned out to be.

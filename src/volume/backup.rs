@@ -24,7 +24,7 @@ use super::atomic::{Temporary, discard};
 use super::disk::Disk;
 use super::layout::Layout;
 use super::os::{create_private, finish, sync_folder};
-use super::{Context, Error, found};
+use super::{Context, Error, found, volume_id};
 use crate::decide::backup::{due_in, surplus};
 use crate::model::backup::{BackupName, Manifest, PATH_MOST, SCHEMA};
 use crate::model::ids::DeviceId;
@@ -225,7 +225,7 @@ pub fn make(
     terms: &Terms,
     stop: &dyn Fn() -> bool,
 ) -> Result<Made, Fault> {
-    let volume = volume_id(disk, layout)?;
+    let volume = id_of(disk, layout)?;
     let lock = layout.backup_lock();
     let Some(_guard) = disk.lock(&lock).on("lock", &lock)? else {
         return Err(Fault::Busy { what: "the lock of backups" });
@@ -274,11 +274,10 @@ fn make_alone(
     }
 }
 
-/// The volume's random id. An empty folder where it was mounted has none, and is left alone.
-fn volume_id(disk: &dyn Disk, layout: &Layout) -> Result<String, Fault> {
-    let path = layout.volume_id();
-    let (bytes, _) = disk.read(&path, 1_024).on("read", &path)?;
-    Ok(String::from_utf8_lossy(&bytes).trim().to_owned())
+/// The id of a volume that must be there. An empty folder where it was mounted has none, and is left alone.
+fn id_of(disk: &dyn Disk, layout: &Layout) -> Result<String, Fault> {
+    let id = volume_id(disk, layout)?.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound));
+    Ok(id.on("read", &layout.volume_id())?)
 }
 
 /// Refuses a state of a newer program.
@@ -395,7 +394,7 @@ fn names_in(disk: &dyn Disk, folder: &Path) -> Result<BTreeSet<BackupName>, Erro
 /// # Errors
 /// What the system said; some may be gone then.
 pub fn prune(disk: &dyn Disk, layout: &Layout, folder: &Path, keep: usize) -> Result<Vec<String>, Fault> {
-    let own = BackupName::new(DateTime::UNIX_EPOCH, &volume_id(disk, layout)?);
+    let own = BackupName::new(DateTime::UNIX_EPOCH, &id_of(disk, layout)?);
     let mut gone = Vec::new();
     for name in surplus(&names_in(disk, folder)?, &own.volume, keep.max(1)) {
         let path = folder.join(name.to_string());
@@ -442,8 +441,7 @@ pub fn round(
     rounds: &Rounds,
     stop: &dyn Fn() -> bool,
 ) -> Result<Turn, Fault> {
-    let id = layout.volume_id();
-    if found(disk.stat(&id)).on("look at", &id)?.is_none() || volume_id(disk, layout)? != rounds.volume {
+    if volume_id(disk, layout)?.as_ref() != Some(&rounds.volume) {
         return Ok(Turn::Later(rounds.every));
     }
     let Rounds { volume, terms, every, keep } = rounds;

@@ -104,6 +104,16 @@ pub fn found<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
+/// The volume's random id; `None`: the folder is none, such as an empty one where a volume was to be mounted.
+///
+/// # Errors
+/// What the system said.
+pub fn volume_id(disk: &dyn disk::Disk, layout: &layout::Layout) -> Result<Option<String>, Error> {
+    let path = layout.volume_id();
+    let read = found(disk.read(&path, 1_024)).on("read", &path)?;
+    Ok(read.map(|(bytes, _)| String::from_utf8_lossy(&bytes).trim().to_owned()))
+}
+
 /// Whether the error says that there is nothing at the path.
 #[must_use]
 pub fn is_absent(error: &io::Error) -> bool {

@@ -169,7 +169,7 @@ fn writable(client: &Client) -> Result<(), Failure> {
 /// Keeps other verbs from changing job files.
 fn locked(client: &Client) -> Result<Guard, Failure> {
     let lock = client.layout.lock();
-    view::patiently(client, |_| client.disk.lock(&lock).on("lock", &lock)?.ok_or(Refused::Busy))
+    view::commit(client, |_| client.disk.lock(&lock).on("lock", &lock)?.ok_or(Refused::Busy))
 }
 
 /// Changes a job's file, if the result is good; tries again if somebody else changes it meanwhile.

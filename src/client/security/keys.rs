@@ -7,7 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::{base32, locked, random};
+use super::{all, base32, locked, random};
 use crate::client::{Client, Code, Failure};
 use crate::model::access::{KEY_ID_LENGTH, KEY_PREFIX, Key, Previous, Role, SCHEMA, Scope, check_scopes};
 use crate::model::message::quoted;
@@ -100,10 +100,7 @@ pub fn hash(secret: &str) -> String {
 /// # Errors
 /// Exit code 4.
 pub fn list(client: &Client) -> Result<Vec<Row>, Failure> {
-    let (keys, wrong) = security::read_all::<Key>(&*client.disk, &client.layout.api_keys())?;
-    for error in wrong {
-        (client.note)(&format!("{error}"));
-    }
+    let keys: Vec<Key> = all(client, &client.layout.api_keys())?;
     let seen = seen(client)?;
     let mut rows: Vec<Row> = keys.into_iter().map(|key| Row::of(key, &seen)).collect();
     rows.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));

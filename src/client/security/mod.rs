@@ -1,9 +1,11 @@
 //! Keys and users: who may use the HTTP API. The command line and the API change them with the same words.
 
-use std::time::Duration;
+use std::path::Path;
 
 use ring::rand::{SecureRandom, SystemRandom};
+use serde::de::DeserializeOwned;
 
+use super::view::{PATIENCE, patiently};
 use super::{Client, Code, Failure};
 use crate::volume::disk::Guard;
 use crate::volume::security;
@@ -12,21 +14,28 @@ pub mod keys;
 pub mod tokens;
 pub mod users;
 
-/// How long a change waits for the lock, and how long between two tries.
-const PATIENCE: (u32, Duration) = (400, Duration::from_millis(25));
-
 /// Keeps others from changing keys and users.
 fn locked(client: &Client) -> Result<Guard, Failure> {
     security::prepare(&*client.disk, &client.layout)?;
-    for _ in 0..PATIENCE.0 {
-        if let Some(guard) = security::lock(&*client.disk, &client.layout)? {
-            return Ok(guard);
-        }
-        client.pause(PATIENCE.1);
+    let held = || {
+        let lock = client.layout.security_lock();
+        let error = format!("{} has been locked by another process for {} s", lock.display(), PATIENCE.as_secs());
+        Failure::new(Code::Volume, error, "see which process holds it: fuser -v")
+    };
+    let lock = |_| match security::lock(&*client.disk, &client.layout) {
+        Ok(guard) => guard.ok_or(None),
+        Err(error) => Err(Some(error.into())),
+    };
+    patiently(client, Option::is_none, lock).map_err(|failure| failure.unwrap_or_else(held))
+}
+
+/// All documents of a folder; what is wrong with others is said beside the answer.
+pub(super) fn all<T: DeserializeOwned>(client: &Client, folder: &Path) -> Result<Vec<T>, Failure> {
+    let (all, wrong) = security::read_all(&*client.disk, folder)?;
+    for error in wrong {
+        (client.note)(&error.to_string());
     }
-    let lock = client.layout.security_lock();
-    let error = format!("{} has been locked by another process for 10 s", lock.display());
-    Err(Failure::new(Code::Volume, error, "see which process holds it: fuser -v"))
+    Ok(all)
 }
 
 /// Random bytes from the system.

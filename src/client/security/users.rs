@@ -5,7 +5,7 @@ use argon2::{Argon2, PasswordHasher, PasswordVerifier};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::locked;
+use super::{all, locked};
 use crate::client::{Client, Code, Failure};
 use crate::model::access::{Role, SCHEMA, Scope, User, check_scopes};
 use crate::model::ids::{NAME_RULE, is_name};
@@ -57,10 +57,7 @@ pub struct Change {
 /// # Errors
 /// Exit code 4.
 pub fn list(client: &Client) -> Result<Vec<Row>, Failure> {
-    let (users, wrong) = security::read_all::<User>(&*client.disk, &client.layout.users())?;
-    for error in wrong {
-        (client.note)(&format!("{error}"));
-    }
+    let users: Vec<User> = all(client, &client.layout.users())?;
     Ok(users.into_iter().map(Row::from).collect())
 }
 

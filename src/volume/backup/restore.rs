@@ -21,7 +21,7 @@ use serde::Serialize;
 
 use super::archive::{Item, Place, limit};
 use super::trace::Seen;
-use super::{Archive, Fault, check_state_schema, volume_id};
+use super::{Archive, Fault, check_state_schema};
 use crate::decide::backup::{Fate, Lies, Traces, fate, restored};
 use crate::decide::plan::sign;
 use crate::model::backup::{MOVING_MOST, Manifest, Part};
@@ -35,7 +35,7 @@ use crate::volume::atomic::{Temporary, discard, in_folder, stage, write_new};
 use crate::volume::disk::{Disk, Guard, Kind};
 use crate::volume::layout::Layout;
 use crate::volume::os::{create_private, finish, is_network, open_plain, sync};
-use crate::volume::{Context, Error, found, heartbeat};
+use crate::volume::{Context, Error, found, heartbeat, volume_id};
 
 /// How many conflicts are named.
 const NAMED: usize = 5;
@@ -151,15 +151,12 @@ fn read_all(archive: &Archive, item: Item<'_>) -> Result<Vec<u8>, Fault> {
 }
 
 fn same_volume(disk: &dyn Disk, layout: &Layout, manifest: &Manifest) -> Result<(), Fault> {
-    let path = layout.volume_id();
-    if found(disk.stat(&path)).on("look at", &path)?.is_none() {
-        return Ok(());
+    match volume_id(disk, layout)? {
+        Some(found) if found != manifest.volume => {
+            Err(Fault::OtherVolume { common: layout.common.clone(), found, archived: manifest.volume.clone() })
+        }
+        Some(_) | None => Ok(()),
     }
-    let found = volume_id(disk, layout)?;
-    if found == manifest.volume {
-        return Ok(());
-    }
-    Err(Fault::OtherVolume { common: layout.common.clone(), found, archived: manifest.volume.clone() })
 }
 
 /// Takes the lock of every device that ever was on the volume: who has one lives, and who has none cannot begin meanwhile. Where
