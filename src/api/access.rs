@@ -7,17 +7,17 @@ use std::time::Duration;
 use axum::Extension;
 use axum::Json;
 use axum::extract::{ConnectInfo, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use super::app::{App, answer};
-use super::audit::What;
+use super::audit::{What, what};
 use super::extract::{Asked, Body, Form, Named, duration};
-use super::guard::{Caller, network};
+use super::guard::{Caller, network, refresh_soon};
 use super::page::{Page, PageQuery};
 use super::problem::{Document, Kind, Problem};
 use crate::client::security::keys::{self, Made, OVERLAP, Wanted};
@@ -112,8 +112,8 @@ pub(super) async fn token(
         expires_in: TOKEN_SECONDS,
         refresh_token: sign(Purpose::Refresh)?,
     };
-    let what = Extension(What(format!("token for user:{}", user.name)));
-    Ok((what, [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))], Json(made)).into_response())
+    let given = what(format!("token for user:{}", user.name));
+    Ok((given, [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))], Json(made)).into_response())
 }
 
 fn unknown() -> Problem {
@@ -124,7 +124,7 @@ fn unknown() -> Problem {
     )
 }
 
-/// The user who has this password. Tries are counted before they are judged, by address and by name.
+/// The user who has this password. Tries that fail are counted, by address and by name, and at most two are under way.
 async fn of_password(app: &App, address: SocketAddr, name: String, password: String) -> Result<User, Problem> {
     // Only failures count, and of one address: nobody keeps another from signing in.
     let whose = [
@@ -132,12 +132,18 @@ async fn of_password(app: &App, address: SocketAddr, name: String, password: Str
         format!("user {} at {}", name.chars().take(64).collect::<String>(), network(address.ip())),
     ];
     whose.iter().try_for_each(|whose| app.guard.may_try(whose))?;
-    let one = HASHING.acquire().await.map_err(|_| unknown())?;
+    // Until a failure is counted.
+    let _one = HASHING.acquire().await.map_err(|_| unknown())?;
+    // Again, for those who asked at once: what the ones before came to is known by now.
+    whose.iter().try_for_each(|whose| app.guard.may_try(whose))?;
+    if app.guard.user(&name).is_none() {
+        // Made a moment ago, perhaps.
+        refresh_soon(app).await;
+    }
     let user = app.guard.user(&name).map(|known| known.record.clone());
     // On a thread of its own: the memory that a hash takes is given back with it.
     let (told, answer) = tokio::sync::oneshot::channel();
     let thread = std::thread::Builder::new().name("aios-api-hash".to_owned()).spawn(move || {
-        let _one = one;
         let is_right = is_password_of(user.as_ref(), &password);
         // Whoever asked may have gone.
         let _ = told.send(user.filter(|user| is_right && user.active));
@@ -187,17 +193,38 @@ pub(super) async fn me(State(app): State<App>, Extension(caller): Extension<Call
     Json(Me { id, name, role, scopes: scopes.to_vec(), volume: app.volume.clone() })
 }
 
+/// Which keys or users are wanted.
+#[derive(Debug, Clone, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct AccessQuery {
+    /// Only those with this role: viewer, agent, operator or admin.
+    #[serde(default)]
+    #[param(value_type = Option<String>, pattern = "^(viewer|agent|operator|admin)$")]
+    role: Option<Role>,
+    /// Only those that come in, or only those that do not.
+    #[serde(default)]
+    active: Option<bool>,
+}
+
+impl AccessQuery {
+    fn takes(&self, role: Role, active: bool) -> bool {
+        self.role.is_none_or(|wanted| wanted == role) && self.active.is_none_or(|wanted| wanted == active)
+    }
+}
+
 /// All keys; nothing of their secrets.
-#[utoipa::path(get, path = "/keys", tag = "access", params(PageQuery), responses(
+#[utoipa::path(get, path = "/keys", tag = "access", params(PageQuery, AccessQuery), responses(
     (status = 200, description = "A page of keys", body = Page<Object>),
 ))]
 pub(super) async fn list_keys(
     State(app): State<App>,
-    headers: axum::http::HeaderMap,
+    headers: HeaderMap,
     Asked(page): Asked<PageQuery>,
+    Asked(query): Asked<AccessQuery>,
 ) -> Result<Response, Problem> {
     let mut rows = app.ask(|client| keys::list(client)).await?;
-    rows.sort_by(|a, b| a.id.cmp(&b.id));
+    let now = app.now().wall;
+    rows.retain(|row| query.takes(row.role, row.active && row.expires_at.is_none_or(|at| now < at)));
     answer(&headers, &Page::of(rows, &page, |row| row.id.clone()))
 }
 
@@ -241,10 +268,15 @@ async fn of_access<T: Send + 'static>(
     Ok(done)
 }
 
+/// Scopes, as the audit log has them.
+fn shown(scopes: &[Scope]) -> String {
+    scopes.iter().map(|scope| format!(" {scope}")).collect()
+}
+
 /// What nobody may keep on the way.
 fn secret(status: StatusCode, made: &Made) -> Response {
-    let what = Extension(What(format!("key:{} {}", made.row.id, made.row.role)));
-    (status, what, [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))], Json(made)).into_response()
+    let given = what(format!("key:{} {}{}", made.row.id, made.row.role, shown(&made.row.scopes)));
+    (status, given, [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))], Json(made)).into_response()
 }
 
 /// Remove a key.
@@ -300,15 +332,17 @@ pub(super) async fn activate_key(State(app): State<App>, Named(id): Named<String
 }
 
 /// All users.
-#[utoipa::path(get, path = "/users", tag = "access", params(PageQuery), responses(
+#[utoipa::path(get, path = "/users", tag = "access", params(PageQuery, AccessQuery), responses(
     (status = 200, description = "A page of users", body = Page<Object>),
 ))]
 pub(super) async fn list_users(
     State(app): State<App>,
-    headers: axum::http::HeaderMap,
+    headers: HeaderMap,
     Asked(page): Asked<PageQuery>,
+    Asked(query): Asked<AccessQuery>,
 ) -> Result<Response, Problem> {
-    let rows = app.ask(|client| users::list(client)).await?;
+    let mut rows = app.ask(|client| users::list(client)).await?;
+    rows.retain(|row| query.takes(row.role, row.active));
     answer(&headers, &Page::of(rows, &page, |row| row.name.clone()))
 }
 
@@ -339,8 +373,8 @@ pub(super) async fn make_user(State(app): State<App>, Body(wanted): Body<UserBod
     let UserBody { name, password, role, scopes } = wanted;
     let _one = HASHING.acquire().await.map_err(|_| unknown())?;
     let made = of_access(&app, move |client| users::create(client, &name, role, scopes, &password)).await?;
-    let what = Extension(What(format!("user:{} {}", made.name, made.role)));
-    Ok((StatusCode::CREATED, what, Json(made)).into_response())
+    let given = what(format!("user:{} {}{}", made.name, made.role, shown(&made.scopes)));
+    Ok((StatusCode::CREATED, given, Json(made)).into_response())
 }
 
 /// What of a user is to be another; what is left out stays.
@@ -372,11 +406,20 @@ pub(super) async fn change_user(
     State(app): State<App>,
     Named(name): Named<String>,
     Body(wanted): Body<UserChange>,
-) -> Result<Json<users::Row>, Problem> {
+) -> Result<(Extension<What>, Json<users::Row>), Problem> {
     let UserChange { role, scopes, password, active } = wanted;
-    let _one = HASHING.acquire().await.map_err(|_| unknown())?;
+    let mut changed: Vec<String> = role.iter().map(|role| format!("role {role}")).collect();
+    changed.extend(scopes.as_ref().map(|scopes| format!("scopes{}", shown(scopes))));
+    changed.extend(active.map(|active| format!("active {active}")));
+    changed.extend(password.iter().map(|_| "password".to_owned()));
+    let changed = what(format!("user:{name}: {}", changed.join(", ")));
+    // Who is only to be kept out waits behind no password.
+    let _one = match &password {
+        Some(_) => Some(HASHING.acquire().await.map_err(|_| unknown())?),
+        None => None,
+    };
     let change = Change { role, scopes, password, active };
-    Ok(Json(of_access(&app, move |client| users::change(client, &name, change)).await?))
+    Ok((changed, Json(of_access(&app, move |client| users::change(client, &name, change)).await?)))
 }
 
 /// Remove a user.

@@ -269,10 +269,14 @@ impl Drop for PlaceGuard {
     }
 }
 
+/// What tells one text from another.
+pub(super) fn fingerprint(text: &[u8]) -> String {
+    hex::encode(&Sha256::digest(text)[..12])
+}
+
 fn etag(body: &[u8]) -> HeaderValue {
-    let hash = hex::encode(&Sha256::digest(body)[..12]);
     // Hexadecimal digits are good in any header.
-    HeaderValue::from_str(&format!("\"{hash}\"")).unwrap_or_else(|_| HeaderValue::from_static("\"\""))
+    HeaderValue::from_str(&format!("\"{}\"", fingerprint(body))).unwrap_or_else(|_| HeaderValue::from_static("\"\""))
 }
 
 /// JSON with its tag; nothing but the tag if the caller has it already.

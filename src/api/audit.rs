@@ -3,6 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use axum::Extension;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
@@ -35,6 +36,13 @@ pub(super) struct Entry {
 #[derive(Debug, Clone)]
 pub(super) struct What(pub(super) String);
 
+/// Says what was changed, in the audit log alone: long words are cut.
+pub(super) fn what(text: String) -> Extension<What> {
+    Extension(What(if text.len() > LONGEST { text.chars().take(LONGEST).collect() } else { text }))
+}
+
+/// How long that may be, characters.
+const LONGEST: usize = 500;
 /// So many refusals of nobody, and of who asks too often, are written down in a minute.
 const REFUSALS: u32 = 60;
 

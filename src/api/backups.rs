@@ -6,11 +6,13 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use super::app::{App, answer};
-use super::extract::{Asked, Body, duration};
+use super::audit::what;
+use super::extract::{Asked, Body, duration, time};
 use super::page::{Page, PageQuery};
 use super::problem::{Document, Problem};
 use crate::client::backups::back_up;
@@ -63,7 +65,8 @@ pub(super) async fn make(State(app): State<App>, Body(wanted): Body<BackupBody>)
         let file = client.shown(&made.path);
         Ok(BackupAnswer { file, bytes: made.bytes, manifest: made.manifest, removed })
     });
-    Ok((StatusCode::CREATED, Json(made.await?)).into_response())
+    let made = made.await?;
+    Ok((StatusCode::CREATED, what(format!("backup {}", made.file)), Json(made)).into_response())
 }
 
 /// A backup that is there.
@@ -78,15 +81,27 @@ pub(super) struct Shown {
     made_at: String,
 }
 
+/// Which backups are wanted.
+#[derive(Debug, Clone, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct BackupsQuery {
+    /// Only those made since this time, RFC 3339.
+    #[serde(default, deserialize_with = "time")]
+    #[param(value_type = Option<String>, format = DateTime)]
+    since: Option<DateTime<Utc>>,
+}
+
 /// The backups that are there, oldest first.
-#[utoipa::path(get, path = "/backups", tag = "service", params(PageQuery), responses((status = 200, description = "A page of backups", body = Page<Shown>)))]
+#[utoipa::path(get, path = "/backups", tag = "service", params(PageQuery, BackupsQuery), responses((status = 200, description = "A page of backups", body = Page<Shown>)))]
 pub(super) async fn list(
     State(app): State<App>,
     headers: HeaderMap,
     Asked(page): Asked<PageQuery>,
+    Asked(query): Asked<BackupsQuery>,
 ) -> Result<Response, Problem> {
-    let items = app.ask(|client| {
-        let all = there_are(&*client.disk, &client.layout.backups())?;
+    let items = app.ask(move |client| {
+        let mut all = there_are(&*client.disk, &client.layout.backups())?;
+        all.retain(|it| query.since.is_none_or(|since| it.at >= since));
         let shown = |it: &crate::volume::backup::Listed| Shown {
             file: client.shown(&it.path),
             bytes: it.bytes,
@@ -94,5 +109,5 @@ pub(super) async fn list(
         };
         Ok(all.iter().map(shown).collect())
     });
-    answer(&headers, &Page::of(items.await?, &page, |it: &Shown| it.file.clone()))
+    answer(&headers, &Page::of(items.await?, &page, |it: &Shown| format!("{} {}", it.made_at, it.file)))
 }

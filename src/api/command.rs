@@ -1,5 +1,6 @@
 //! One command or job, run on whichever device takes it, and its answer.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Extension;
@@ -13,16 +14,18 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::app::App;
-use super::audit::What;
 use super::extract::{Body, duration};
 use super::guard::{Caller, allow};
 use super::jobs::{not_too_long, seen, unnamed};
 use super::problem::{Document, Kind, Problem};
 use super::servers::{Turn, forward, turns};
+use super::site::Note;
 use super::stream::{Waited, wait_for};
 use crate::client::change;
 use crate::client::drop::{Object, Order, drop_new, must_be_known, name_of_program, tags};
+use crate::client::find::find;
 use crate::client::jobs::overview::tags_of_jobs;
+use crate::client::runs::{self, Attempts};
 use crate::client::{Client, Code, Failure, view};
 use crate::model::access::Right;
 use crate::model::ids::{DeviceId, JobName, RunId};
@@ -35,6 +38,8 @@ use crate::volume::{Context as _, found};
 
 /// How long an answer is waited for unless said.
 const USUAL_WAIT: Duration = Duration::from_secs(60);
+/// How much later than by who asked for it a command is ended by the device that has it.
+const LATER: Duration = Duration::from_secs(5);
 /// The word for this volume where a server may stand.
 const HERE: &str = "here";
 /// How much of what a command printed is answered, bytes.
@@ -124,6 +129,7 @@ pub(super) struct CommandAnswer {
 pub(super) async fn command(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
+    Extension(note): Extension<Arc<Note>>,
     headers: HeaderMap,
     Body(wanted): Body<CommandBody>,
 ) -> Result<Response, Problem> {
@@ -131,27 +137,29 @@ pub(super) async fn command(
     check(&wanted)?;
     if !wanted.command.is_empty() {
         allow(&caller, Right::Operate)?;
-        if !caller.sees_all() {
-            let detail = "this key has scopes, and a command could do anything";
-            return Err(Problem::new(Kind::Forbidden, detail, "run a job, or ask for a key without scopes"));
-        }
+        caller.must_see_all("a command could do anything", "run a job, or ask for a key without scopes")?;
     }
     if !may_go_elsewhere(&caller, &headers, &wanted)? {
-        return Ok(here(&app, caller, wanted, timeout).await?.into_response());
+        return Ok(here(&app, caller, &note, wanted, timeout).await?.into_response());
     }
     let asked = wanted.clone();
     let has_device = app.ask(move |client| has_device(client, &asked)).await?;
     // Tags mean devices of this volume where there are such: names of devices are not the same elsewhere.
     if has_device && !wanted.tags.is_empty() && wanted.server.is_none() {
-        return Ok(here(&app, caller, wanted, timeout).await?.into_response());
+        return Ok(here(&app, caller, &note, wanted, timeout).await?.into_response());
     }
     let body = serde_json::to_vec(&CommandBody { server: None, ..wanted.clone() }).unwrap_or_default();
     let server = wanted.server.clone();
     for turn in turns(&app, has_device, server.as_deref()).await? {
         match turn {
-            Turn::Here => return Ok(here(&app, caller, wanted, timeout).await?.into_response()),
+            Turn::Here => return Ok(here(&app, caller, &note, wanted, timeout).await?.into_response()),
             Turn::There(record) => {
-                if let Some(answer) = forward(&app, &record, body.clone(), timeout).await? {
+                note.done(&caller, format!("to the server {} {}", record.id, record.url)).await;
+                let forwarded = forward(&app, &record, body.clone(), timeout).await;
+                if !matches!(forwarded, Ok(Some(_))) {
+                    note.was_not_done();
+                }
+                if let Some(answer) = forwarded? {
                     return Ok(answer);
                 }
             }
@@ -161,7 +169,7 @@ pub(super) async fn command(
         let detail = format!("the server {server} cannot take it now");
         return Err(Problem::new(Kind::Server, detail, "`GET /servers` shows how the servers are"));
     }
-    Ok(here(&app, caller, wanted, timeout).await?.into_response())
+    Ok(here(&app, caller, &note, wanted, timeout).await?.into_response())
 }
 
 /// Whether a command may go to another server: not one that came from another, nor one of somebody whom scopes limit here.
@@ -187,23 +195,26 @@ fn has_device(client: &Client, wanted: &CommandBody) -> Result<bool, Failure> {
     let devices = view::devices(client)?;
     let can = |device: &view::Device| {
         let beat = &device.beat;
-        device.alive && !beat.drained && needed.iter().all(|tag| beat.tags.iter().any(|has| has.as_str() == tag))
+        device.alive
+            && !beat.drained
+            && beat.low_on.is_none()
+            && needed.iter().all(|tag| beat.tags.iter().any(|has| has.as_str() == tag))
     };
     Ok(devices.iter().any(can))
 }
 
-/// An answer, and what of it is written down.
-type Noted = (Extension<What>, Json<CommandAnswer>);
-
-fn noted(answer: CommandAnswer) -> Noted {
-    (Extension(What(format!("run {}", answer.run_id))), Json(answer))
-}
-
 /// Runs it on this volume.
-async fn here(app: &App, caller: Caller, wanted: CommandBody, timeout: Duration) -> Result<Noted, Problem> {
+async fn here(
+    app: &App,
+    caller: Caller,
+    note: &Note,
+    wanted: CommandBody,
+    timeout: Duration,
+) -> Result<Json<CommandAnswer>, Problem> {
     let _place = app.wait(&caller.id)?;
     let who = caller.clone();
     let (run, job) = app.change(move |client| start(client, &caller, wanted, timeout)).await?;
+    note.done(&who, format!("run {run}")).await;
     // From here on it may be running: whatever goes wrong is no reason to ask somebody else.
     let begun = |problem: Problem| {
         let detail = format!("the run {run} was asked for, and its end cannot be told: {}", problem.detail());
@@ -211,7 +222,7 @@ async fn here(app: &App, caller: Caller, wanted: CommandBody, timeout: Duration)
     };
     match wait_for(app, &who, run.clone(), job.clone(), timeout).await.map_err(begun)? {
         Waited::Ended(outcome) => {
-            return app.ask(move |client| answer(client, *outcome)).await.map(noted).map_err(begun);
+            return app.ask(move |client| answer(client, *outcome)).await.map(Json).map_err(begun);
         }
         Waited::TimeUp => {}
         Waited::Stopping => {
@@ -220,15 +231,22 @@ async fn here(app: &App, caller: Caller, wanted: CommandBody, timeout: Duration)
         }
     }
     let id = run.to_string();
+    let (name, sees) = (id.clone(), who.clone());
+    let reason = app.ask(move |client| {
+        let found = find(client, &name)?;
+        Ok(runs::shown(client, &found, Attempts { before: None, limit: 1 }, &sees.view(client)?)?.reason)
+    });
+    // One that moves just now has none.
+    let reason = reason.await.ok().flatten().map(|reason| format!(" ({reason})")).unwrap_or_default();
     let cancelled = app.change(move |client| change::cancel(client, &id)).await;
     // One that has ended meanwhile has an answer.
     if cancelled.is_err()
         && let Waited::Ended(outcome) = wait_for(app, &who, run.clone(), job, Duration::ZERO).await.map_err(begun)?
     {
-        return app.ask(move |client| answer(client, *outcome)).await.map(noted).map_err(begun);
+        return app.ask(move |client| answer(client, *outcome)).await.map(Json).map_err(begun);
     }
     let what = if cancelled.is_ok() { "it is cancelled" } else { "its run shows how it ended" };
-    let detail = format!("the run {run} has not ended within {} s: {what}", timeout.as_secs_f64());
+    let detail = format!("the run {run} has not ended within {} s{reason}: {what}", timeout.as_secs_f64());
     Err(Problem::new(Kind::TimedOut, detail, "give a longer timeout, or start it with POST /trigger and look later"))
 }
 
@@ -254,10 +272,22 @@ fn start(
     let job = job.map(|name| seen(client, caller, &name)).transpose()?;
     let stem = job.clone().unwrap_or_else(|| name_of_program(&command));
     let tags = tags(&wanted_tags)?;
-    // Nobody waits for it any longer than that: what has not begun by then does not begin.
+    // Nobody waits for it any longer than that: what has not begun by then does not begin, and what has begun ends, also when this
+    // device is no more.
+    let timeout = timeout + LATER;
     let expires = TimeDelta::from_std(timeout).ok().map(|timeout| rfc3339(client.now().wall + timeout));
-    let order =
-        Order { job: job.clone(), command, docker, args, kwargs: kwargs.0, tags, expires, ..Order::by(Cause::Api) };
+    let timeout = Some(show_duration(timeout));
+    let order = Order {
+        job: job.clone(),
+        command,
+        docker,
+        args,
+        kwargs: kwargs.0,
+        tags,
+        expires,
+        timeout,
+        ..Order::by(Cause::Api)
+    };
     let bytes = order.bytes()?;
     if let Some(job) = &job {
         must_be_known(client, job).map_err(|failure| unnamed(caller, job.as_str(), failure))?;

@@ -1,12 +1,13 @@
 //! The API described: OpenAPI 3.1 for programs, and a page made from it for people. The page asks nobody else for anything.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::LazyLock;
 
 use serde_json::Value;
-use utoipa::openapi::path::Operation;
+use utoipa::openapi::path::{Operation, ParameterIn};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
-use utoipa::openapi::{Components, InfoBuilder, PathItem};
+use utoipa::openapi::{Components, InfoBuilder, PathItem, RefOr};
 
 use super::routes::{VERSION, description};
 use crate::model::access::Right;
@@ -80,6 +81,27 @@ fn problem(what: &str) -> utoipa::openapi::Response {
     let content =
         utoipa::openapi::ContentBuilder::new().schema(Some(utoipa::openapi::Ref::from_schema_name("Problem"))).build();
     utoipa::openapi::ResponseBuilder::new().description(what).content("application/problem+json", content).build()
+}
+
+/// What may stand behind the `?` of a path, by the name it was matched by.
+pub(super) fn asked_for(method: &str, path: &str) -> &'static [String] {
+    type Known = HashMap<(&'static str, String), Vec<String>>;
+    static ALL: LazyLock<Known> = LazyLock::new(|| {
+        let mut all = Known::new();
+        for (path, item) in description().paths.paths {
+            for (method, operation) in methods(&item) {
+                let named = operation.parameters.iter().flatten().filter_map(|it| match it {
+                    RefOr::T(it) => (it.parameter_in == ParameterIn::Query).then(|| it.name.clone()),
+                    RefOr::Ref(_) => None,
+                });
+                all.insert((method, path.clone()), named.collect());
+            }
+        }
+        all
+    });
+    let versioned = format!("{VERSION}{}", path.replace("/api/nodes", "/devices"));
+    let of = |path: &str| ALL.iter().find(|((of, at), _)| *of == method && at == path).map(|(_, names)| names);
+    of(path).or_else(|| of(&versioned)).map_or(&[], Vec::as_slice)
 }
 
 /// The description as JSON.

@@ -16,16 +16,21 @@ use tokio::sync::mpsc::channel;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use super::app::App;
+use super::app::{App, fingerprint};
 use super::guard::Caller;
 use super::jobs::value;
 use super::problem::{Document, Problem};
 use super::stream::{Events, sse};
 use crate::client::jobs::overview::tags_of_jobs;
+use crate::client::jobs::show::Definition;
+use crate::client::security::{keys, users};
 use crate::client::status::of_devices;
-use crate::client::{Client, Failure, devices, find, jobs, runs, view};
+use crate::client::{Client, Failure, devices, find, jobs, runs, servers, view};
+use crate::model::access::Right;
+use crate::model::entry::FileId;
 use crate::model::ids::{JobName, RunId, Tag};
-use crate::volume::results;
+use crate::model::state::JobMark;
+use crate::volume::{backup, results, security};
 
 /// So many happenings are remembered.
 const REMEMBERED: usize = 1_000;
@@ -51,6 +56,7 @@ enum Whose {
     Job(JobName, Vec<Tag>),
     Device(Vec<Tag>),
     All,
+    Admins,
 }
 
 impl Whose {
@@ -59,6 +65,7 @@ impl Whose {
             Self::Job(job, tags) => caller.sees(job, &mut tags.iter()),
             Self::Device(tags) => caller.sees_device(tags),
             Self::All => caller.sees_all(),
+            Self::Admins => caller.role.may(Right::Administer),
         }
     }
 }
@@ -148,8 +155,9 @@ impl Drop for Listener {
     }
 }
 
-/// Everything that changes, as server-sent events: `run`, `job`, `device`, `problems`; `gone` for a job or device that is there no
-/// more; `hello` at the beginning; `reset` where what was missed is forgotten: look at everything anew.
+/// Everything that changes, as server-sent events: `run`, `job`, `device`, `problems`, `server`, and for admins `key`, `user`,
+/// `backup`; `gone` for what of these is there no more, but for runs, which end; `hello` at the beginning; `reset` where what was
+/// missed is forgotten: look at everything anew.
 #[utoipa::path(get, path = "/events", tag = "service", responses(
     (status = 200, description = "Events", body = String, content_type = "text/event-stream"),
     (status = 429, description = "Too many live streams", body = Document),
@@ -261,12 +269,29 @@ struct Taken {
     picture: Picture,
     /// The attempts of today and yesterday that are over.
     ended: BTreeSet<(RunId, u32)>,
+    /// What keys, users, servers and backups were seen by.
+    apart: Option<Vec<Option<FileId>>>,
 }
 
 impl Taken {
     /// Looks, and says what is another than before. At the first look nothing is.
     fn take(client: &Client, before: Option<&Self>) -> Result<(Self, Vec<News>), Failure> {
-        let picture = picture(client)?;
+        let mut picture = picture(client)?;
+        let mut apart = stamp_apart(client);
+        let stays = apart.is_some() && before.is_some_and(|before| before.apart == apart);
+        // What cannot be read now is as it was seen, and is read the next time: runs are told all the same.
+        let seen = (!stays).then(|| picture_apart(client)).and_then(|seen| {
+            let failed = |failure: &Failure| {
+                apart = None;
+                tracing::debug!("{}; hint: {}", failure.error, failure.hint);
+            };
+            seen.inspect_err(failed).ok()
+        });
+        let as_before = || {
+            let all = before.iter().flat_map(|before| &before.picture);
+            all.filter(|((kind, _), _)| APART.contains(kind)).map(|(key, it)| (key.clone(), it.clone())).collect()
+        };
+        picture.extend(seen.unwrap_or_else(as_before));
         let now = client.now().wall;
         let days = [now - chrono::TimeDelta::days(1), now].map(|day| day.format("%Y-%m-%d").to_string());
         let mut ended = BTreeSet::new();
@@ -308,7 +333,7 @@ impl Taken {
                 }
             }
         }
-        Ok((Self { picture, ended }, happened))
+        Ok((Self { picture, ended, apart }, happened))
     }
 }
 
@@ -321,7 +346,13 @@ fn picture(client: &Client) -> Result<Picture, Failure> {
         let row = jobs::row(client, file, &state)?;
         tags.insert(row.job.clone(), row.tags.clone());
         let whose = Whose::Job(row.job.clone(), row.tags.clone());
-        picture.insert(("job", row.job.to_string()), (value(&row)?, whose));
+        let mut data = value(&row)?;
+        if let (Some(data), Ok(job)) = (data.as_object_mut(), &file.read) {
+            // What stands in its file and not in the row counts too.
+            let definition = value(&Definition::new(job, &JobMark::default()))?;
+            data.insert("definition".to_owned(), fingerprint(definition.to_string().as_bytes()).into());
+        }
+        picture.insert(("job", row.job.to_string()), (data, whose));
     }
     for row in runs::open(client)?.into_values() {
         // A command is no job's, whatever its name.
@@ -344,5 +375,41 @@ fn picture(client: &Client) -> Result<Picture, Failure> {
     }
     let problems = of_devices(&seen, &state);
     picture.insert(("problems", String::new()), (json!({"problems": problems}), Whose::All));
+    Ok(picture)
+}
+
+/// The kinds of what jobs have nothing to do with: who may come in, and what is kept.
+const APART: [&str; 4] = ["key", "user", "server", "backup"];
+
+/// What tells one state of these from another; nothing, shortly after a change: two may look alike.
+fn stamp_apart(client: &Client) -> Option<Vec<Option<FileId>>> {
+    let mut stamp = security::stamp(&*client.disk, &client.layout);
+    for folder in [client.layout.servers(), client.layout.backups()] {
+        let meta = client.disk.stat(&folder).ok();
+        stamp.push(meta.map(|meta| meta.id));
+    }
+    let now = client.now().wall.timestamp_nanos_opt().map(i128::from)?;
+    let is_old = |it: &FileId| now - it.modified_ns > 2_000_000_000;
+    stamp.iter().flatten().all(is_old).then_some(stamp)
+}
+
+fn picture_apart(client: &Client) -> Result<Picture, Failure> {
+    let mut picture = Picture::new();
+    for mut row in keys::list(client)? {
+        // It changes while nothing happens to the key.
+        row.last_used_at = None;
+        picture.insert(("key", row.id.clone()), (value(&row)?, Whose::Admins));
+    }
+    for row in users::list(client)? {
+        picture.insert(("user", row.name.clone()), (value(&row)?, Whose::Admins));
+    }
+    for server in servers::list(client)? {
+        let data = json!({"id": server.id, "url": server.url});
+        picture.insert(("server", server.id), (data, Whose::All));
+    }
+    for backup in backup::list(&*client.disk, &client.layout.backups())? {
+        let data = json!({"file": client.shown(&backup.path), "bytes": backup.bytes});
+        picture.insert(("backup", backup.name), (data, Whose::Admins));
+    }
     Ok(picture)
 }

@@ -6,11 +6,13 @@ use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
+use chrono::{DateTime, Utc};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use tokio::time::timeout;
 
 use super::problem::{Kind, Problem};
+use crate::model::message::quoted;
 use crate::model::time::{DURATION_RULE, parse_duration};
 
 /// How long a whole body may take to come.
@@ -33,7 +35,8 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
         }
         let is_json = kind.as_deref().is_some_and(|kind| {
             let kind = kind.split(';').next().unwrap_or_default().trim();
-            kind.eq_ignore_ascii_case("application/json")
+            let kind = kind.to_ascii_lowercase();
+            kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"))
         });
         if !is_json {
             let found = kind.unwrap_or_else(|| "none".to_owned());
@@ -64,9 +67,19 @@ fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
             "see /api/docs for what is expected",
         ));
     }
-    serde_json::from_slice(bytes).map_err(|error| {
-        Problem::invalid(format!("the body cannot be taken: {error}"), "see /api/docs for what is expected")
-    })
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    let read = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+        let path = error.path().to_string();
+        let place = if path == "." { String::new() } else { format!(" at `{path}`") };
+        Problem::invalid(
+            format!("the body cannot be taken{place}: {}", error.inner()),
+            "see /api/docs for what is expected",
+        )
+    })?;
+    reader
+        .end()
+        .map_err(|error| Problem::invalid(format!("the body cannot be taken: {error}"), "send one JSON object"))?;
+    Ok(read)
 }
 
 /// A form.
@@ -127,6 +140,24 @@ pub(super) fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Dura
     let span = parse_duration(&text);
     let wrong = || serde::de::Error::custom(format!("found the duration {text:?}, expected {DURATION_RULE}"));
     span.map(Some).ok_or_else(wrong)
+}
+
+/// Refuses a word that is none of those there are.
+pub(super) fn one_of(what: &str, found: Option<&str>, words: &[&str]) -> Result<(), Problem> {
+    let Some(found) = found.filter(|found| !words.contains(found)) else { return Ok(()) };
+    let detail = format!("found the {what} {}, expected one of {}", quoted(found), words.join(", "));
+    Err(Problem::invalid(detail, "leave it out for all"))
+}
+
+/// Reads a time, where there is one.
+pub(super) fn time<'de, D: Deserializer<'de>>(from: D) -> Result<Option<DateTime<Utc>>, D::Error> {
+    let Some(text) = Option::<String>::deserialize(from)? else { return Ok(None) };
+    let read = DateTime::parse_from_rfc3339(&text).ok().filter(|_| text.is_ascii());
+    let wrong = || {
+        let found = quoted(&text);
+        serde::de::Error::custom(format!("found {found}, expected an RFC 3339 time such as 2026-11-21T09:00:00Z"))
+    };
+    read.map(|time| Some(time.to_utc())).ok_or_else(wrong)
 }
 
 /// Reads a switch: `?follow` and `?follow=true` are on, `?follow=false` is off.

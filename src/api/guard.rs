@@ -15,13 +15,16 @@ use governor::state::keyed::HashMapStateStore;
 use governor::{Quota, RateLimiter};
 use subtle::ConstantTimeEq;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
+use super::app::App;
 use super::problem::{Kind, Problem};
 use crate::client::follow::Only;
 use crate::client::jobs::overview::tags_of_jobs;
 use crate::client::security::keys::hash;
 use crate::client::security::tokens::{Purpose, Secrets};
-use crate::client::{Client, Failure};
+use crate::client::{Client, Code, Failure};
 use crate::model::access::{Key, Right, Role, Scope, User, sees, split_key};
 use crate::model::entry::FileId;
 use crate::model::ids::{DeviceId, JobName, Tag};
@@ -30,6 +33,12 @@ use crate::volume::security;
 
 /// How often it is looked whether keys or users have changed.
 const LOOK: Duration = Duration::from_secs(1);
+/// The shortest time between two looks, where somebody shows what is not known.
+const LOOK_SOON: Duration = Duration::from_millis(100);
+/// How old what is known may be while somebody is looking: then it is waited for.
+const OLD: Duration = Duration::from_millis(1_500);
+/// How long anybody waits for it.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// How often it is written down when keys were last used.
 const TELL_SEEN: Duration = Duration::from_secs(60);
 /// How often a password may be tried, from one address or for one name: a burst, then one each 3 s.
@@ -59,6 +68,12 @@ impl Caller {
     /// Whether this caller sees everything.
     pub(super) fn sees_all(&self) -> bool {
         self.scopes.is_empty()
+    }
+
+    /// Refuses a caller with scopes what speaks of, or works for, all jobs.
+    pub(super) fn must_see_all(&self, why: &str, hint: &str) -> Result<(), Problem> {
+        let refused = || Problem::new(Kind::Forbidden, format!("this key has scopes, and {why}"), hint);
+        if self.sees_all() { Ok(()) } else { Err(refused()) }
     }
 
     /// Which jobs this caller sees, as their files are now. Of a job without a file only its name is known.
@@ -179,11 +194,27 @@ impl Guard {
         &self.secrets
     }
 
-    /// The turn to look for changes, if it is time and nobody else has it.
-    pub(super) fn turn_to_look(&self, now: Duration) -> Option<OwnedSemaphorePermit> {
+    /// How long ago it was looked for changes.
+    fn age(&self, now: Duration) -> Duration {
         let looked = self.book.read().unwrap_or_else(PoisonError::into_inner).looked;
-        let is_due = looked.is_none_or(|looked| now.saturating_sub(looked) >= LOOK);
-        is_due.then(|| Arc::clone(&self.turn).try_acquire_owned().ok()).flatten()
+        looked.map_or(Duration::MAX, |looked| now.saturating_sub(looked))
+    }
+
+    /// The turn to look for changes, if it is time. While another has it, only who would be judged by what is too old waits.
+    async fn turn_to_look(&self, app: &App, due: Duration) -> Option<OwnedSemaphorePermit> {
+        let age = self.age(app.now().boot);
+        if age < due {
+            return None;
+        }
+        let turn = Arc::clone(&self.turn);
+        if age < OLD {
+            return turn.try_acquire_owned().ok();
+        }
+        let asked = app.now().boot;
+        let turn = turn.acquire_owned().await.ok()?;
+        // Whoever had the turn before has looked for all who waited then.
+        let age = self.age(app.now().boot);
+        (age >= LOOK && age > app.now().boot.saturating_sub(asked)).then_some(turn)
     }
 
     /// Reads keys and users again if they have changed.
@@ -324,6 +355,38 @@ impl Guard {
         }
         (seen.is_new, seen.told) = (false, Some(now));
         Some(seen.at.clone())
+    }
+}
+
+/// Looks for what was made a moment ago: somebody shows a key that is not known.
+pub(super) async fn refresh_soon(app: &App) {
+    look_for(app, LOOK_SOON).await;
+}
+
+/// Sees to it that keys and users are known as they were a moment ago. What cannot be read now was read before: whoever was known
+/// stays known, and nobody waits for long.
+pub(super) async fn refresh(app: &App) {
+    look_for(app, LOOK).await;
+}
+
+async fn look_for(app: &App, due: Duration) {
+    let look = async {
+        let Some(turn) = app.guard.turn_to_look(app, due).await else { return Ok(()) };
+        let guard = app.clone();
+        // Not behind those who wait for the disk, and to its end whoever waits for it: under load too it comes to its turn.
+        let looked = spawn_blocking(move || {
+            let _turn = turn;
+            guard.guard.look(&Client::new(guard.layout.clone(), guard.device.clone()))
+        });
+        looked.await.unwrap_or_else(|error| {
+            let error = format!("the look at keys and users ended in a panic: {error}");
+            Err(Failure::new(Code::Failed, error, "the device's log says more"))
+        })
+    };
+    match timeout(PATIENCE, look).await {
+        Ok(Ok(())) => {}
+        Ok(Err(failure)) => tracing::warn!("{}; hint: {}", failure.error, failure.hint),
+        Err(_) => tracing::warn!("keys and users cannot be read within {PATIENCE:?}: those known before count"),
     }
 }
 

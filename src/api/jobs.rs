@@ -1,5 +1,6 @@
 //! Jobs: what there is, what becomes of it, start, stop and change it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Extension;
@@ -12,11 +13,12 @@ use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
 
 use super::app::{App, Question, answer};
-use super::audit::What;
+use super::audit::{What, what};
 use super::extract::{Asked, Body, Named, duration};
 use super::guard::Caller;
 use super::page::{Page, PageQuery};
 use super::problem::{Document, Problem};
+use super::site::Note;
 use super::stream::{Waited, wait_for};
 use crate::client::drop::{Object, Order, drop_new, must_be_known, tags};
 use crate::client::jobs::edit::{self, Deleted};
@@ -25,9 +27,11 @@ use crate::client::jobs::show::Definition;
 use crate::client::jobs::{body, file, mark};
 use crate::client::restart::{self, Asked as Restarted};
 use crate::client::{Client, Code, Failure, view};
+use crate::model::access::Right;
 use crate::model::ids::{JobName, RunId};
 use crate::model::result::Cause;
 use crate::model::trigger::Json as AsWritten;
+use crate::notify;
 
 /// Which jobs are wanted.
 #[derive(Debug, Clone, Deserialize, IntoParams)]
@@ -68,8 +72,7 @@ pub(super) async fn list(
                 && query.enabled.is_none_or(|enabled| job.row.enabled == Some(enabled))
                 && query.prefix.as_deref().is_none_or(|prefix| job.row.job.as_str().starts_with(prefix))
         };
-        let mut jobs: Vec<Overview> = overview(client)?.into_iter().filter(takes).collect();
-        jobs.iter_mut().for_each(|job| hide_others(&caller, job));
+        let jobs: Vec<Overview> = overview(client, &caller.view(client)?)?.into_iter().filter(takes).collect();
         Ok(Page::of(jobs, &page, |job| job.row.job.to_string()))
     })
     .await
@@ -94,28 +97,26 @@ pub(super) async fn show(
 /// A job as one document.
 fn detail(client: &Client, caller: &Caller, name: &str) -> Result<Value, Failure> {
     let name = seen(client, caller, name)?;
-    let found = overview(client)?.into_iter().find(|job| job.row.job == name);
-    let Some(mut job) = found else {
+    let found = overview(client, &caller.view(client)?)?.into_iter().find(|job| job.row.job == name);
+    let Some(job) = found else {
         let failure = view::no_such_job(name.as_str(), view::programs(client)?.catalog());
         return Err(unnamed(caller, name.as_str(), failure));
     };
-    hide_others(caller, &mut job);
     let mut shown = value(&job)?;
-    let definition = match &file(client, name.as_str())?.read {
+    let mut definition = match &file(client, name.as_str())?.read {
         Ok(good) => value(&Definition::new(good, &mark(client, &name)?))?,
         Err(_) => Value::Null,
     };
+    // Whoever has the address of a webhook may post there.
+    if let Some(hook) = definition.get_mut("notify").filter(|_| !caller.role.may(Right::Administer))
+        && let Some(url) = hook.as_str()
+    {
+        *hook = notify::shown(url).into();
+    }
     if let Some(shown) = shown.as_object_mut() {
         shown.insert("definition".to_owned(), definition);
     }
     Ok(shown)
-}
-
-/// Reasons name other jobs and their runs: whoever does not see all is not told them.
-fn hide_others(caller: &Caller, job: &mut Overview) {
-    if !caller.sees_all() {
-        job.reasons.clear();
-    }
 }
 
 /// A value as JSON.
@@ -162,6 +163,10 @@ pub(super) struct TriggerBody {
     /// Not started by then, it ends as `expired`.
     #[serde(default)]
     expires: Option<String>,
+    /// How long an attempt may take, if that is less than what the job gives it: `30s`.
+    #[serde(default)]
+    #[schema(example = "30s")]
+    timeout: Option<String>,
     /// Idempotency key: a run with it that exists, or ended within the last day, is the one that counts.
     #[serde(default)]
     id: Option<String>,
@@ -230,6 +235,7 @@ impl Started {
 pub(super) async fn trigger(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
+    Extension(note): Extension<Arc<Note>>,
     Named(name): Named<String>,
     Asked(query): Asked<WaitQuery>,
     Body(wanted): Body<TriggerBody>,
@@ -238,17 +244,17 @@ pub(super) async fn trigger(
     let wait = query.wait.map(not_too_long).transpose()?;
     let _place = query.wait.map(|_| app.wait(&caller.id)).transpose()?;
     let started = app.change(move |client| start(client, &caller, &name, wanted)).await?;
-    let what = Extension(What(format!("run {}", started.run_id)));
-    let Some(wait) = wait else { return Ok((StatusCode::ACCEPTED, what, Json(started)).into_response()) };
+    note.done(&who, format!("run {}", started.run_id)).await;
+    let Some(wait) = wait else { return Ok((StatusCode::ACCEPTED, Json(started)).into_response()) };
     match wait_for(&app, &who, started.run_id.clone(), started.job.clone(), wait).await? {
-        Waited::Ended(outcome) => Ok((what, Json(outcome)).into_response()),
-        Waited::TimeUp | Waited::Stopping => Ok((StatusCode::ACCEPTED, what, Json(started)).into_response()),
+        Waited::Ended(outcome) => Ok(Json(outcome).into_response()),
+        Waited::TimeUp | Waited::Stopping => Ok((StatusCode::ACCEPTED, Json(started)).into_response()),
     }
 }
 
 fn start(client: &mut Client, caller: &Caller, name: &str, wanted: TriggerBody) -> Result<Started, Failure> {
     let job = seen(client, caller, name)?;
-    let TriggerBody { args, kwargs, priority, tags: wanted_tags, time, expires, id } = wanted;
+    let TriggerBody { args, kwargs, priority, tags: wanted_tags, time, expires, timeout, id } = wanted;
     let order = Order {
         job: Some(job.clone()),
         args,
@@ -257,6 +263,7 @@ fn start(client: &mut Client, caller: &Caller, name: &str, wanted: TriggerBody) 
         tags: tags(&wanted_tags)?,
         time,
         expires,
+        timeout,
         id: id.map(|id| own_id(caller, id)),
         ..Order::by(Cause::Api)
     };
@@ -320,9 +327,10 @@ pub(super) async fn add(State(app): State<App>, Body(wanted): Body<Object>) -> R
         let (_, name) = members.remove(place.ok_or_else(missing)?);
         let name: String = serde_json::from_str(name.text()).map_err(|_| missing())?;
         let job = edit::add(client, &name, &body::change(&Object(members))?)?;
-        value(&Definition::new(&job, &mark(client, &job.name)?))
+        Ok((value(&Definition::new(&job, &mark(client, &job.name)?))?, job.name.clone()))
     });
-    Ok((StatusCode::CREATED, Json(shown.await?)).into_response())
+    let (shown, name) = shown.await?;
+    Ok((StatusCode::CREATED, what(format!("job {name}")), Json(shown)).into_response())
 }
 
 /// Change a job file; its comments, order and formatting stay. `null` takes a key out.
@@ -336,7 +344,9 @@ pub(super) async fn update(
     State(app): State<App>,
     Named(name): Named<String>,
     Body(wanted): Body<Object>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<(Extension<What>, Json<Value>), Problem> {
+    let keys: Vec<&str> = wanted.0.iter().map(|(key, _)| key.as_str()).collect();
+    let changed = what(format!("job {name}: {}", keys.join(", ")));
     let shown = app.change(move |client| {
         named(&name)?;
         let change = body::change(&wanted)?;
@@ -351,7 +361,7 @@ pub(super) async fn update(
         let (job, _) = edit::update(client, &name, &change)?;
         value(&Definition::new(&job, &mark(client, &job.name)?))
     });
-    Ok(Json(shown.await?))
+    Ok((changed, Json(shown.await?)))
 }
 
 /// The name of a job, as an admin gives it: one that breaks the rule names nothing.

@@ -14,12 +14,12 @@ use tokio::time::sleep;
 use utoipa::IntoParams;
 
 use super::app::{App, answer};
-use super::extract::{Asked, switch};
+use super::extract::{Asked, one_of, switch};
 use super::guard::Caller;
-use super::page::{Page, limit, usual};
-use super::problem::{Document, Kind, Problem};
+use super::page::{Page, PageQuery};
+use super::problem::{Document, Problem};
 use super::stream::{Events, WAITING, sse};
-use crate::client::logs::{Line, Name, Read, names, newest, path, take_new, with_device};
+use crate::client::logs::{Line, Name, Place, Read, names, newest, path, take_new, with_device};
 use crate::client::{Client, Failure};
 use crate::model::ids::DeviceId;
 use crate::volume::{Context as _, found};
@@ -33,10 +33,6 @@ const NEW_LOGS: u32 = 8;
 #[derive(Debug, Clone, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct LogsQuery {
-    /// The newest so many, 1 to 500.
-    #[serde(default = "usual", deserialize_with = "limit")]
-    #[param(value_type = Option<usize>, minimum = 1, maximum = 500, default = 100)]
-    limit: usize,
     /// Only of this device.
     #[serde(default)]
     #[param(pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -51,6 +47,8 @@ pub(super) struct LogsQuery {
     follow: bool,
 }
 
+/// So many times as many lines as are wanted are looked at for one page.
+const DEEPEST: usize = 64;
 /// The levels, from the least to the worst.
 const LEVELS: [&str; 5] = ["trace", "debug", "info", "warn", "error"];
 
@@ -58,8 +56,8 @@ fn rank(level: &str) -> Option<usize> {
     LEVELS.iter().position(|known| known.eq_ignore_ascii_case(level))
 }
 
-/// The devices' own logs, merged by time, the oldest of the newest `limit` first.
-#[utoipa::path(get, path = "/logs", tag = "devices", params(LogsQuery), responses(
+/// The devices' own logs, merged by time: the newest `limit` lines, the oldest of them first; `next` is the cursor for those before.
+#[utoipa::path(get, path = "/logs", tag = "devices", params(PageQuery, LogsQuery), responses(
     (status = 200, description = "Lines; with `follow`, events", content((Page<Object> = "application/json"), (String = "text/event-stream"))),
     (status = 400, description = "It cannot be meant", body = Document),
     (status = 403, description = "With scopes they cannot be read: they speak of all jobs", body = Document),
@@ -68,25 +66,13 @@ pub(super) async fn list(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
+    Asked(page): Asked<PageQuery>,
     Asked(query): Asked<LogsQuery>,
 ) -> Result<Response, Problem> {
-    if !caller.sees_all() {
-        let detail = "this key has scopes, and the devices' logs speak of all jobs";
-        return Err(Problem::new(
-            Kind::Forbidden,
-            detail,
-            "ask for a key without scopes; a run's own log is at /runs/ID/log",
-        ));
-    }
-    let least = match query.level.as_deref() {
-        None => 0,
-        Some(level) => rank(level).ok_or_else(|| {
-            Problem::invalid(
-                format!("found the level {level:?}, expected one of {}", LEVELS.join(", ")),
-                "leave it out for all",
-            )
-        })?,
-    };
+    let hint = "ask for a key without scopes; a run's own log is at /runs/ID/log";
+    caller.must_see_all("the devices' logs speak of all jobs", hint)?;
+    one_of("level", query.level.as_deref(), &LEVELS)?;
+    let least = query.level.as_deref().and_then(rank).unwrap_or(0);
     let device = query.device.as_deref().map(DeviceId::new).transpose();
     let device = device.map_err(|error| Problem::invalid(error.to_string(), "give a device's whole id"))?;
     if query.follow {
@@ -95,8 +81,9 @@ pub(super) async fn list(
         tokio::spawn(follow(app, sender, device, least));
         return Ok(sse(events));
     }
-    let items = app.ask(move |client| read(client, device.as_ref(), least, query.limit)).await?;
-    Ok(answer(&headers, &Page { items, next: None })?.into_response())
+    let before = page.begins(Place::parse)?;
+    let lines = app.ask(move |client| read(client, device.as_ref(), least, page.limit, before.as_ref()));
+    Ok(answer(&headers, &lines.await?)?.into_response())
 }
 
 fn is_wanted(line: &Map<String, Value>, least: usize) -> bool {
@@ -109,20 +96,25 @@ fn read(
     device: Option<&DeviceId>,
     least: usize,
     limit: usize,
-) -> Result<Vec<Map<String, Value>>, Failure> {
+    before: Option<&Place>,
+) -> Result<Page<Map<String, Value>>, Failure> {
     let names = names(client, device)?;
     let mut depth = limit;
     loop {
-        let mut lines = newest(client, &names, depth, &mut BTreeMap::new())?;
-        lines.sort();
-        let there = lines.len();
-        let mut wanted: Vec<_> = lines.iter().map(with_device).filter(|line| is_wanted(line, least)).collect();
-        let is_all = there < depth || depth >= 64 * limit;
-        if wanted.len() >= limit || is_all {
-            let skip = wanted.len().saturating_sub(limit);
-            return Ok(wanted.split_off(skip));
+        let lines = newest(client, &names, depth, before, &mut BTreeMap::new())?;
+        let is_all = lines.len() < depth;
+        let all = lines.iter().map(|line| (line, with_device(line)));
+        let mut wanted: Vec<_> = all.filter(|(_, line)| is_wanted(line, least)).collect();
+        if wanted.len() < limit && !is_all && depth < DEEPEST * limit {
+            depth *= 8;
+            continue;
         }
-        depth *= 8;
+        let more = wanted.len() > limit;
+        wanted.drain(..wanted.len().saturating_sub(limit));
+        // What comes before the first that is shown, or before all that was looked at.
+        let first = if more { wanted.first().map(|(line, _)| *line) } else { lines.first().filter(|_| !is_all) };
+        let next = first.map(|line| line.place.to_string());
+        return Ok(Page { items: wanted.into_iter().map(|(_, line)| line).collect(), next });
     }
 }
 
@@ -135,8 +127,13 @@ async fn follow(app: App, mut events: Events, device: Option<DeviceId>, least: u
             let lines = look(client, &mut reads, device.as_ref(), round)?;
             Ok((reads, lines))
         });
-        let Ok((back, lines)) = looked.await else { return };
-        reads = back;
+        let lines = match looked.await {
+            Ok((back, lines)) => {
+                reads = back;
+                lines
+            }
+            Err(problem) => return events.fail(problem).await,
+        };
         for line in lines.iter().map(with_device).filter(|line| is_wanted(line, least)) {
             if !events.send(None, "line", &Value::Object(line)).await {
                 return;

@@ -53,8 +53,8 @@ pub use tls::Files as TlsFiles;
 /// So many connections may wait to be taken. Whoever finds no room tries again a second later, and the standard library's 128 are
 /// soon taken by those who only connect.
 const BACKLOG: i32 = 4_096;
-/// So many threads wait for the disk or for other servers at once.
-const BLOCKING: usize = 48;
+/// So many threads wait at once: for the disk, for the answers of other servers, for word how these are, for keys.
+const BLOCKING: usize = 80;
 /// How long one of them lives without work.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// How often what needs no request is done: certificates, limits of who was quiet, when keys were used.

@@ -3,6 +3,9 @@
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use super::problem::Problem;
+use crate::model::message::quoted;
+
 /// The most that one page holds.
 pub(super) const MOST: usize = 500;
 
@@ -19,20 +22,31 @@ pub(super) struct PageQuery {
     pub(super) cursor: Option<String>,
 }
 
+impl PageQuery {
+    /// Where the page begins, if a cursor says it.
+    pub(super) fn begins<T>(&self, read: impl FnOnce(&str) -> Option<T>) -> Result<Option<T>, Problem> {
+        let Some(cursor) = self.cursor.as_deref() else { return Ok(None) };
+        let detail = || format!("found the cursor {}, expected one that was given", quoted(cursor));
+        let begin = read(cursor).ok_or_else(|| Problem::invalid(detail(), "give the `next` of the page before"));
+        begin.map(Some)
+    }
+}
+
 /// What one page holds unless said.
-pub(super) fn usual() -> usize {
+fn usual() -> usize {
     100
 }
 
 /// Reads how much one page holds.
-pub(super) fn limit<'de, D: Deserializer<'de>>(from: D) -> Result<usize, D::Error> {
-    let limit = usize::deserialize(from)?;
-    if (1..=MOST).contains(&limit) {
-        return Ok(limit);
-    }
-    Err(serde::de::Error::custom(format!(
-        "found limit {limit}, expected 1 to {MOST}: the next page is asked for by its cursor"
-    )))
+fn limit<'de, D: Deserializer<'de>>(from: D) -> Result<usize, D::Error> {
+    let text = String::deserialize(from)?;
+    let limit = text.parse().ok().filter(|limit| (1..=MOST).contains(limit));
+    limit.ok_or_else(|| {
+        let found = quoted(&text);
+        serde::de::Error::custom(format!(
+            "found limit {found}, expected 1 to {MOST}: the next page is asked for by its cursor"
+        ))
+    })
 }
 
 /// One page of a list.
@@ -45,8 +59,9 @@ pub(super) struct Page<T> {
 }
 
 impl<T> Page<T> {
-    /// The page that is wanted of things that stand in the order of their names.
-    pub(super) fn of(all: Vec<T>, wanted: &PageQuery, name: impl Fn(&T) -> String) -> Self {
+    /// The page that is wanted, in the order of the names: what a cursor leaves behind depends on no other order.
+    pub(super) fn of(mut all: Vec<T>, wanted: &PageQuery, name: impl Fn(&T) -> String) -> Self {
+        all.sort_by_cached_key(&name);
         let rest = all.into_iter().filter(|one| wanted.cursor.as_ref().is_none_or(|cursor| name(one) > *cursor));
         let mut items: Vec<T> = rest.take(wanted.limit + 1).collect();
         let more = items.len() > wanted.limit;
@@ -62,7 +77,8 @@ mod tests {
 
     #[test]
     fn pages_follow_one_another_without_gap_or_overlap() {
-        let all: Vec<String> = (0..7).map(|number| format!("n{number}")).collect();
+        // As files are listed: by their names with the ending.
+        let all: Vec<String> = ["n-1", "n.1", "n", "n0", "n1", "n10", "n2"].map(str::to_owned).into();
         let mut seen = Vec::new();
         let mut cursor = None;
         loop {
@@ -74,7 +90,9 @@ mod tests {
                 break;
             }
         }
-        assert_eq!(seen, all);
+        let mut sorted = all.clone();
+        sorted.sort();
+        assert_eq!(seen, sorted);
         assert!(Page::of(all, &PageQuery { limit: 7, cursor: None }, Clone::clone).next.is_none());
     }
 }

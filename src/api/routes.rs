@@ -2,15 +2,15 @@
 //! right that stands here.
 
 use std::net::SocketAddr;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use axum::extract::{ConnectInfo, Request, State};
-use axum::http::HeaderMap;
+use axum::extract::{ConnectInfo, MatchedPath, Request, State};
+use axum::http::{HeaderMap, Method};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
 use axum::{Extension, Router};
-use tokio::time::timeout;
 use tower_http::limit::RequestBodyLimitLayer;
 use tower_http::timeout::RequestBodyTimeoutLayer;
 use utoipa::openapi::OpenApi;
@@ -18,10 +18,12 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::app::App;
-use super::guard::{Caller, allow};
+use super::guard::{Caller, allow, refresh, refresh_soon};
 use super::problem::{Kind, Problem};
+use super::server::Work;
 use super::{access, backups, command, devices, events, jobs, logs, metrics, runs, servers, service, system, triggers};
 use crate::model::access::Right;
+use crate::model::message::{did_you_mean, quoted};
 
 /// The most that a body may be, bytes.
 const BODY: usize = 1 << 20;
@@ -29,8 +31,8 @@ const BODY: usize = 1 << 20;
 const ANYBODYS_BODY: usize = 8 << 10;
 /// How long the next piece of a body may take to come.
 const BODY_PIECE: Duration = Duration::from_secs(10);
-/// How long a request waits until keys and users are read again.
-const LOOK_PATIENCE: Duration = Duration::from_secs(2);
+/// Another name for devices, which the description does not have.
+const NODES: [&str; 3] = ["GET /api/nodes", "POST /api/nodes/{id}/drain", "POST /api/nodes/{id}/resume"];
 /// What the versioned paths begin with.
 pub(super) const VERSION: &str = "/api/v1";
 
@@ -157,7 +159,7 @@ pub(super) fn endpoints() -> &'static [String] {
                 }
             }
         }
-        all.push("GET /api/nodes".to_owned());
+        all.extend(NODES.map(str::to_owned));
         all.sort();
         all
     });
@@ -171,9 +173,13 @@ pub(super) fn router(app: App) -> Router {
         let everywhere: Router<App> = group.everywhere.into();
         let versioned = everywhere.clone().merge(Router::from(group.versioned));
         let mut all = Router::new().nest(VERSION, versioned).merge(everywhere).merge(Router::from(group.plain));
+        // The names that the users of an earlier system know.
         if group.right == Some(Right::Look) {
-            // The name that the users of an earlier system know.
-            all = all.route("/api/nodes", axum::routing::get(devices::list));
+            all = all.route("/api/nodes", get(devices::list));
+        }
+        if group.right == Some(Right::Operate) {
+            all = all.route("/api/nodes/{id}/drain", post(devices::drain));
+            all = all.route("/api/nodes/{id}/resume", post(devices::resume));
         }
         if group.right.is_none() {
             all = all.layer(RequestBodyLimitLayer::new(ANYBODYS_BODY));
@@ -202,7 +208,17 @@ async fn admit_one(
 ) -> Response {
     match known(&admit, address, request.headers()).await {
         Ok(caller) => {
+            if let Err(unknown) = check_query(&request) {
+                let mut response = unknown.into_response();
+                if let Some(caller) = caller {
+                    response.extensions_mut().insert(caller);
+                }
+                return response;
+            }
             if let Some(caller) = caller.clone() {
+                if let Some(work) = request.extensions_mut().remove::<Arc<Work>>() {
+                    work.admit();
+                }
                 request.extensions_mut().insert(caller);
             }
             let mut response = next.run(request).await;
@@ -222,37 +238,45 @@ async fn admit_one(
     }
 }
 
+/// Refuses what a route does not know behind the `?`: a filter that is mistyped would let everything through.
+fn check_query(request: &Request) -> Result<(), Problem> {
+    let (Some(query), Some(path)) = (request.uri().query(), request.extensions().get::<MatchedPath>()) else {
+        return Ok(());
+    };
+    // Who asks for the head of an answer asks what would be asked for all of it.
+    let method = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
+    let known = super::docs::asked_for(method.as_str(), path.as_str());
+    let known: Vec<&str> = known.iter().map(String::as_str).collect();
+    let names = query.split('&').filter(|pair| !pair.is_empty()).map(|pair| pair.split('=').next().unwrap_or_default());
+    for name in names {
+        if !known.contains(&name) {
+            let detail = format!("there is nothing to ask for by {}", quoted(name));
+            let hint = if known.is_empty() { "leave it out".to_owned() } else { did_you_mean(name, &known) };
+            return Err(Problem::invalid(detail, hint));
+        }
+    }
+    Ok(())
+}
+
 type Refused = (Problem, Option<Caller>);
 
 async fn known(admit: &Admit, address: SocketAddr, headers: &HeaderMap) -> Result<Option<Caller>, Box<Refused>> {
     let Admit { app, right } = admit;
     let refuse = |problem: Problem, caller: Option<Caller>| Box::new((problem, caller));
+    refresh(app).await;
     let now = app.now();
-    if let Some(turn) = app.guard.turn_to_look(now.boot) {
-        let guard = app.clone();
-        let look = app.ask(move |client| {
-            let _turn = turn;
-            guard.guard.look(client)
-        });
-        // What cannot be read now was read before; whoever was known stays known, and nobody waits for long.
-        match timeout(LOOK_PATIENCE, look).await {
-            Ok(Ok(())) => {}
-            Ok(Err(problem)) => tracing::warn!("{}", problem.detail()),
-            Err(_) => {
-                tracing::warn!("keys and users cannot be read within {LOOK_PATIENCE:?}: those known before count")
-            }
-        }
-    }
     let Some(right) = right else {
         app.guard.count_address(address.ip()).map_err(|problem| refuse(problem, None))?;
         return Ok(None);
     };
     let caller = match app.guard.recognise(headers, now.wall) {
         Ok(caller) => caller,
-        // A key has too many bits to be guessed: whoever shows a wrong one is only kept from asking too often.
-        Err(problem) => {
-            let often = app.guard.count_address(address.ip());
-            return Err(refuse(often.err().unwrap_or(problem), None));
+        // A key has too many bits to be guessed: whoever shows a wrong one is only kept from asking too often. It may have been made
+        // a moment ago, on another device.
+        Err(_) => {
+            app.guard.count_address(address.ip()).map_err(|problem| refuse(problem, None))?;
+            refresh_soon(app).await;
+            app.guard.recognise(headers, app.now().wall).map_err(|problem| refuse(problem, None))?
         }
     };
     app.guard.count(&caller).map_err(|problem| refuse(problem, Some(caller.clone())))?;
@@ -265,7 +289,14 @@ async fn known(admit: &Admit, address: SocketAddr, headers: &HeaderMap) -> Resul
 pub(super) struct Nowhere;
 
 async fn nowhere() -> (Extension<Nowhere>, Problem) {
-    (Extension(Nowhere), Problem::new(Kind::NotFound, "there is no such path", "`GET /` lists the paths there are"))
+    (
+        Extension(Nowhere),
+        Problem::new(
+            Kind::NotFound,
+            "there is no such path",
+            "`GET /` lists the paths there are; some stand below /api/v1 alone",
+        ),
+    )
 }
 
 async fn no_such_method() -> Problem {

@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::app::{App, Question, answer};
-use super::extract::{Asked, Named, switch};
+use super::audit::what;
+use super::extract::{Asked, Named, one_of, switch, time};
 use super::guard::{Caller, allow};
 use super::jobs::Started;
 use super::page::{Page, PageQuery};
@@ -22,7 +23,7 @@ use super::problem::{Document, Kind, Problem};
 use super::stream::{follow, resumed};
 use crate::client::change::{self, Cancelled, Retried};
 use crate::client::find::{Run, find};
-use crate::client::runs::{self, Filter, STATUSES, attempt_with_log, newest_log};
+use crate::client::runs::{self, Attempts, Filter, STATUSES, attempt_with_log, newest_log};
 use crate::client::{Client, Code, Failure};
 use crate::model::access::Right;
 use crate::model::ids::{DeviceId, JobName, RunId};
@@ -54,7 +55,7 @@ pub(super) struct RunsQuery {
     #[param(pattern = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     device: Option<String>,
     /// Only dropped or due since this time, RFC 3339.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "time")]
     #[param(value_type = Option<String>, format = DateTime)]
     since: Option<DateTime<Utc>>,
 }
@@ -62,20 +63,13 @@ pub(super) struct RunsQuery {
 impl RunsQuery {
     fn filter(&self, page: &PageQuery) -> Result<Filter, Problem> {
         let name = |error: crate::model::ids::BadName| Problem::invalid(error.to_string(), "give a whole name");
-        let cursor = page.cursor.as_deref().map(|cursor| {
-            let hint = "give the `next` of the page before";
-            RunId::parse(cursor).ok_or_else(|| Problem::invalid(format!("found the cursor {}", quoted(cursor)), hint))
-        });
-        if let Some(status) = self.status.as_deref().filter(|status| !STATUSES.contains(status)) {
-            let expected = format!("found the status {}, expected one of {}", quoted(status), STATUSES.join(", "));
-            return Err(Problem::invalid(expected, "leave it out for all"));
-        }
+        one_of("status", self.status.as_deref(), &STATUSES)?;
         Ok(Filter {
             job: self.job.as_deref().map(JobName::new).transpose().map_err(name)?,
             status: self.status.clone(),
             device: self.device.as_deref().map(DeviceId::new).transpose().map_err(name)?,
             since: self.since,
-            before: cursor.transpose()?,
+            before: page.begins(RunId::parse)?,
             jobs_only: false,
             looks: None,
             limit: page.limit,
@@ -138,9 +132,11 @@ fn is_command(client: &Client, run: &Run) -> Result<bool, Failure> {
     }
 }
 
-/// One run with its attempts. It is named by its id, an unambiguous beginning or end of it, or its trigger's file name.
-#[utoipa::path(get, path = "/runs/{id}", tag = "runs", params(("id" = String, Path, description = "The run")), responses(
+/// One run with its attempts, of many the newest; `next` is the cursor for those before. It is named by its id, an unambiguous
+/// beginning or end of it, or its trigger's file name.
+#[utoipa::path(get, path = "/runs/{id}", tag = "runs", params(("id" = String, Path, description = "The run"), PageQuery), responses(
     (status = 200, description = "The run", body = Object),
+    (status = 400, description = "It cannot be meant", body = Document),
     (status = 304, description = "As the `If-None-Match` says"),
     (status = 404, description = "There is none, or it is not yours", body = Document),
 ))]
@@ -149,8 +145,14 @@ pub(super) async fn show(
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     Named(id): Named<String>,
+    Asked(page): Asked<PageQuery>,
 ) -> Result<Response, Problem> {
-    let shown = app.ask(move |client| runs::shown(client, &seen(client, &caller, &id)?)).await?;
+    let wanted = Attempts { before: page.begins(|cursor| cursor.parse().ok())?, limit: page.limit };
+    let shown = app.ask(move |client| {
+        let run = seen(client, &caller, &id)?;
+        runs::shown(client, &run, wanted, &caller.view(client)?)
+    });
+    let shown = shown.await?;
     answer(&headers, &shown)
 }
 
@@ -220,7 +222,8 @@ pub(super) async fn retry(
             (run, trigger, Some(format!("{before} is tried again as a new run")))
         }
     };
-    Ok((StatusCode::ACCEPTED, Json(Started::new(run, job, trigger, note))).into_response())
+    let asked = what(format!("run {run}"));
+    Ok((StatusCode::ACCEPTED, asked, Json(Started::new(run, job, trigger, note))).into_response())
 }
 
 /// Which log is wanted, and how.

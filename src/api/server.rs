@@ -1,12 +1,12 @@
 //! Connections: taken here, because the framework's own loop has no limit of time for headers.
 //!
 //! Each connection has a limit for its headers, and so has the number of them. When that is reached, whoever has asked for nothing
-//! for longest gives way: idle connections lock nobody out.
+//! for longest gives way, and so does who asks and has shown no key: neither locks out anybody who has one.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -48,6 +48,8 @@ const REST: Duration = Duration::from_millis(50);
 struct Open {
     address: IpAddr,
     /// Requests that are not answered yet.
+    asked: AtomicU64,
+    /// Those of them whose caller is known.
     busy: AtomicU64,
     /// Which of all events was its last: what is smaller was longer ago.
     last: AtomicU64,
@@ -80,8 +82,8 @@ impl Crowd {
             }
         }
         let id = self.events.fetch_add(1, Ordering::AcqRel);
-        let one = Open { address, busy: AtomicU64::new(0), last: AtomicU64::new(id), close: Notify::new() };
-        let one = Arc::new(one);
+        let (asked, busy, last) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(id));
+        let one = Arc::new(Open { address, asked, busy, last, close: Notify::new() });
         open.insert(id, Arc::clone(&one));
         Some(Place { crowd: Arc::clone(self), id, open: one })
     }
@@ -101,22 +103,33 @@ impl Drop for Place {
 }
 
 /// A request that is being answered, until its body is sent.
-struct Work {
+pub(super) struct Work {
     crowd: Arc<Crowd>,
     open: Arc<Open>,
+    is_known: AtomicBool,
 }
 
 impl Work {
     fn new(place: &Place) -> Self {
-        place.open.busy.fetch_add(1, Ordering::AcqRel);
-        Self { crowd: Arc::clone(&place.crowd), open: Arc::clone(&place.open) }
+        place.open.asked.fetch_add(1, Ordering::AcqRel);
+        Self { crowd: Arc::clone(&place.crowd), open: Arc::clone(&place.open), is_known: AtomicBool::new(false) }
+    }
+
+    /// Its caller is known: from here on its connection gives way to nobody.
+    pub(super) fn admit(&self) {
+        if !self.is_known.swap(true, Ordering::AcqRel) {
+            self.open.busy.fetch_add(1, Ordering::AcqRel);
+        }
     }
 }
 
 impl Drop for Work {
     fn drop(&mut self) {
         self.open.last.store(self.crowd.events.fetch_add(1, Ordering::AcqRel), Ordering::Release);
-        self.open.busy.fetch_sub(1, Ordering::AcqRel);
+        if *self.is_known.get_mut() {
+            self.open.busy.fetch_sub(1, Ordering::AcqRel);
+        }
+        self.open.asked.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -126,7 +139,7 @@ async fn silent(open: &Open) {
     loop {
         sleep(HEADERS).await;
         let now = open.last.load(Ordering::Acquire);
-        let is_idle = open.busy.load(Ordering::Acquire) == 0;
+        let is_idle = open.asked.load(Ordering::Acquire) == 0;
         if is_idle && last == Some(now) {
             return;
         }
@@ -143,6 +156,7 @@ pub(super) async fn serve(listener: TcpListener, site: Site, tls: Option<Arc<Sho
         return;
     }
     let crowd = Arc::new(Crowd::default());
+    let whole = site.clone();
     let farewell = stop.clone();
     loop {
         let accepted = tokio::select! {
@@ -165,7 +179,7 @@ pub(super) async fn serve(listener: TcpListener, site: Site, tls: Option<Arc<Sho
     }
     // Those who are being answered know that it is over; the thread ends with the last, or soon.
     let gone = async {
-        while !crowd.open.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
+        while !crowd.open.lock().unwrap_or_else(PoisonError::into_inner).is_empty() || whole.is_changing() {
             sleep(Duration::from_millis(10)).await;
         }
     };
@@ -185,7 +199,7 @@ async fn attend(
     place: Place,
     site: Site,
     acceptor: Option<TlsAcceptor>,
-    stop: watch::Receiver<bool>,
+    mut stop: watch::Receiver<bool>,
 ) {
     // What is small is sent at once; who takes nothing for long is gone.
     let _ = stream.set_nodelay(true);
@@ -193,11 +207,18 @@ async fn attend(
     let is_secure = acceptor.is_some();
     let wire: Wire = match acceptor {
         None => Box::new(stream),
-        Some(acceptor) => match timeout(HEADERS, acceptor.accept(stream)).await {
-            Ok(Ok(stream)) => Box::new(stream),
-            Ok(Err(error)) => return tracing::debug!(%address, %error, "no TLS"),
-            Err(_) => return tracing::debug!(%address, "TLS did not begin in time"),
-        },
+        Some(acceptor) => {
+            let begun = tokio::select! {
+                begun = timeout(HEADERS, acceptor.accept(stream)) => begun,
+                () = place.open.close.notified() => return,
+                _ = stop.wait_for(|stop| *stop) => return,
+            };
+            match begun {
+                Ok(Ok(stream)) => Box::new(stream),
+                Ok(Err(error)) => return tracing::debug!(%address, %error, "no TLS"),
+                Err(_) => return tracing::debug!(%address, "TLS did not begin in time"),
+            }
+        }
     };
     converse(wire, address, place, site, stop, is_secure).await;
 }
@@ -212,10 +233,12 @@ async fn converse(
 ) {
     let place = &place;
     let service = service_fn(move |request: hyper::Request<Incoming>| {
-        let work = Work::new(place);
+        let work = Arc::new(Work::new(place));
         let site = site.clone();
         async move {
-            let response = site.answer(address, request.map(Body::new)).await;
+            let mut request = request.map(Body::new);
+            request.extensions_mut().insert(Arc::clone(&work));
+            let response = site.answer(address, request).await;
             // The work ends with the last byte of the body.
             Ok::<_, Infallible>(response.map(|body| {
                 http_body_util::BodyExt::map_frame(body, move |frame| {

@@ -5,20 +5,23 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use axum::Extension;
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
-use super::app::App;
-use super::extract::{Body, Named};
-use super::page::Page;
+use super::app::{App, answer};
+use super::audit::what;
+use super::extract::{Asked, Body, Named, one_of};
+use super::guard::Caller;
+use super::page::{Page, PageQuery};
 use super::problem::{Document, Kind, Problem};
 use crate::client::servers::{self, Record};
 use crate::client::{Code, Failure};
@@ -33,8 +36,8 @@ const FRESH: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(3);
 /// How much longer than its command an answer may take.
 const ON_THE_WAY: Duration = Duration::from_secs(10);
-/// So many servers are asked at once whether they are well.
-const CHECKS: usize = 8;
+/// So many servers are asked at once whether they are well: also where all are silent, each of them within 15 s.
+const CHECKS: usize = 32;
 /// How old what is known of a server may be for it to get commands.
 const KNOWN: Duration = Duration::from_secs(15);
 /// So many commands are on their way at once.
@@ -113,25 +116,36 @@ impl Servers {
 /// Asks every server again and again whether it is well.
 pub(super) async fn watch(app: App) {
     loop {
+        let begun = app.now().boot;
         // A folder that cannot be read now is read the next time.
         if let Ok(records) = app.ask(|client| servers::list(client)).await {
             app.servers.seen().retain(|id, _| records.iter().any(|record| record.id == *id));
-            for record in records {
-                tokio::spawn(check(app.clone(), record, EVERY / 2));
+            let asked: Vec<_> =
+                records.into_iter().map(|record| tokio::spawn(check(app.clone(), record, Duration::ZERO))).collect();
+            // One round after the other, however many are silent.
+            for one in asked {
+                let _ = one.await;
             }
         }
-        sleep(EVERY).await;
+        sleep(EVERY.saturating_sub(app.now().boot.saturating_sub(begun))).await;
     }
 }
 
 /// Asks a server whether it is well, unless it was asked within `fresh`.
 async fn check(app: App, record: Record, fresh: Duration) {
-    let now = app.now();
-    let is_fresh = |seen: &Seen| now.boot.saturating_sub(seen.asked) < fresh;
-    if app.servers.seen().get(&record.id).is_some_and(is_fresh) {
+    let is_fresh = |now: Duration| {
+        let seen = app.servers.seen().get(&record.id).map(|seen| seen.asked);
+        seen.is_some_and(|asked| now.saturating_sub(asked) < fresh)
+    };
+    if is_fresh(app.now().boot) {
         return;
     }
     let Ok(one) = Arc::clone(&app.servers.checking).acquire_owned().await else { return };
+    // It may have been asked by another while this one waited.
+    let now = app.now();
+    if is_fresh(now.boot) {
+        return;
+    }
     let (url, key) = (format!("{}/api/v1/health", record.url), record.key.clone());
     let answer = tokio::task::spawn_blocking(move || {
         let _one = one;
@@ -156,17 +170,44 @@ async fn check(app: App, record: Record, fresh: Duration) {
     app.servers.seen().insert(record.id, seen);
 }
 
+/// Which servers are wanted.
+#[derive(Debug, Clone, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ServersQuery {
+    /// Only those with this status.
+    #[serde(default)]
+    #[param(pattern = "^(ok|degraded|unreachable|refused|unknown)$")]
+    status: Option<String>,
+}
+
+/// What a server's status can be.
+const STATUSES: [&str; 5] = ["ok", "degraded", "unreachable", "refused", "unknown"];
+
 /// The other orchestrators, and whether they are well.
-#[utoipa::path(get, path = "/servers", tag = "servers", responses((status = 200, description = "All of them", body = Page<Shown>)))]
-pub(super) async fn list(State(app): State<App>) -> Result<Json<Page<Shown>>, Problem> {
+#[utoipa::path(get, path = "/servers", tag = "servers", params(PageQuery, ServersQuery), responses(
+    (status = 200, description = "A page of servers", body = Page<Shown>),
+    (status = 304, description = "As the `If-None-Match` says"),
+    (status = 400, description = "It cannot be meant", body = Document),
+    (status = 403, description = "With scopes they cannot be seen", body = Document),
+))]
+pub(super) async fn list(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    Asked(page): Asked<PageQuery>,
+    Asked(query): Asked<ServersQuery>,
+) -> Result<Response, Problem> {
+    caller.must_see_all("other servers work for all jobs", "ask for a key without scopes")?;
+    one_of("status", query.status.as_deref(), &STATUSES)?;
     let records = app.ask(|client| servers::list(client)).await?;
     let asked: Vec<_> = records.iter().map(|record| tokio::spawn(check(app.clone(), record.clone(), FRESH))).collect();
     for one in asked {
         // One that could not be asked is shown as it was.
         let _ = one.await;
     }
-    let items = records.iter().map(|record| app.servers.shown(record)).collect();
-    Ok(Json(Page { items, next: None }))
+    let mut items: Vec<Shown> = records.iter().map(|record| app.servers.shown(record)).collect();
+    items.retain(|shown| query.status.as_deref().is_none_or(|status| shown.status == status));
+    answer(&headers, &Page::of(items, &page, |shown| shown.id.clone()))
 }
 
 /// An orchestrator on another volume.
@@ -174,7 +215,10 @@ pub(super) async fn list(State(app): State<App>) -> Result<Json<Page<Shown>>, Pr
 #[serde(deny_unknown_fields)]
 pub(super) struct ServerBody {
     /// Where its API is: `https://host:port`.
-    #[schema(example = "https://other-host:8080", pattern = "^https?://[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]{1,4})?$")]
+    #[schema(
+        example = "https://other-host:8080",
+        pattern = "^https?://[A-Za-z0-9][A-Za-z0-9.-]*(:([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?$"
+    )]
     url: String,
     /// A key that it has made, with the role operator.
     #[schema(format = Password, pattern = "^[!-~]{1,200}$")]
@@ -217,7 +261,8 @@ pub(super) async fn register(State(app): State<App>, Body(wanted): Body<ServerBo
     }
     let record = app.change(move |client| servers::register(client, &wanted.url, &wanted.key)).await?;
     check(app.clone(), record.clone(), Duration::ZERO).await;
-    Ok((StatusCode::CREATED, Json(app.servers.shown(&record))).into_response())
+    let noted = what(format!("server {} {}", record.id, record.url));
+    Ok((StatusCode::CREATED, noted, Json(app.servers.shown(&record))).into_response())
 }
 
 /// Forget an orchestrator on another volume.

@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
 use axum::body::HttpBody as _;
@@ -30,13 +31,15 @@ struct Inner {
     audit: Audit,
     /// From which pages of others a browser may ask.
     origins: Vec<HeaderValue>,
+    /// One for each change that is under way, and this one.
+    changing: Arc<()>,
 }
 
 impl Site {
     pub(super) fn new(app: App, origins: &[String]) -> Self {
         let origins = origins.iter().filter_map(|origin| origin.parse().ok()).collect();
         let audit = Audit::new(app.device.clone());
-        Self(Arc::new(Inner { router: router(app.clone()), app, audit, origins }))
+        Self(Arc::new(Inner { router: router(app.clone()), app, audit, origins, changing: Arc::default() }))
     }
 
     /// Answers one request, whatever it is.
@@ -60,8 +63,11 @@ impl Site {
             self.route(request).await
         } else {
             // On a task of its own: whoever hangs up has asked all the same, and what was done is written down.
-            let site = self.clone();
-            let done = tokio::spawn(async move { site.change(address, request).await });
+            let (site, one) = (self.clone(), Arc::clone(&self.0.changing));
+            let done = tokio::spawn(async move {
+                let _one = one;
+                site.change(address, request).await
+            });
             done.await.unwrap_or_else(|_| panicked())
         };
         if is_refused_unread(&response) {
@@ -82,34 +88,72 @@ impl Site {
     }
 
     /// The same, and writes down who changed what, or tried to.
-    async fn change(&self, address: SocketAddr, request: Request) -> Response {
+    async fn change(&self, address: SocketAddr, mut request: Request) -> Response {
         let Inner { app, audit, .. } = &*self.0;
-        let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
+        let path = request.uri().path().chars().take(1_000).collect();
+        let (site, method, from) = (self.clone(), request.method().to_string(), address.ip().to_string());
+        let note = Arc::new(Note { site, method, path, from, is_written: AtomicBool::new(false) });
+        request.extensions_mut().insert(Arc::clone(&note));
         let response = self.route(request).await;
-        let caller = response.extensions().get::<Caller>().cloned();
+        if note.is_written.load(Ordering::Acquire) {
+            return response;
+        }
+        let caller = response.extensions().get::<Caller>();
         // Neither who is nobody nor who asks too often fills the disk: a few of them are written down.
         let is_rare = caller.is_some() && response.status() != StatusCode::TOO_MANY_REQUESTS;
         let is_at_nothing = response.extensions().get::<Nowhere>().is_some() || is_refused_unread(&response);
-        if !is_rare && (is_at_nothing || !audit.has_room(app.now().boot)) {
-            return response;
+        if is_rare || !is_at_nothing && audit.has_room(app.now().boot) {
+            let what = response.extensions().get::<What>().map(|What(what)| what.clone());
+            note.write(caller, what, response.status()).await;
         }
+        response
+    }
+
+    /// Whether something is being changed, perhaps for somebody who has hung up.
+    pub(super) fn is_changing(&self) -> bool {
+        Arc::strong_count(&self.0.changing) > 1
+    }
+}
+
+/// What is to be written down of one request that is to change something.
+pub(super) struct Note {
+    site: Site,
+    method: String,
+    path: String,
+    from: String,
+    is_written: AtomicBool,
+}
+
+impl Note {
+    /// Writes down what was done whose end is waited for: this device may end before it.
+    pub(super) async fn done(&self, caller: &Caller, what: String) {
+        self.write(Some(caller), Some(what), StatusCode::ACCEPTED).await;
+    }
+
+    /// It was not done after all: what comes of the request is still to be written down.
+    pub(super) fn was_not_done(&self) {
+        self.is_written.store(false, Ordering::Release);
+    }
+
+    async fn write(&self, caller: Option<&Caller>, what: Option<String>, status: StatusCode) {
+        self.is_written.store(true, Ordering::Release);
+        let app = &self.site.0.app;
         let entry = Entry {
             at: app.now().wall,
-            who: caller.as_ref().map_or_else(|| "nobody".to_owned(), |caller| caller.id.to_string()),
-            role: caller.as_ref().map(|caller| caller.role.as_str()),
-            from: address.ip().to_string(),
-            method,
-            path: path.chars().take(1_000).collect(),
-            what: response.extensions().get::<What>().map(|What(what)| what.clone()),
-            status: response.status().as_u16(),
+            who: caller.map_or_else(|| "nobody".to_owned(), |caller| caller.id.to_string()),
+            role: caller.map(|caller| caller.role.as_str()),
+            from: self.from.clone(),
+            method: self.method.clone(),
+            path: self.path.clone(),
+            what,
+            status: status.as_u16(),
             device: app.device.clone(),
             before: String::new(),
         };
-        let site = self.clone();
+        let site = self.site.clone();
         if let Err(problem) = app.ask(move |client| site.0.audit.write(client, entry)).await {
             tracing::error!("a change over HTTP is not in the audit log: {}", problem.detail());
         }
-        response
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::time::{sleep, timeout};
 
 use super::app::App;
-use super::guard::Caller;
+use super::guard::{Caller, refresh};
 use super::problem::Problem;
 use crate::client::Failure;
 use crate::client::find::Run;
@@ -33,7 +33,7 @@ const AGE: Duration = Duration::from_secs(3_600);
 /// How often something is sent where nothing happens, so that nobody takes the connection for dead.
 const ALIVE: Duration = Duration::from_secs(15);
 /// How often it is looked whether the caller may still listen.
-const RECHECK: Duration = Duration::from_secs(10);
+const RECHECK: Duration = Duration::from_secs(1);
 /// How many events wait for a slow reader.
 pub(super) const WAITING: usize = 16;
 /// How much of a log is told in one go, bytes.
@@ -246,7 +246,10 @@ async fn tell_run(app: App, mut events: Events, run: Run, (attempt, offset): (u3
     let mut changes = app.changes();
     let who = events.caller.clone();
     let made = app.ask(move |client| Ok(Follower::resume(client, run, attempt, offset).only(who.view(client)?))).await;
-    let Ok(mut follower) = made else { return };
+    let mut follower = match made {
+        Ok(follower) => follower,
+        Err(problem) => return events.fail(problem).await,
+    };
     let mut gatherer = Gatherer::default();
     loop {
         changes.mark_unchanged();
@@ -256,7 +259,10 @@ async fn tell_run(app: App, mut events: Events, run: Run, (attempt, offset): (u3
                 Ok((follower, gatherer, looked))
             })
             .await;
-        let Ok((back, mut gathered, looked)) = looked else { return };
+        let (back, mut gathered, looked) = match looked {
+            Ok(looked) => looked,
+            Err(problem) => return events.fail(problem).await,
+        };
         let is_full = !gathered.has_room();
         for (id, name, data) in std::mem::take(&mut gathered.events) {
             if !events.send(id, name, &data).await {
@@ -272,11 +278,7 @@ async fn tell_run(app: App, mut events: Events, run: Run, (attempt, offset): (u3
             }
             Ok(None) if is_full => continue,
             Ok(None) => {}
-            Err(failure) => {
-                let problem = serde_json::to_value(Problem::from(failure).document()).unwrap_or_default();
-                events.send(None, "problem", &problem).await;
-                return;
-            }
+            Err(failure) => return events.fail(failure.into()).await,
         }
         tokio::select! {
             () = waiter.pause(&mut changes) => {}
@@ -322,7 +324,7 @@ impl Events {
 
     /// Sends one; `false`: nobody listens any more.
     pub(super) async fn send(&mut self, id: Option<String>, name: &str, data: &Value) -> bool {
-        if !self.may_listen() {
+        if !self.may_listen().await {
             return false;
         }
         let event = Event::default().event(name).data(data.to_string());
@@ -333,13 +335,21 @@ impl Events {
         self.to.send(event).await.is_ok()
     }
 
+    /// Says why it ends.
+    pub(super) async fn fail(&mut self, problem: Problem) {
+        let document = serde_json::to_value(problem.document()).unwrap_or_default();
+        self.send(None, "problem", &document).await;
+    }
+
     /// Whether the stream goes on: the caller's key is still good, and the stream is not too old.
-    pub(super) fn may_listen(&mut self) -> bool {
+    async fn may_listen(&mut self) -> bool {
         let now = self.app.now();
         if now.boot >= self.until || *self.app.stop.borrow() {
             return false;
         }
         if now.boot.saturating_sub(self.rechecked) >= RECHECK {
+            refresh(&self.app).await;
+            // Not before: who is kept from looking looks the next time.
             self.rechecked = now.boot;
             return self.app.guard.recognise(&self.headers, now.wall).is_ok();
         }
@@ -350,10 +360,15 @@ impl Events {
     pub(super) async fn closed(&mut self) {
         let mut stop = self.app.stop.clone();
         loop {
-            tokio::select! {
-                () = self.to.closed() => return,
-                _ = stop.wait_for(|stop| *stop) => return,
-                () = sleep(RECHECK) => if !self.may_listen() { return },
+            // Whoever asks for this again and again, with something else to wait for, gets to it too.
+            let due = (self.rechecked + RECHECK).saturating_sub(self.app.now().boot);
+            let is_over = tokio::select! {
+                () = self.to.closed() => true,
+                _ = stop.wait_for(|stop| *stop) => true,
+                () = sleep(due) => false,
+            };
+            if is_over || !self.may_listen().await {
+                return;
             }
         }
     }

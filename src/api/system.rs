@@ -13,6 +13,7 @@ use tokio::time::sleep;
 use utoipa::{IntoParams, ToSchema};
 
 use super::app::{App, Question};
+use super::audit::{What, what};
 use super::devices::seen;
 use super::extract::{Asked, Body, switch};
 use super::guard::Caller;
@@ -31,7 +32,7 @@ use crate::volume::Context as _;
 const EVERY: Duration = Duration::from_secs(2);
 
 /// A device's slots and default limits; what is left out stays, `none` or `null` takes a limit away.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct LimitsBody {
     /// The device; the one that answers unless said.
@@ -96,9 +97,12 @@ pub(super) async fn set_resource_limits(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     Body(wanted): Body<LimitsBody>,
-) -> Result<Json<Limited>, Problem> {
+) -> Result<(Extension<What>, Json<Limited>), Problem> {
+    let said = serde_json::to_string(&wanted).unwrap_or_default();
     let slots = wanted.slots.map(|slots| read_slots(&slots.to_string()));
-    let slots = slots.transpose().map_err(|error| Failure::new(Code::Usage, format!("slots: {error}"), ""))?;
+    let slots = slots
+        .transpose()
+        .map_err(|error| Failure::new(Code::Usage, format!("slots: {error}"), "leave it out to keep what holds"))?;
     let set = Resources {
         slots,
         memory: read("memory", wanted.memory, read_memory)?,
@@ -106,11 +110,12 @@ pub(super) async fn set_resource_limits(
         pids: read("pids", wanted.pids, read_pids)?,
     };
     let device = wanted.device.unwrap_or_else(|| app.device.to_string());
+    let changed = what(format!("device {device}: {said}"));
     let limited = app.change(move |client| {
         seen(client, &caller, &device)?;
         devices::limit(client, &device, set)
     });
-    Ok(Json(limited.await?))
+    Ok((changed, Json(limited.await?)))
 }
 
 /// Whose figures are wanted, and how.
@@ -157,7 +162,7 @@ fn look(client: &Client, caller: &Caller, device: Option<&str>) -> Result<Uses, 
         |row: &Row| caller.sees_device(&row.tags) && device.is_none_or(|device| row.device.as_str() == device);
     let sees_job = caller.view(client)?;
     let state = crate::client::view::state(client)?.unwrap_or_default();
-    let sees = |run: &RunId| state.runs.get(run).is_some_and(|held| sees_job(&held.job));
+    let sees = |run: &RunId| state.runs.get(run).is_some_and(|held| !held.command && sees_job(&held.job));
     let used = |mut row: Row| {
         if let Some(machine) = row.machine.as_mut().filter(|_| !caller.sees_all()) {
             machine.runs.retain(|run| sees(&run.run_id));
@@ -199,7 +204,10 @@ pub(super) async fn monitor_resources(
 async fn follow(app: App, caller: Caller, mut events: Events, device: Option<String>) {
     loop {
         let (caller, device) = (caller.clone(), device.clone());
-        let Ok(uses) = app.ask(move |client| value(&look(client, &caller, device.as_deref())?)).await else { return };
+        let uses = match app.ask(move |client| value(&look(client, &caller, device.as_deref())?)).await {
+            Ok(uses) => uses,
+            Err(problem) => return events.fail(problem).await,
+        };
         if !events.send(None, "resources", &uses).await {
             return;
         }

@@ -13,9 +13,9 @@ use super::extract::{Asked, Named};
 use super::guard::Caller;
 use super::page::{Page, PageQuery};
 use super::problem::{Document, Problem};
+use crate::client::follow::Only;
 use crate::client::status::Waiting;
 use crate::client::triggers;
-use crate::client::{Client, Failure};
 use crate::model::ids::RunId;
 
 /// Which triggers are wanted.
@@ -27,11 +27,11 @@ pub(super) struct TriggersQuery {
     job: Option<String>,
 }
 
-/// What of the inbox the caller sees.
-fn visible(client: &Client, caller: &Caller) -> Result<impl Fn(&Waiting) -> bool, Failure> {
-    let (sees, sees_all) = (caller.view(client)?, caller.sees_all());
+/// What of the inbox somebody sees who sees these jobs.
+fn visible(sees: &Only, caller: &Caller) -> impl Fn(&Waiting) -> bool {
+    let sees_all = caller.sees_all();
     // A command is no job's, and whose a file is that is no trigger cannot be known.
-    Ok(move |waiting: &Waiting| sees_all || (!waiting.command && waiting.job.as_ref().is_some_and(&sees)))
+    move |waiting: &Waiting| sees_all || (!waiting.command && waiting.job.as_ref().is_some_and(sees))
 }
 
 /// What waits, in the order in which it will be taken, and why it waits.
@@ -48,13 +48,13 @@ pub(super) async fn list(
 ) -> Result<Response, Problem> {
     let question = Question::new("triggers", &(&page, &query), &caller);
     app.look(question, &headers, move |client| {
-        let sees = visible(client, &caller)?;
-        let mut all = triggers::list(client)?;
+        let only = caller.view(client)?;
+        let mut all = triggers::list(client, &only)?;
+        let sees = visible(&only, &caller);
         all.retain(|waiting| {
             sees(waiting)
                 && query.job.as_deref().is_none_or(|job| waiting.job.as_ref().is_some_and(|is| is.as_str() == job))
         });
-        all.sort_by_cached_key(Waiting::place);
         Ok(Page::of(all, &page, Waiting::place))
     })
     .await
@@ -80,9 +80,6 @@ pub(super) async fn delete(
     Extension(caller): Extension<Caller>,
     Named(name): Named<String>,
 ) -> Result<Json<Removed>, Problem> {
-    let removed = app.change(move |client| {
-        let sees = visible(client, &caller)?;
-        triggers::remove(client, &name, &sees)
-    });
+    let removed = app.change(move |client| triggers::remove(client, &name, &visible(&caller.view(client)?, &caller)));
     Ok(Json(Removed { run_id: removed.await? }))
 }

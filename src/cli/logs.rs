@@ -39,11 +39,8 @@ pub(super) fn logs(args: &LogsArgs, context: &Context) -> Result<Code, Failure> 
         return Err(Failure::new(Code::NotFound, format!("there is no log of a device {device}"), hint));
     }
     let mut reads: BTreeMap<Name, Read> = BTreeMap::new();
-    let mut lines = newest(&context.client, &names, args.limit, &mut reads)?;
-    lines.sort();
-    let skip = lines.len().saturating_sub(args.limit);
-    for line in &lines[skip..] {
-        tell(&context.out, line)?;
+    for line in newest(&context.client, &names, args.limit, None, &mut reads)? {
+        tell(&context.out, &line)?;
     }
     if !args.follow {
         return Ok(Code::Done);
@@ -86,7 +83,7 @@ fn tell(out: &Out, line: &Line) -> Result<(), Failure> {
 /// `2026-11-21 09:00:01.123 docker-main WARN the message key=value`.
 fn readable(out: &Out, line: &Line) -> String {
     let Ok(mut object) = serde_json::from_str::<Map<String, Value>>(&line.text) else {
-        return format!("{} {}", line.device, printable(&line.text));
+        return format!("{} {}", line.place.device, printable(&line.text));
     };
     let mut take =
         |key: &str| object.remove(key).and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default();
@@ -101,7 +98,7 @@ fn readable(out: &Out, line: &Line) -> String {
     };
     let level = out.paint(paint, &printable(&format!("{level:<5}")));
     let mut text =
-        format!("{} {} {level} {}", out.paint(Paint::Dim, &printable(&at)), line.device, printable(&message));
+        format!("{} {} {level} {}", out.paint(Paint::Dim, &printable(&at)), line.place.device, printable(&message));
     for (key, value) in object {
         let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         text += &out.paint(Paint::Dim, &format!(" {}={}", printable(&key), printable(&value)));
@@ -112,12 +109,16 @@ fn readable(out: &Out, line: &Line) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::logs::Place;
     use crate::model::ids::DeviceId;
 
     const OUT: Out = Out { json: false, color: false, quiet: false };
 
     fn line(text: &str) -> Line {
-        Line { at: String::new(), device: DeviceId::new("d.1").unwrap(), text: text.to_owned() }
+        Line {
+            place: Place { at: String::new(), device: DeviceId::new("d.1").unwrap(), end: 0 },
+            text: text.to_owned(),
+        }
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub fn back_up(
         },
     )?;
     let removed = match keep {
-        Some(keep) => prune(&*client.disk, &client.layout, to, keep)?,
+        Some(keep) => prune(&*client.disk, &client.layout, to, keep, &made)?,
         None => Vec::new(),
     };
     Ok((made, removed))

@@ -43,6 +43,9 @@ pub struct Order {
     /// Not started by then, it ends as expired.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires: Option<String>,
+    /// How long an attempt may take.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<String>,
     /// The idempotency key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,

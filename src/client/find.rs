@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::sync::Arc;
 
+use super::runs::Attempts;
 use super::view::{self, Lies};
 use super::{Client, Code, Failure};
 use crate::decide::queue::job_name;
@@ -61,9 +62,14 @@ impl Run {
         })
     }
 
-    /// The result that ended it. Mostly the newest; one that was ended while it waited has attempt 0.
+    /// The result that ended it. Mostly the newest; one that was ended while it waited has attempt 0. Of a run that is held nothing
+    /// before the attempt it is held for has ended it: a daemon has very many.
     pub fn final_result(&self, client: &Client) -> Result<Option<Outcome>, Failure> {
-        for named in self.results.iter().rev().filter(|named| !named.superseded) {
+        let held = self.held.as_ref().map_or(0, |held| held.attempt);
+        let may_be = |named: &&Named| !named.superseded && (named.attempt == 0 || named.attempt >= held);
+        let (waited, begun): (Vec<&Named>, Vec<&Named>) =
+            self.results.iter().filter(may_be).partition(|named| named.attempt == 0);
+        for named in waited.into_iter().chain(begun.into_iter().rev()) {
             if let Some(outcome) = read(client, named)?.filter(|outcome| outcome.is_final) {
                 return Ok(Some(outcome));
             }
@@ -71,10 +77,27 @@ impl Run {
         Ok(None)
     }
 
-    /// All its results that can be read, by attempt.
-    pub fn outcomes(&self, client: &Client) -> Result<Vec<Outcome>, Failure> {
-        let read = self.results.iter().map(|named| read(client, named));
-        Ok(read.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+    /// Those of its results that are wanted and can be read, by attempt; and the first of them, if there are some before it.
+    pub fn attempts(&self, client: &Client, wanted: Attempts) -> Result<(Vec<Outcome>, Option<u32>), Failure> {
+        let end = wanted
+            .before
+            .map_or(self.results.len(), |before| self.results.partition_point(|named| named.attempt < before));
+        let first =
+            self.results[..end].iter().rev().nth(wanted.limit.saturating_sub(1)).map_or(0, |named| named.attempt);
+        let from = self.results.partition_point(|named| named.attempt < first);
+        let read = self.results[from..end].iter().map(|named| read(client, named));
+        let all = read.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
+        Ok((all, (from > 0).then_some(first)))
+    }
+
+    /// The newest of its results that can be read.
+    pub fn newest(&self, client: &Client) -> Result<Option<Outcome>, Failure> {
+        for named in self.results.iter().rev() {
+            if let Some(outcome) = read(client, named)? {
+                return Ok(Some(outcome));
+            }
+        }
+        Ok(None)
     }
 
     /// The largest attempt that has a number: in a result, in a device's hands, or next.

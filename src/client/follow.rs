@@ -257,7 +257,7 @@ impl Follower {
     /// Whoever waits is told why nothing happens, again whenever that is something else.
     fn say_why(&mut self, client: &Client, listener: &mut dyn Listener, run: &Run) -> Result<(), Failure> {
         let Some(entry) = run.entry.as_ref().filter(|_| listener.wants_reasons()) else { return Ok(()) };
-        let why = why(client, entry)?;
+        let why = why(client, entry, &self.only)?;
         if why != self.said {
             listener.waits(&why);
             self.said = why;
@@ -279,9 +279,20 @@ pub struct Tail {
     earlier: PathBuf,
     /// The earlier part that was told last.
     told: Option<FileId>,
+    /// The one that is being told.
+    telling: Option<Telling>,
     begun: bool,
     attempt: u32,
     offset: u64,
+}
+
+/// An earlier part that is being told.
+struct Telling {
+    part: FileId,
+    /// How far.
+    at: u64,
+    /// Whether it was there before anything was told.
+    was_before: bool,
 }
 
 impl Tail {
@@ -289,7 +300,7 @@ impl Tail {
     #[must_use]
     pub fn new(client: &Client, run: &Run, attempt: u32) -> Self {
         let path = log_path(client, run, attempt);
-        Self { earlier: earlier_part(&path), path, told: None, begun: false, attempt, offset: 0 }
+        Self { earlier: earlier_part(&path), path, told: None, telling: None, begun: false, attempt, offset: 0 }
     }
 
     /// Tells what is new; `false`: there is more, and no room for it. A log that is not there (yet) has nothing new.
@@ -300,7 +311,9 @@ impl Tail {
         if !listener.wants_log() {
             return Ok(true);
         }
-        self.tell_earlier_part(client, listener)?;
+        if !self.tell_earlier_part(client, listener)? {
+            return Ok(false);
+        }
         loop {
             if !listener.has_room() {
                 return Ok(false);
@@ -314,7 +327,9 @@ impl Tail {
             let size = found(client.disk.stat(&self.path)).on("look at", &self.path)?.map(|meta| meta.id.size);
             let Some(size) = size.filter(|size| *size < self.offset) else { return Ok(true) };
             // It shrank. If it was rotated, what it held was its earlier part before that.
-            self.tell_earlier_part(client, listener)?;
+            if !self.tell_earlier_part(client, listener)? {
+                return Ok(false);
+            }
             if self.told.is_none() {
                 // Cut at its limit: what comes next stands behind the cut.
                 self.offset = size;
@@ -326,27 +341,36 @@ impl Tail {
 
     /// Tells what is not told yet of an earlier part that is new. It holds its bytes where the log held them, so the rest begins at
     /// the same offset; and the log, if it is not cut yet, goes on where the earlier part ends.
-    fn tell_earlier_part(&mut self, client: &Client, listener: &mut dyn Listener) -> Result<(), Failure> {
-        let was_there_before = !std::mem::replace(&mut self.begun, true);
-        let mut at = if was_there_before { 0 } else { self.offset };
+    /// `false`: there is more, and no room for it.
+    fn tell_earlier_part(&mut self, client: &Client, listener: &mut dyn Listener) -> Result<bool, Failure> {
+        let was_before = !std::mem::replace(&mut self.begun, true);
+        let mut next = (if was_before { 0 } else { self.offset }, was_before);
         loop {
             let there = self.earlier_part(client)?;
-            if there.is_none() || there == self.told {
-                return Ok(());
-            }
-            self.told = there;
+            let Some(part) = there.filter(|_| there != self.told) else { return Ok(true) };
+            let mut telling = match self.telling.take() {
+                Some(telling) if telling.part == part => telling,
+                // Replaced before it was told: the rest of it is gone.
+                Some(gone) => Telling { part, at: 0, was_before: gone.was_before },
+                None => Telling { part, at: next.0, was_before: next.1 },
+            };
             loop {
-                let chunk = piece(&self.earlier, at)?;
+                if !listener.has_room() {
+                    self.telling = Some(telling);
+                    return Ok(false);
+                }
+                let chunk = piece(&self.earlier, telling.at)?;
                 // Where it is replaced meanwhile, the rest of it is gone, and the next one is new from its beginning.
                 if chunk.is_empty() || self.earlier_part(client)? != there {
                     break;
                 }
-                at += chunk.len() as u64;
+                telling.at += chunk.len() as u64;
                 // Who goes on later begins with the log as it is then.
                 listener.output(self.attempt, 0, &chunk)?;
             }
-            self.offset = if was_there_before { 0 } else { at };
-            at = 0;
+            self.told = there;
+            self.offset = if telling.was_before { 0 } else { telling.at };
+            next = (0, telling.was_before);
         }
     }
 

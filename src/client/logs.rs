@@ -1,7 +1,7 @@
 //! The orchestrators' own logs, of all devices, merged by time.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
@@ -30,13 +30,46 @@ fn parse_name(file: &str) -> Option<Name> {
     Some(Name { date: date.to_owned(), device: DeviceId::new(device).ok()?, file: file.to_owned() })
 }
 
-/// One line, with what it is sorted by.
+/// Where a line stands among all of them.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Line {
+pub struct Place {
     /// Its time; of what is no JSON, that of the line before.
     pub at: String,
     /// Its device.
     pub device: DeviceId,
+    /// Where it ends in its log, bytes.
+    pub end: u64,
+}
+
+impl Place {
+    /// Reads what it is written as.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.splitn(3, ' ');
+        let (at, end, device) = (parts.next()?, parts.next()?, parts.next()?);
+        // Before the first line with a time there is none.
+        let is_time = at.is_empty() || chrono::DateTime::parse_from_rfc3339(at).is_ok();
+        is_time.then_some(())?;
+        Some(Self { at: at.to_owned(), end: end.parse().ok()?, device: DeviceId::new(device).ok()? })
+    }
+
+    /// The day of the log that it may stand in, if that is known.
+    fn day(&self) -> Option<&str> {
+        self.at.split_once('T').map(|(day, _)| day)
+    }
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(to, "{} {} {}", self.at, self.end, self.device)
+    }
+}
+
+/// One line.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Line {
+    /// What it is sorted by.
+    pub place: Place,
     /// As it was written.
     pub text: String,
 }
@@ -48,8 +81,9 @@ pub struct Read {
     pub offset: u64,
     rest: Vec<u8>,
     /// The time of the line before: what is no JSON stays behind it.
-    /// Its time; of what is no JSON, that of the line before.
-    pub at: String,
+    at: String,
+    /// Where it ends; `None`: where the log does.
+    end: Option<u64>,
 }
 
 impl Read {
@@ -79,7 +113,7 @@ pub fn path(client: &Client, name: &Name) -> PathBuf {
     client.layout.logs().join(&name.file)
 }
 
-/// At least the newest `limit` lines, if there are so many; day by day, the newest first.
+/// The newest `limit` lines before a place, or of all; fewer if there are not so many. Oldest first.
 ///
 /// # Errors
 /// Exit code 4.
@@ -87,27 +121,33 @@ pub fn newest(
     client: &Client,
     names: &[Name],
     limit: usize,
+    before: Option<&Place>,
     reads: &mut BTreeMap<Name, Read>,
 ) -> Result<Vec<Line>, Failure> {
     let mut lines: Vec<Line> = Vec::new();
-    for of_day in names.chunk_by(|a, b| a.date == b.date).rev() {
+    let last = before.and_then(Place::day);
+    let is_before = |name: &Name| last.is_none_or(|last| name.date.as_str() <= last);
+    for of_day in names.chunk_by(|a, b| a.date == b.date).rev().filter(|of_day| of_day.iter().all(is_before)) {
         if lines.len() >= limit {
             break;
         }
         for name in of_day {
             let path = path(client, name);
             let size = found(client.disk.stat(&path)).on("look at", &path)?.map_or(0, |meta| meta.id.size);
+            let end = before.map(|before| end_before(&path, size, before, &name.device)).transpose()?;
+            let size = end.unwrap_or(size);
             let mut back = CHUNK;
             // From its end backwards, twice as far each time, until there are enough lines.
             loop {
                 let offset = size.saturating_sub(back);
-                let mut read = Read { offset, ..Read::default() };
+                let mut read = Read { offset, end, ..Read::default() };
                 let mut found = Vec::new();
                 take_new(client, name, &mut read, &mut found)?;
                 if offset > 0 {
                     // The first may be half a line.
                     found.drain(..found.len().min(1));
                 }
+                found.retain(|line| before.is_none_or(|before| line.place < *before));
                 if offset == 0 || found.len() >= limit {
                     lines.append(&mut found);
                     reads.insert(name.clone(), read);
@@ -117,7 +157,27 @@ pub fn newest(
             }
         }
     }
+    lines.sort();
+    // Each log was read far enough for so many, and not all of them further.
+    lines.drain(..lines.len().saturating_sub(limit));
     Ok(lines)
+}
+
+/// Where in a log the lines end that can stand before a place: found by halves, since lines stand in the order of their times. Of
+/// lines that a stepping clock has put elsewhere some may be missed.
+fn end_before(path: &Path, size: u64, before: &Place, device: &DeviceId) -> Result<u64, Failure> {
+    if *device == before.device {
+        return Ok(before.end.min(size));
+    }
+    let (mut low, mut high) = (0, size);
+    while high - low > CHUNK {
+        let middle = low + (high - low) / 2;
+        let piece = found(read_from(path, middle, CHUNK)).on("read", path)?.unwrap_or_default();
+        let mut whole = piece.split(|byte| *byte == b'\n').skip(1);
+        let time = whole.find_map(|line| time_of(std::str::from_utf8(line).ok()?));
+        if time.is_some_and(|time| time < before.at) { low = middle } else { high = middle }
+    }
+    Ok((high + CHUNK).min(size))
 }
 
 /// The whole lines that were written since.
@@ -127,7 +187,8 @@ pub fn newest(
 pub fn take_new(client: &Client, name: &Name, read: &mut Read, lines: &mut Vec<Line>) -> Result<(), Failure> {
     let path = path(client, name);
     loop {
-        let chunk = found(read_from(&path, read.offset, CHUNK)).on("read", &path)?.unwrap_or_default();
+        let most = read.end.map_or(CHUNK, |end| CHUNK.min(end.saturating_sub(read.offset)));
+        let chunk = found(read_from(&path, read.offset, most)).on("read", &path)?.unwrap_or_default();
         if chunk.is_empty() {
             return Ok(());
         }
@@ -137,12 +198,19 @@ pub fn take_new(client: &Client, name: &Name, read: &mut Read, lines: &mut Vec<L
             continue;
         };
         let whole: Vec<u8> = read.rest.drain(..=end).collect();
-        for bytes in whole[..end].split(|byte| *byte == b'\n').filter(|bytes| !bytes.is_empty()) {
+        let mut at = read.offset - (whole.len() + read.rest.len()) as u64;
+        for bytes in whole.split_inclusive(|byte| *byte == b'\n') {
+            at += bytes.len() as u64;
+            let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+            if bytes.is_empty() {
+                continue;
+            }
             let text = String::from_utf8_lossy(bytes).into_owned();
             if let Some(at) = time_of(&text) {
                 read.at = at;
             }
-            lines.push(Line { at: read.at.clone(), device: name.device.clone(), text });
+            let place = Place { at: read.at.clone(), device: name.device.clone(), end: at };
+            lines.push(Line { place, text });
         }
     }
 }
@@ -157,13 +225,22 @@ fn time_of(line: &str) -> Option<String> {
 pub fn with_device(line: &Line) -> Map<String, Value> {
     let mut object = serde_json::from_str::<Map<String, Value>>(&line.text)
         .unwrap_or_else(|_| Map::from_iter([("message".to_owned(), Value::from(line.text.as_str()))]));
-    object.insert("device".to_owned(), Value::from(line.device.as_str()));
+    object.insert("device".to_owned(), Value::from(line.place.device.as_str()));
     object
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_place_is_read_as_it_is_written() {
+        let place = Place { at: "2026-11-21T08:00:00.1Z".into(), device: DeviceId::new("d.1").unwrap(), end: 17 };
+        assert_eq!(Place::parse(&place.to_string()), Some(place));
+        for bad in ["", "2026-11-21T08:00:00.1Z", "x 1 d", "2026-11-21T08:00:00Z -1 d", " 1 ", " 1 a b"] {
+            assert_eq!(Place::parse(bad), None, "{bad}");
+        }
+    }
 
     #[test]
     fn a_device_may_have_dots_in_its_name() {

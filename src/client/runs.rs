@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::find::{Place, Run, find};
 use super::view::{self, Lies};
 use super::{Client, Code, Failure};
-use crate::decide::explain;
+use crate::decide::explain::{self, Scene};
 use crate::decide::queue::job_name;
 use crate::model::config::TRIGGER_LIMIT;
 use crate::model::entry::{Entry, split_dropped};
@@ -274,7 +274,7 @@ fn past(
             }
             let last = match run.final_result(client)? {
                 Some(outcome) => Some(outcome),
-                None => run.outcomes(client)?.pop(),
+                None => run.newest(client)?,
             };
             if let Some(row) = last.map(|outcome| Row::of_result(&outcome)).filter(|row| filter.takes_row(row))
                 && !(filter.jobs_only && is_command(client, &row)?)
@@ -347,8 +347,24 @@ pub struct Shown {
     pub row: Row,
     /// Why it waits.
     pub reason: Option<String>,
-    /// Its attempts that are over, oldest first.
+    /// Its attempts that are over, oldest first; of many the newest.
     pub attempts: Vec<Outcome>,
+    /// The number of the first of these, if there are some before it.
+    pub next: Option<String>,
+}
+
+/// Which attempts of a run are to be shown.
+#[derive(Debug, Clone, Copy)]
+pub struct Attempts {
+    /// Only those before this one.
+    pub before: Option<u32>,
+    /// At most so many, and what has the number of the first.
+    pub limit: usize,
+}
+
+impl Attempts {
+    /// All of them.
+    pub const ALL: Self = Self { before: None, limit: usize::MAX };
 }
 
 /// Everything that is known of one run.
@@ -356,21 +372,21 @@ pub struct Shown {
 /// # Errors
 /// Exit code 3 if there is nothing to show.
 pub fn show(client: &Client, name: &str) -> Result<Shown, Failure> {
-    shown(client, &find(client, name)?)
+    shown(client, &find(client, name)?, Attempts::ALL, &|_| true)
 }
 
-/// The same of a run that was found.
+/// The same of a run that was found, with these attempts; in reasons runs are named of jobs that `sees` lets be seen.
 ///
 /// # Errors
 /// Exit code 3 if there is nothing to show.
-pub fn shown(client: &Client, run: &Run) -> Result<Shown, Failure> {
-    let attempts = run.outcomes(client)?;
+pub fn shown(client: &Client, run: &Run, wanted: Attempts, sees: &dyn Fn(&JobName) -> bool) -> Result<Shown, Failure> {
+    let (attempts, next) = run.attempts(client, wanted)?;
     let row = row(client, run)?;
     let reason = match (&run.entry, row.status) {
-        (Some(entry), "waiting") => Some(why(client, entry)?),
+        (Some(entry), "waiting") => Some(why(client, entry, sees)?),
         _ => None,
     };
-    Ok(Shown { row, reason, attempts })
+    Ok(Shown { row, reason, attempts, next: next.map(|first| first.to_string()) })
 }
 
 /// The row of a run that was found.
@@ -383,7 +399,7 @@ pub fn row(client: &Client, run: &Run) -> Result<Row, Failure> {
         (Place::Active(held), _) => Ok(Row::of_held(&run.id, &held)),
         (Place::Waiting, Some(entry)) => Ok(Row::of_waiting(entry)),
         (Place::Waiting | Place::Nowhere, _) => {
-            let newest = run.outcomes(client)?.pop().map(|outcome| Row::of_result(&outcome));
+            let newest = run.newest(client)?.map(|outcome| Row::of_result(&outcome));
             newest.ok_or_else(|| {
                 let error = format!("the run {} has left nothing that can be shown", run.id);
                 Failure::new(Code::NotFound, error, "try again; it may be on its way between two folders")
@@ -392,15 +408,16 @@ pub fn row(client: &Client, run: &Run) -> Result<Row, Failure> {
     }
 }
 
-/// What a file waits for.
+/// What a file waits for; runs are named of jobs that `sees` lets be seen.
 ///
 /// # Errors
 /// Exit code 4.
-pub fn why(client: &Client, entry: &Entry) -> Result<String, Failure> {
+pub fn why(client: &Client, entry: &Entry, sees: &dyn Fn(&JobName) -> bool) -> Result<String, Failure> {
     let state = view::state(client)?.unwrap_or_default();
     let devices = view::seen(&view::devices(client)?, &state);
     let programs = view::programs(client)?;
-    Ok(explain::why(entry, programs.catalog(), &state, &devices, client.now()))
+    let (catalog, now) = (programs.catalog(), client.now());
+    Ok(explain::why(entry, Scene { catalog, state: &state, devices: &devices, now, sees }))
 }
 
 /// The log of an attempt.

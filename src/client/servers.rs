@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::security::{all, random};
+use super::security::{all, locked, random};
 use super::{Client, Code, Failure};
 use crate::model::message::quoted;
 use crate::model::time::utc;
@@ -95,6 +95,7 @@ pub fn register(client: &mut Client, url: &str, key: &str) -> Result<Record, Fai
     if key.is_empty() || key.len() > 200 || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(Failure::new(Code::Usage, "the key is none", "give a key that the other orchestrator has made"));
     }
+    let _lock = locked(client)?;
     let known = list(client)?;
     if let Some(same) = known.iter().find(|known| known.url == url) {
         let error = format!("{url} is the server {} already", same.id);
@@ -105,7 +106,6 @@ pub fn register(client: &mut Client, url: &str, key: &str) -> Result<Record, Fai
     }
     let id = hex::encode(random::<6>()?);
     let record = Record { schema: 1, id, url, key: key.to_owned(), registered_at: client.now().wall };
-    security::prepare(&*client.disk, &client.layout)?;
     let path = client.layout.servers().join(format!("{}.json", record.id));
     security::write(&*client.disk, &mut client.names, &path, &record)?;
     Ok(record)

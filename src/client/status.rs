@@ -8,7 +8,7 @@ use super::runs::{Row, failed_since};
 use super::view::{self, Device, Lies};
 use super::{Client, Failure, devices};
 use crate::decide::catalog::Catalog;
-use crate::decide::explain::{Seen, why};
+use crate::decide::explain::{Scene, why};
 use crate::decide::queue::job_name;
 use crate::model::entry::{Entry, FileKey};
 use crate::model::ids::{DeviceId, JobName, RunId};
@@ -128,7 +128,8 @@ pub fn look(client: &Client) -> Result<Screen, Failure> {
     let state = state.unwrap_or_default();
     problems.extend(of_devices(&devices, &state));
     let seen = view::seen(&devices, &state);
-    let waiting = waiting(client, &lying, programs.catalog(), &state, &seen);
+    let (catalog, now) = (programs.catalog(), client.now());
+    let waiting = waiting(&lying, Scene { catalog, state: &state, devices: &seen, now, sees: &|_| true });
     if !waiting.is_empty() && !devices.iter().any(|device| device.alive) {
         let wait =
             if waiting.len() == 1 { "a trigger waits".to_owned() } else { format!("{} triggers wait", waiting.len()) };
@@ -198,27 +199,14 @@ pub fn of_devices(devices: &[Device], state: &State) -> Vec<String> {
 }
 
 /// What waits and why, in the order in which it will be taken.
-pub(super) fn waiting(
-    client: &Client,
-    lying: &[(FileKey, Lies)],
-    catalog: &Catalog,
-    state: &State,
-    seen: &[Seen],
-) -> Vec<Waiting> {
-    let mut waiting: Vec<Waiting> =
-        lying.iter().filter_map(|(key, lies)| waits(client, key, lies, catalog, state, seen)).collect();
+pub(super) fn waiting(lying: &[(FileKey, Lies)], scene: Scene<'_>) -> Vec<Waiting> {
+    let mut waiting: Vec<Waiting> = lying.iter().filter_map(|(key, lies)| waits(key, lies, scene)).collect();
     waiting.sort_by(|a, b| a.rank.cmp(&b.rank));
     waiting
 }
 
-fn waits(
-    client: &Client,
-    key: &FileKey,
-    lies: &Lies,
-    catalog: &Catalog,
-    state: &State,
-    seen: &[Seen],
-) -> Option<Waiting> {
+fn waits(key: &FileKey, lies: &Lies, scene: Scene<'_>) -> Option<Waiting> {
+    let Scene { catalog, state, .. } = scene;
     let trigger = key.name.to_string_lossy().into_owned();
     let other = |run: Option<RunId>, reason: String| Waiting {
         trigger: trigger.clone(),
@@ -235,7 +223,7 @@ fn waits(
             trigger: entry.dropped_name().unwrap_or_else(|| "-".to_owned()),
             run_id: Some(entry.run.clone()),
             job: Some(job_name(entry)),
-            reason: why(entry, catalog, state, seen, client.now()),
+            reason: why(entry, scene),
             rank: (std::cmp::Reverse(priority(entry, catalog)), Some(entry.run.clone())),
             command: matches!(entry.trigger.target, Target::Command(_)),
             since: Some(entry.run.time()).max(entry.not_before).max(entry.trigger.not_before),

@@ -4,23 +4,25 @@ use super::change::end_waiting;
 use super::status::{Waiting, waiting};
 use super::view::{self, Lies};
 use super::{Client, Code, Failure};
-use crate::model::ids::RunId;
+use crate::decide::explain::Scene;
+use crate::model::ids::{JobName, RunId};
 use crate::model::message::quoted;
 
 /// What stands in the place of a name for what nobody dropped.
 const NAMELESS: &str = "-";
 
-/// Everything that waits, in the order in which it will be taken.
+/// Everything that waits, in the order in which it will be taken; in reasons runs are named of jobs that `sees` lets be seen.
 ///
 /// # Errors
 /// Exit code 4.
-pub fn list(client: &Client) -> Result<Vec<Waiting>, Failure> {
+pub fn list(client: &Client, sees: &dyn Fn(&JobName) -> bool) -> Result<Vec<Waiting>, Failure> {
     let programs = view::programs(client)?;
     // Before the state: what is claimed in between is then active rather than nowhere.
     let lying = view::waiting(client)?;
     let state = view::state(client)?.unwrap_or_default();
     let seen = view::seen(&view::devices(client)?, &state);
-    Ok(waiting(client, &lying, programs.catalog(), &state, &seen))
+    let (catalog, now) = (programs.catalog(), client.now());
+    Ok(waiting(&lying, Scene { catalog, state: &state, devices: &seen, now, sees }))
 }
 
 /// Ends the run of a trigger that waits, by the name of its file or the id of its run, as `cancelled`; the trigger is kept in `TriggersProcessed`.
@@ -38,7 +40,7 @@ pub fn remove(client: &Client, name: &str, sees: &dyn Fn(&Waiting) -> bool) -> R
             let is_run = waiting.run_id.as_ref().is_some_and(|run| run.as_str() == name);
             (is_run || (waiting.trigger == name && name != NAMELESS)) && sees(waiting)
         };
-        let mut found = list(client)?.into_iter().filter(is_it);
+        let mut found = list(client, &|_| true)?.into_iter().filter(is_it);
         let Some(there) = found.next() else { return Err(missing()) };
         let more = found.filter_map(|waiting| waiting.run_id).map(|run| run.to_string()).collect::<Vec<_>>();
         if !more.is_empty() {

@@ -116,10 +116,11 @@ impl Device {
         let mask = |text: String| masker.mask_text(text);
         let (mut output, mut log_truncated) = (Output::default(), false);
         let memory = self.limited.remove(lease).and_then(|limits| limits.memory);
-        let mut timeout = None;
+        let (mut timeout, mut claimed_at) = (None, None);
         if let Some(mine) = holder(&self.mine, &self.fenced, lease) {
             let (job, is_function) = (mine.held.job.clone(), matches!(mine.job.program, Program::Function { .. }));
-            timeout = mine.job.timeout;
+            timeout = mine.timeout();
+            claimed_at = Some(mine.held.claimed_at);
             let (disk, layout) = (&*self.parts.disk, &self.parts.layout);
             output = take_output(disk, &output_of(mine, layout, work.as_ref()), is_function, &masker)
                 .unwrap_or_else(|error| Output { result_error: Some(error.to_string()), ..Output::default() });
@@ -134,6 +135,9 @@ impl Device {
         let (status, goes_on) = status_of(exit);
         // It may have taken long to end what the program left behind.
         let finished_at = now.wall - span(now.boot.saturating_sub(exit.finished));
+        // The volume's clock is coarser than what is measured here: nothing starts before it was claimed.
+        let started_at = (finished_at - span(exit.duration)).max(claimed_at.unwrap_or_default());
+        let finished_at = finished_at.max(started_at);
         let (exit_code, signal) = match exit.ending {
             Ending::Code(code) => (Some(code), None),
             Ending::Signal(signal) => (None, Some(signal)),
@@ -150,7 +154,7 @@ impl Device {
             result: output.result,
             result_error: output.result_error.map(mask),
             // By the volume's clock: what follows from it is compared on other machines.
-            started_at: exit.started.then(|| finished_at - span(exit.duration)),
+            started_at: exit.started.then_some(started_at),
             finished_at,
             duration: exit.duration,
             usage: exit.usage,

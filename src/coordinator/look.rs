@@ -187,7 +187,8 @@ impl Device {
 
     fn beat(&mut self, now: Moment, left: bool) -> Beat {
         let pids = self.parts.executor.pids();
-        let machine = self.parts.meter.as_mut().map(|meter| meter.read(&pids));
+        let used = self.parts.executor.used();
+        let machine = self.parts.meter.as_mut().map(|meter| meter.read(&pids, used));
         let me = &self.parts.me;
         let busy = self.mine.values().map(|mine| mine.held.slots_taken()).sum();
         Beat {

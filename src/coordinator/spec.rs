@@ -93,7 +93,7 @@ impl Device {
             env: environment(mine, &self.parts, secrets, work.as_ref()),
             log,
             masker: masker.clone(),
-            timeout: mine.job.timeout,
+            timeout: mine.timeout(),
             grace: mine.job.stop_grace,
             limits,
         };

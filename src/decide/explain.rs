@@ -35,9 +35,25 @@ pub struct Seen {
     pub busy: u32,
 }
 
+/// What reasons are found in, and for whom.
+#[derive(Clone, Copy)]
+pub struct Scene<'a> {
+    /// The job files.
+    pub catalog: &'a Catalog,
+    /// Who holds which run.
+    pub state: &'a State,
+    /// The devices.
+    pub devices: &'a [Seen],
+    /// Now.
+    pub now: Moment,
+    /// Of which jobs runs are named to who asks.
+    pub sees: &'a dyn Fn(&JobName) -> bool,
+}
+
 /// Why this entry is not running, in a sentence.
 #[must_use]
-pub fn why(entry: &Entry, catalog: &Catalog, state: &State, devices: &[Seen], now: Moment) -> String {
+pub fn why(entry: &Entry, scene: Scene<'_>) -> String {
+    let Scene { catalog, state, devices, now, .. } = scene;
     let name = job_name(entry);
     let job = match &entry.trigger.target {
         Target::Command(argv) => {
@@ -62,14 +78,15 @@ pub fn why(entry: &Entry, catalog: &Catalog, state: &State, devices: &[Seen], no
     time_reason(entry, now)
         .or_else(|| device_reason(entry, &job, devices))
         .or_else(|| overlap_reason(entry, &job, state))
-        .or_else(|| pool_reason(&job, catalog, state))
+        .or_else(|| pool_reason(&job, scene))
         .or_else(|| room_reason(entry, &job, devices))
         .unwrap_or_else(|| "it is about to be claimed".to_owned())
 }
 
 /// Why a job does not run now, in sentences; none: nothing keeps it from its next due time.
 #[must_use]
-pub fn why_job(job: &Job, catalog: &Catalog, state: &State, devices: &[Seen], now: Moment) -> Vec<String> {
+pub fn why_job(job: &Job, scene: Scene<'_>) -> Vec<String> {
+    let Scene { state, devices, now, .. } = scene;
     let name = &job.name;
     if !job.enabled {
         return vec![format!("it is disabled (enabled = false in Programs/{name}.toml)")];
@@ -88,8 +105,8 @@ pub fn why_job(job: &Job, catalog: &Catalog, state: &State, devices: &[Seen], no
     if matches!(job.kind, JobType::Idle(_)) && open.is_empty() {
         reasons.push("it runs on a device that has had nothing else to do for a second".to_owned());
     }
-    reasons.extend(after_reasons(job, state));
-    reasons.extend(pool_reason(job, catalog, state));
+    reasons.extend(after_reasons(job, scene));
+    reasons.extend(pool_reason(job, scene));
     if state.rebuilt.is_some() {
         reasons.push(
             "the state was lost and is being rebuilt: nothing is claimed until every device has been heard".to_owned(),
@@ -124,25 +141,30 @@ fn rest_reason(job: &Job, state: &State, now: Moment) -> Option<String> {
     Some(format!("it rests until {} after its last run", rfc3339(until)))
 }
 
-fn after_reasons(job: &Job, state: &State) -> Vec<String> {
+fn after_reasons(job: &Job, Scene { state, sees, .. }: Scene<'_>) -> Vec<String> {
     let own = state.jobs.get(&job.name).and_then(|mark| mark.last_run_at);
     let is_missing = |name: &&JobName| {
         let success = state.jobs.get(*name).and_then(|mark| mark.last_success.as_ref());
         success.is_none_or(|success| Some(success.at) <= own)
     };
     let since = own.map_or_else(|| "yet".to_owned(), |own| format!("since its own newest run at {}", rfc3339(own)));
-    job.after.iter().filter(is_missing).map(|name| format!("{name} has not succeeded {since}")).collect()
+    let shown = |name: &JobName| if sees(name) { name.to_string() } else { "a job before it".to_owned() };
+    job.after.iter().filter(is_missing).map(|name| format!("{} has not succeeded {since}", shown(name))).collect()
 }
 
-fn pool_reason(job: &Job, catalog: &Catalog, state: &State) -> Option<String> {
+fn pool_reason(job: &Job, scene: Scene<'_>) -> Option<String> {
     let pool = job.pool.as_ref()?;
-    let Some(&size) = catalog.pools.get(pool) else {
+    let Some(&size) = scene.catalog.pools.get(pool) else {
         return Some(format!("its pool {pool} has no size in Programs/pools.toml"));
     };
-    let in_pool = state.runs.iter().filter(|(_, held)| held.device.is_some() && held.pool.as_ref() == Some(pool));
-    let runs: Vec<&str> = in_pool.map(|(run, _)| run.as_str()).collect();
-    (runs.len() >= size as usize)
-        .then(|| format!("its pool {pool} is full: {} of {size} ({})", runs.len(), runs.join(", ")))
+    let is_in_pool = |held: &Held| held.device.is_some() && held.pool.as_ref() == Some(pool);
+    let in_pool: Vec<_> = scene.state.runs.iter().filter(|(_, held)| is_in_pool(held)).collect();
+    (in_pool.len() >= size as usize).then(|| {
+        let named: Vec<&str> =
+            in_pool.iter().filter(|(_, held)| (scene.sees)(&held.job)).map(|(run, _)| run.as_str()).collect();
+        let runs = if named.is_empty() { String::new() } else { format!(" ({})", named.join(", ")) };
+        format!("its pool {pool} is full: {} of {size}{runs}", in_pool.len())
+    })
 }
 
 fn time_reason(entry: &Entry, now: Moment) -> Option<String> {

@@ -1,6 +1,7 @@
 //! What the state does not know, or no longer needs: runs that a lost state forgot, files that nobody holds, requests that are answered.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -18,7 +19,7 @@ use crate::model::state::{Ask, Held, Request, State};
 use crate::model::trigger::{Json, Target, Trigger};
 
 /// How long a request waits for a device that nobody knows.
-const ANSWER_WAIT: std::time::Duration = std::time::Duration::from_secs(10);
+const ANSWER_WAIT: Duration = Duration::from_secs(10);
 
 /// An attempt that this device holds: what it was claimed as, and what it was given.
 #[derive(Debug, Clone)]
@@ -38,6 +39,12 @@ pub struct Mine {
 }
 
 impl Mine {
+    /// How long the attempt may take: as long as its job and its trigger both let it.
+    #[must_use]
+    pub fn timeout(&self) -> Option<Duration> {
+        self.job.timeout.into_iter().chain(self.trigger.timeout).min()
+    }
+
     /// The attempt.
     #[must_use]
     pub fn lease(&self) -> Lease {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::{Executor, Exit, Spec, StopCause};
+use crate::model::device::RunUse;
 use crate::model::ids::{RunId, Tag};
 use crate::model::lease::{Lease, Outliving};
 
@@ -37,6 +38,10 @@ impl Executor for Fleet {
 
     fn pids(&self) -> Vec<(RunId, u32, u32)> {
         self.processes.pids()
+    }
+
+    fn used(&self) -> Vec<RunUse> {
+        self.processes.used().into_iter().chain(self.containers.used()).collect()
     }
 
     fn stop(&mut self, lease: &Lease, cause: StopCause, grace: Duration) {

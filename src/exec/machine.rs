@@ -3,9 +3,9 @@
 use std::io;
 use std::time::Duration;
 
-use super::procfs;
 use super::talk::Talk;
-use crate::model::device::{Machine, RunUse};
+use super::{nvidia, procfs};
+use crate::model::device::{Gpu, Machine, RunUse};
 use crate::model::ids::RunId;
 
 /// How long an interpreter may take to say its version.
@@ -94,6 +94,7 @@ pub struct Meter {
     fixed: Machine,
     /// Busy and all ticks of the processors, at the last look.
     ticks: Option<(u64, u64)>,
+    nvidia: Option<nvidia::Watch>,
 }
 
 impl Default for Meter {
@@ -116,11 +117,16 @@ impl Meter {
             cpus: u32::try_from(cpus).unwrap_or(u32::MAX),
             ..Machine::default()
         };
-        Self { fixed, ticks: None }
+        Self { fixed, ticks: None, nvidia: nvidia::Watch::begin() }
     }
 
-    /// Looks at what changes. `pids`: the main processes of the runs that are measured too.
-    pub fn read(&mut self, pids: &[(RunId, u32, u32)]) -> Machine {
+    fn gpus(&self) -> Vec<Gpu> {
+        let told = self.nvidia.as_ref().map(nvidia::Watch::gpus).filter(|told| !told.is_empty());
+        told.unwrap_or_else(procfs::nvidia_gpus).into_iter().chain(procfs::other_gpus()).collect()
+    }
+
+    /// Looks at what changes. `pids`: the main processes of the runs that are measured too; `used`: what else was measured.
+    pub fn read(&mut self, pids: &[(RunId, u32, u32)], used: Vec<RunUse>) -> Machine {
         let memory = procfs::memory();
         let ticks = procfs::processor_ticks();
         let since = self.ticks.zip(ticks).filter(|(before, now)| now.1 > before.1);
@@ -144,8 +150,8 @@ impl Meter {
             memory_bytes: memory.map(|memory| memory.0),
             memory_available_bytes: memory.map(|memory| memory.1),
             own_memory_bytes: own_memory(),
-            gpus: procfs::gpus(),
-            runs: measured.collect(),
+            gpus: self.gpus(),
+            runs: measured.chain(used).take(MEASURED).collect(),
             ..self.fixed.clone()
         }
     }

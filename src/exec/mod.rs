@@ -19,6 +19,7 @@ use std::time::Duration;
 pub use docker::{Given, Inside};
 
 use crate::model::container::Limits;
+use crate::model::device::RunUse;
 use crate::model::ids::{RunId, Tag};
 use crate::model::lease::{Lease, Outliving};
 use crate::model::result::Usage;
@@ -36,6 +37,7 @@ pub mod leftovers;
 mod log;
 pub mod machine;
 pub mod native;
+mod nvidia;
 mod procfs;
 mod program;
 pub mod talk;
@@ -156,6 +158,11 @@ pub trait Executor {
 
     /// The main processes of attempts that have one of this machine: run, attempt, process id.
     fn pids(&self) -> Vec<(RunId, u32, u32)> {
+        Vec::new()
+    }
+
+    /// What attempts that are no processes of this machine have in use, as it was measured last.
+    fn used(&self) -> Vec<RunUse> {
         Vec::new()
     }
 

@@ -171,19 +171,24 @@ pub(super) fn used_by_tree(pid: u32, most: usize) -> Option<Used> {
     (used.processes > 0).then_some(used)
 }
 
-/// The graphics processors, as far as their drivers tell of them by files.
-pub(super) fn gpus() -> Vec<Gpu> {
-    let folders = |path: &str| -> Vec<PathBuf> {
-        let mut all: Vec<PathBuf> =
-            fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
-        all.sort();
-        all
-    };
-    let nvidia = folders("/proc/driver/nvidia/gpus").into_iter().filter_map(|folder| {
+fn folders(path: &str) -> Vec<PathBuf> {
+    let mut all: Vec<PathBuf> = fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    all.sort();
+    all
+}
+
+/// NVIDIA's graphics processors: their driver tells no more than their names by files.
+pub(super) fn nvidia_gpus() -> Vec<Gpu> {
+    let named = folders("/proc/driver/nvidia/gpus").into_iter().filter_map(|folder| {
         let text = fs::read_to_string(folder.join("information")).ok()?;
         let model = text.lines().find_map(|line| line.strip_prefix("Model:"))?;
         Some(Gpu { name: model.trim().to_owned(), ..Gpu::default() })
     });
+    named.collect()
+}
+
+/// The graphics processors of others, as far as their drivers tell of them by files.
+pub(super) fn other_gpus() -> Vec<Gpu> {
     let others = folders("/sys/class/drm").into_iter().filter_map(|folder| {
         let device = folder.join("device");
         let number = |name: &str| fs::read_to_string(device.join(name)).ok()?.trim().parse::<u64>().ok();
@@ -197,7 +202,7 @@ pub(super) fn gpus() -> Vec<Gpu> {
             memory_used_bytes: number("mem_info_vram_used"),
         })
     });
-    nvidia.chain(others).collect()
+    others.collect()
 }
 
 /// The words of a short file.

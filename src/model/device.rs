@@ -161,7 +161,7 @@ pub struct Machine {
     pub own_memory_bytes: Option<u64>,
     /// Its graphics processors.
     pub gpus: Vec<Gpu>,
-    /// What its runs have in use, those that are processes of this machine: the first of them.
+    /// What its runs have in use, those that are on this machine: the first of them.
     pub runs: Vec<RunUse>,
 }
 

@@ -214,6 +214,11 @@ fn of_trigger(key: &str) -> Value {
             "If its first attempt has not started by this time, with an offset or Z, it ends as expired.",
             r#""2026-11-21T10:00:00+01:00""#,
         ),
+        "timeout" => (
+            of_shape(&Shape::Duration { zero: false }),
+            "How long an attempt may take, if that is less than the job's own timeout; SIGTERM then, SIGKILL later.",
+            r#""30s""#,
+        ),
         "id" => (
             json!({"type": "string", "minLength": 1, "maxLength": ID_LIMIT}),
             "Idempotency key: while a run with it exists or ended within the last day, another trigger with it starts nothing.",

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -88,6 +89,8 @@ pub struct Trigger {
     pub not_before: Option<DateTime<Utc>>,
     /// If its first attempt has not started by then, it ends as `expired`.
     pub expires: Option<DateTime<Utc>>,
+    /// How long an attempt may take, where the job does not give it less.
+    pub timeout: Option<Duration>,
     /// Idempotency key.
     pub id: Option<String>,
     /// What made the run, if the file says so.
@@ -125,6 +128,7 @@ impl Trigger {
             tags: only_on.into_iter().collect(),
             not_before: None,
             expires: None,
+            timeout: None,
             id: None,
             origin: Some(origin),
         }

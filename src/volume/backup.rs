@@ -352,10 +352,16 @@ fn append(tar: &mut tar::Builder<impl Write>, name: &str, rights: u32, seconds: 
     tar.append_data(&mut header, name, bytes)
 }
 
-/// Gives an archive its name. One of the same second is not replaced: then the name is of the next.
+/// Gives an archive its name. One of the same second is not replaced: then the name is of the next, and the names of those that are
+/// made one after the other are in that order.
 fn publish(disk: &dyn Disk, staged: &Path, terms: &Terms, volume: &str) -> Result<PathBuf, Fault> {
     let mut path = PathBuf::new();
-    for later in 0..SAME_SECOND {
+    let own = BackupName::new(terms.now, volume);
+    let ahead = names_in(disk, &terms.to)?.into_iter().filter(|name| name.volume == own.volume);
+    let ahead =
+        ahead.map(|name| (name.at - own.at).num_seconds() + 1).filter(|ahead| (1..=SAME_SECOND).contains(ahead));
+    let first = ahead.max().unwrap_or(0);
+    for later in first..first + SAME_SECOND {
         let name = BackupName::new(terms.now + TimeDelta::seconds(later), volume);
         path = terms.to.join(name.to_string());
         match disk.rename_new(staged, &path) {
@@ -389,14 +395,17 @@ fn names_in(disk: &dyn Disk, folder: &Path) -> Result<BTreeSet<BackupName>, Erro
     Ok(names.iter().filter_map(|name| BackupName::parse(name.to_str()?)).collect())
 }
 
-/// Removes all but the newest `keep` backups of this volume from a folder; says which went. At least one stays.
+/// Removes all but the newest `keep` backups of this volume from a folder; says which went. The one that was just made stays,
+/// whatever the clock was when others were named.
 ///
 /// # Errors
 /// What the system said; some may be gone then.
-pub fn prune(disk: &dyn Disk, layout: &Layout, folder: &Path, keep: usize) -> Result<Vec<String>, Fault> {
+pub fn prune(disk: &dyn Disk, layout: &Layout, folder: &Path, keep: usize, made: &Made) -> Result<Vec<String>, Fault> {
     let own = BackupName::new(DateTime::UNIX_EPOCH, &id_of(disk, layout)?);
+    let mut others = names_in(disk, folder)?;
+    others.retain(|name| made.path.file_name() != Some(name.to_string().as_ref()));
     let mut gone = Vec::new();
-    for name in surplus(&names_in(disk, folder)?, &own.volume, keep.max(1)) {
+    for name in surplus(&others, &own.volume, keep.saturating_sub(1)) {
         let path = folder.join(name.to_string());
         if found(disk.remove(&path)).on("remove", &path)?.is_some() {
             gone.push(name.to_string());
@@ -463,7 +472,7 @@ pub fn round(
         Err(Fault::Busy { .. }) => Ok(Turn::Later(SOON.min(*every))),
         made => {
             let made = made?;
-            let gone = prune(disk, layout, &terms.to, *keep)?;
+            let gone = prune(disk, layout, &terms.to, *keep, &made)?;
             Ok(Turn::Done(Box::new(made), gone.len()))
         }
     }

@@ -26,8 +26,6 @@ const MOUNTED: &str = "/run/secrets";
 const CLOSED: u32 = 0o700;
 /// What files grant to others than their owner.
 const OTHERS: u32 = 0o077;
-/// How many secrets are known at a time to who masks what he shows.
-const MOST: usize = 1_000;
 /// How often a mounted secret is looked at that is just being replaced.
 const LOOKS: u32 = 3;
 
@@ -170,27 +168,6 @@ pub fn missing(disk: &dyn Disk, layout: &Layout, job: &Job) -> Vec<String> {
         Some(format!("env.{variable}: {}; the device that runs it must have it", value.err()?))
     };
     found.filter_map(told).collect()
-}
-
-/// A masker of all secrets that can be read here, for whoever shows logs that others wrote. At most 1,000 of each place.
-#[must_use]
-pub fn mask_all(disk: &dyn Disk, layout: &Layout) -> Masker {
-    mask_places(disk, &Places::of(layout))
-}
-
-fn mask_places(disk: &dyn Disk, places: &Places) -> Masker {
-    let mut values = BTreeSet::new();
-    for (folder, look) in [
-        (&places.mounted, Places::read_mounted as fn(&Places, &dyn Disk, &SecretName) -> _),
-        (&places.shared, Places::read_shared),
-    ] {
-        // Who may not look there knows none of them.
-        let names = disk.list(folder).unwrap_or_default();
-        let names: BTreeSet<SecretName> =
-            names.iter().filter_map(|name| SecretName::new(name.to_str()?).ok()).collect();
-        values.extend(names.iter().take(MOST).filter_map(|name| look(places, disk, name).ok().flatten()));
-    }
-    Masker::new(values.iter().map(String::as_str))
 }
 
 /// Makes the folder of secrets, closed to others, and the one around it; what is there is left as it is. That it cannot be made

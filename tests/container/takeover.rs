@@ -250,3 +250,25 @@ fn a_container_that_somebody_removes_ends_a_run_that_must_not_repeat_itself() {
     assert_eq!((result["status"].as_str(), result["final"].as_bool()), (Some("lost"), Some(true)), "{result}");
     assert!(result["error"].as_str().unwrap().contains("on_lost"), "{result}");
 }
+
+#[test]
+fn what_a_container_has_in_use_is_told_with_the_heartbeat() {
+    let Some(mut machine) = Machine::new() else { return };
+    let container = machine.container();
+    machine.start_with(&container);
+    let used = |machine: &Machine| -> Vec<Value> {
+        let beat = fs::read(machine.path("Common/Devices/d.json")).unwrap_or_default();
+        let beat: Value = serde_json::from_slice(&beat).unwrap_or_default();
+        beat["machine"]["runs"].as_array().cloned().unwrap_or_default()
+    };
+    eventually("its use is told", || {
+        let used = used(&machine);
+        let is_told = used.len() == 1
+            && used[0]["attempt"] == 1
+            && used[0]["processes"].as_u64().is_some_and(|count| (1..10).contains(&count))
+            && used[0]["memory_bytes"].as_u64().is_some_and(|bytes| (1..1 << 30).contains(&bytes));
+        is_told.then_some(())
+    });
+    fs::write(machine.path("out/end"), "").unwrap();
+    eventually("it is told no more", || used(&machine).is_empty().then_some(()));
+}

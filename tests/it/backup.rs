@@ -727,3 +727,34 @@ fn what_is_no_sound_backup_is_refused_and_writes_nothing() {
     let done = restore().unwrap();
     assert_eq!((done.written, std::fs::read(layout.programs.join("a")).unwrap()), (1, b"x".to_vec()));
 }
+
+#[test]
+fn a_restore_that_was_cut_off_anywhere_brings_every_key_back_when_it_is_done_again() {
+    let mut old = Volume::new();
+    let api = old.serve("a", &[]);
+    for number in 0..4 {
+        api.make_key("viewer", &[]);
+        let user = json!({"name": format!("user{number}"), "password": "correct horse battery", "role": "viewer"});
+        api.post("/api/v1/users", &user).is(201);
+    }
+    stop(&mut old, "a");
+    let archive = back_up(&old, &[]);
+    let inside = |volume: &Volume| files(&volume.common("Security")).len();
+    let all = inside(&old);
+    let mut cuts = 0;
+    for inodes in 6..200 {
+        let new = Volume::new();
+        let common = new.path("Common");
+        let Some(_mounted) = mount_small(&common, &format!("size=4m,nr_inodes={inodes}")) else { return };
+        if restore(&new, &archive, &[]).0 == Some(0) {
+            assert_eq!(inside(&new), all);
+            break;
+        }
+        cuts += 1;
+        let more = Command::new("mount").args(["-o", "remount,nr_inodes=4000"]).arg(&common).status();
+        assert!(more.unwrap().success());
+        restored(&new, &archive, &[]);
+        assert_eq!(inside(&new), all, "cut off with {inodes} inodes");
+    }
+    assert!(cuts > all, "{cuts} cuts");
+}

@@ -6,7 +6,13 @@ use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, sync_channel};
 
+use aios::client::find::find;
+use aios::client::follow::{Listener, Tail};
+use aios::client::{Client, Failure};
+use aios::model::ids::{DeviceId, RunId};
+use aios::model::result::Outcome;
 use aios::volume::disk::Disk as _;
+use aios::volume::layout::Layout;
 use aios::volume::logs::{earlier_part, rotate};
 use aios::volume::os::OsDisk;
 use serde_json::json;
@@ -217,4 +223,66 @@ fn who_looks_between_the_copy_and_the_cut_gets_every_line_once() {
     }
     bed.end();
     reader.ends();
+}
+
+/// Takes no more at a time than it has room for.
+struct Narrow {
+    text: Vec<u8>,
+    room: usize,
+}
+
+impl Listener for Narrow {
+    fn has_room(&self) -> bool {
+        self.text.len() < self.room
+    }
+
+    fn output(&mut self, _: u32, _: u64, bytes: &[u8]) -> Result<(), Failure> {
+        self.text.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn log_ends(&mut self, _: u32) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn attempt_ends(&mut self, _: &Outcome) {}
+
+    fn wants_reasons(&self) -> bool {
+        false
+    }
+
+    fn waits(&mut self, _: &str) {}
+
+    fn duplicates(&mut self, _: &RunId, _: &RunId) {}
+}
+
+#[test]
+fn who_takes_little_at_a_time_gets_the_earlier_part_in_pieces_and_whole() {
+    let mut bed = Bed::new();
+    bed.print(&text(0..100_000));
+    assert!(bed.rotate(1 << 20).is_some());
+    bed.print(&text(100_000..100_100));
+    let layout = Layout { common: bed.volume.path("Common"), programs: bed.volume.path("Programs") };
+    let client = Client::new(layout, DeviceId::new("d").unwrap());
+    let run = find(&client, RUN).unwrap();
+    let mut tail = Tail::new(&client, &run, 1);
+    let (mut whole, mut rounds) = (Vec::new(), 0);
+    loop {
+        let mut narrow = Narrow { text: Vec::new(), room: 1 };
+        let is_all = tail.copy(&client, &mut narrow).unwrap();
+        assert!(narrow.text.len() <= 1 << 20, "{} bytes at once", narrow.text.len());
+        whole.append(&mut narrow.text);
+        rounds += 1;
+        if is_all {
+            break;
+        }
+        // Somebody prints on.
+        if rounds == 3 {
+            bed.print(&text(100_100..100_200));
+        }
+    }
+    assert!(rounds > 3, "{rounds}");
+    let expected = text(0..100_200);
+    let whole = String::from_utf8(whole).unwrap();
+    assert!(whole == expected, "{} bytes of {}", whole.len(), expected.len());
 }

@@ -91,6 +91,40 @@ fn clean_verbs(volume: &Volume, job: &str, run: &str) {
     }
 }
 
+/// What the API answers to anything that shows jobs and runs, and what it tells of one that runs.
+#[track_caller]
+fn clean_api(volume: &mut Volume, run: &str) {
+    let api = volume.serve("b", &[]);
+    let asked = [
+        "/jobs",
+        "/jobs/tell",
+        "/runs",
+        "/triggers",
+        "/logs?limit=500",
+        "/devices",
+        "/metrics",
+        "/servers",
+        "/keys",
+        "/users",
+        "/backups",
+        "/health",
+        "/system/monitor_resources",
+        "/me",
+    ];
+    let of_run = ["", "/log", "/log?follow"].map(|what| format!("/runs/{run}{what}"));
+    for path in asked.map(str::to_owned).iter().chain(&of_run) {
+        let answer = api.get(&format!("/api/v1{path}")).is(200);
+        clean(path, answer.text.as_bytes());
+        clean(path, format!("{:?}", answer.headers).as_bytes());
+    }
+    let told = api.post("/api/v1/command", &json!({"job": "tell"})).is(200);
+    assert!(told.json()["output"].as_str().unwrap().contains("to be masked"), "{told:?}");
+    clean("an answer to a command", told.text.as_bytes());
+    let live = api.post("/api/v1/trigger/tell?wait=30s", &json!({})).is(200);
+    clean("a result", live.text.as_bytes());
+    clean_volume(volume);
+}
+
 fn log_of(volume: &Volume, result: &Value) -> String {
     std::fs::read_to_string(volume.common(result["log"].as_str().unwrap())).unwrap()
 }
@@ -155,6 +189,7 @@ PYTHON"#,
     assert_eq!(lines[5..], ["abc", &"*".repeat(SECOND.len()), "x", "to be masked"], "{log}");
     clean_volume(&volume);
     clean_verbs(&volume, "tell", &run);
+    clean_api(&mut volume, &run);
     let (_, shown) = volume.ask(&["jobs", "show", "tell"]);
     assert_eq!(shown["env"]["TOKEN"], "secret:token");
 }

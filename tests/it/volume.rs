@@ -144,8 +144,16 @@ impl Volume {
     }
 
     pub(crate) fn wait(&self, what: &str, holds: impl Fn(&Self) -> bool) {
+        self.wait_for(what, |volume| holds(volume).then_some(()));
+    }
+
+    /// Waits until there is something, and gives it.
+    pub(crate) fn wait_for<T>(&self, what: &str, look: impl Fn(&Self) -> Option<T>) -> T {
         let until = Instant::now() + PATIENCE;
-        while !holds(self) {
+        loop {
+            if let Some(found) = look(self) {
+                return found;
+            }
             assert!(Instant::now() < until, "waited in vain: {what}\n{}", self.tell());
             pause();
         }

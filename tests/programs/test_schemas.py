@@ -82,14 +82,14 @@ BAD_TRIGGERS = [
     {"job": "hello", "args": {}}, {"job": "hello", "args": ["\0"]}, {"job": "hello", "kwargs": []}, {"job": "hello", "priority": 1000},
     {"job": "hello", "priority": "1"}, {"job": "hello", "priority": 1.5}, {"job": "hello", "tags": "gpu"}, {"job": "hello", "tags": ["a b"]},
     {"job": "hello", "time": "tomorrow"}, {"job": "hello", "time": "2026-11-21T09:00:00"}, {"job": "hello", "time": None},
-    {"job": "hello", "expires": "immediate"}, {"job": "hello", "expires": 5}, {"job": "hello", "id": ""}, {"job": "hello", "id": "x" * 257},
+    {"job": "hello", "expires": "immediate"}, {"job": "hello", "expires": 5}, {"job": "hello", "timeout": "0s"}, {"job": "hello", "timeout": 5}, {"job": "hello", "timeout": "soon"}, {"job": "hello", "id": ""}, {"job": "hello", "id": "x" * 257},
     {"job": "hello", "docker": {"image": "x"}}, {"command": ["a"], "docker": {}}, {"command": ["a"], "docker": "x"},
     {"command": ["a"], "docker": {"image": "x", "privileged": True}}, {"command": ["a"], "docker": {"image": "x", "pull": "often"}},
     {"command": ["a"], "docker": {"image": "x", "keep_warm": "1m"}},
 ]
 GOOD_TRIGGERS = [
     {"job_name": "hello"}, {"job": "hello", "time": "immediate"}, {"job": "hello", "time": "2126-11-21t09:00:00.123456z"},
-    {"job": "hello", "time": "2126-11-21 09:00:00+01:00", "expires": "2127-11-21T09:00:00-00:30"}, {"job": "hello", "id": "x" * 256, "args": [None, 1e3]},
+    {"job": "hello", "time": "2126-11-21 09:00:00+01:00", "expires": "2127-11-21T09:00:00-00:30"}, {"job": "hello", "id": "x" * 256, "args": [None, 1e3]}, {"job": "hello", "timeout": "90m"},
     {"job": "hello", "args": [], "kwargs": {"": None, "a": "\0"}, "tags": ["a", "a"], "priority": -999}, {"command": ["a", ""]},
     {"command": ["a"], "docker": {"image": "h:5000/a/b@sha256:00", "volumes": ["c:/d:ro"], "gpus": 2, "tmpfs": [], "labels": {"a": ""}}},
 ]

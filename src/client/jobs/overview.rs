@@ -8,10 +8,11 @@ use serde::Serialize;
 use super::{File, row};
 use crate::client::view::{self, Lies};
 use crate::client::{Client, Failure};
-use crate::decide::explain::why_job;
+use crate::decide::explain::{Scene, why_job};
 use crate::decide::queue::job_name;
 use crate::model::ids::{DeviceId, JobName, RunId, Tag};
 use crate::model::time::utc;
+use crate::model::trigger::Target;
 
 /// So many waiting runs of a job are named.
 const NAMED: usize = 100;
@@ -56,18 +57,21 @@ pub struct Active {
     pub container: Option<String>,
 }
 
-/// Every job with what becomes of it, in the order of their names.
+/// Every job with what becomes of it; in reasons runs are named of jobs that `sees` lets be seen.
 ///
 /// # Errors
 /// Exit code 4.
-pub fn overview(client: &Client) -> Result<Vec<Overview>, Failure> {
+pub fn overview(client: &Client, sees: &dyn Fn(&JobName) -> bool) -> Result<Vec<Overview>, Failure> {
     let programs = view::programs(client)?;
     // Before the state: what is claimed in between is then active rather than nowhere.
     let mut waiting: BTreeMap<JobName, Vec<RunId>> = BTreeMap::new();
     for (_, lies) in view::waiting(client)? {
         match lies {
-            Lies::Waits(entry) => waiting.entry(job_name(&entry)).or_default().push(entry.run.clone()),
-            Lies::Refused(..) | Lies::Unfinished => {}
+            // A command is no job's, whatever its name.
+            Lies::Waits(entry) if matches!(entry.trigger.target, Target::Job(_)) => {
+                waiting.entry(job_name(&entry)).or_default().push(entry.run.clone());
+            }
+            Lies::Waits(_) | Lies::Refused(..) | Lies::Unfinished => {}
         }
     }
     let state = view::state(client)?.unwrap_or_default();
@@ -100,7 +104,10 @@ pub fn overview(client: &Client) -> Result<Vec<Overview>, Failure> {
         let count = runs.len();
         runs.truncate(NAMED);
         let reasons = match &file.read {
-            Ok(job) => why_job(job, programs.catalog(), &state, &seen, client.now()),
+            Ok(job) => {
+                let (catalog, now) = (programs.catalog(), client.now());
+                why_job(job, Scene { catalog, state: &state, devices: &seen, now, sees })
+            }
             Err(errors) => errors.iter().map(|error| format!("Programs/{error} (hint: {})", error.hint)).collect(),
         };
         let mark = state.jobs.get(&file.job);

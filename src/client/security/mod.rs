@@ -15,7 +15,7 @@ pub mod tokens;
 pub mod users;
 
 /// Keeps others from changing keys and users.
-fn locked(client: &Client) -> Result<Guard, Failure> {
+pub(super) fn locked(client: &Client) -> Result<Guard, Failure> {
     security::prepare(&*client.disk, &client.layout)?;
     let held = || {
         let lock = client.layout.security_lock();

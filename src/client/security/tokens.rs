@@ -236,6 +236,8 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::model::ids::DeviceId;
+    use crate::volume::layout::Layout;
 
     const NOW: i64 = 1_800_000_000;
 
@@ -245,6 +247,20 @@ mod tests {
         let message = format!("{}.{}", part(header), part(claims));
         let key = hmac::Key::new(hmac::HMAC_SHA256, secrets.keys[0].secret.as_bytes());
         format!("{message}.{}", URL_SAFE_NO_PAD.encode(hmac::sign(&key, message.as_bytes())))
+    }
+
+    #[test]
+    fn secrets_that_sign_nothing_good_are_not_begun_with() {
+        let home = tempfile::tempdir().unwrap();
+        let layout = Layout { common: home.path().join("Common"), programs: home.path().join("Programs") };
+        let mut client = Client::new(layout, DeviceId::new("d").unwrap());
+        client.disk.make_folders(&client.layout.common).unwrap();
+        let made = load(&mut client).unwrap();
+        let path = client.layout.token_secrets();
+        let broken = Secrets { keys: Vec::new(), ..made };
+        security::write(&*client.disk, &mut client.names, &path, &broken).unwrap();
+        let failure = load(&mut client).unwrap_err();
+        assert!(failure.error.contains("cannot sign a token"), "{failure:?}");
     }
 
     #[test]

@@ -58,7 +58,10 @@ pub struct Change {
 /// Exit code 4.
 pub fn list(client: &Client) -> Result<Vec<Row>, Failure> {
     let users: Vec<User> = all(client, &client.layout.users())?;
-    Ok(users.into_iter().map(Row::from).collect())
+    let mut rows: Vec<Row> = users.into_iter().map(Row::from).collect();
+    // Files are listed with their endings, which sort otherwise.
+    rows.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(rows)
 }
 
 /// Makes a user.

@@ -1,5 +1,6 @@
 //! One attempt in a container, from its start to its end, whatever kind of container it has.
 
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,11 +13,13 @@ use super::create::{Inside, label, lease_of, name_of};
 use super::engine::{Engine, Fault};
 use super::service::Task;
 use super::warm::Process;
-use super::{Shared, cold, service, warm};
+use super::{Shared, cold, lock, service, warm};
 use crate::exec::end::until;
 use crate::exec::log::Log;
+use crate::exec::procfs::Used;
 use crate::exec::{Ending, Exit, Spec, StopCause};
 use crate::model::container::Engine as RunBy;
+use crate::model::device::RunUse;
 use crate::model::lease::Lease;
 use crate::volume::os::boot;
 
@@ -24,6 +27,8 @@ use crate::volume::os::boot;
 pub(super) const PAUSE: Duration = Duration::from_secs(1);
 /// How long the last of what a container printed may take to come, if it comes at all.
 const LAST_WORDS: Duration = Duration::from_secs(60);
+/// How often it is measured what a container has in use.
+const MEASURE: Duration = Duration::from_secs(2);
 /// How often a container is looked at whatever its connection says.
 const LOOK_ANYWAY: Duration = Duration::from_secs(30);
 /// How often a container that should be dead is killed again.
@@ -150,6 +155,25 @@ impl Vessel {
     }
 }
 
+/// Notes again and again what a container has in use, as long as it is asked to. A task of a swarm may be on another machine.
+async fn measure(shared: &Shared, lease: &Lease, vessel: &Vessel) -> Infallible {
+    let container = match vessel {
+        Vessel::Own(own) => Some(own.id.as_str()),
+        Vessel::Kept(process) => Some(process.container()),
+        Vessel::Swarm(_) => None,
+    };
+    let Some(container) = container else { return std::future::pending().await };
+    loop {
+        tokio::time::sleep(MEASURE).await;
+        // What cannot be known now is as it was.
+        if let Ok(Some(Used { processes, memory_bytes, cpu_ms })) = shared.engine.used(container).await {
+            let (run_id, attempt) = (lease.run.clone(), lease.attempt);
+            let used = RunUse { run_id, attempt, processes, memory_bytes, cpu_ms };
+            lock(&shared.used).insert(lease.clone(), used);
+        }
+    }
+}
+
 /// An attempt that was started.
 pub(super) struct Made {
     pub(super) vessel: Vessel,
@@ -194,7 +218,11 @@ pub(super) async fn attend(shared: Arc<Shared>, attempt: Arc<Attempt>, mut spec:
     };
     let (ended, vessel) = match made {
         Ok(made) => {
-            let ended = live(&shared, &attempt, spec, &made).await;
+            let ended = tokio::select! {
+                ended = live(&shared, &attempt, spec, &made) => ended,
+                never = measure(&shared, &attempt.lease, &made.vessel) => match never {},
+            };
+            lock(&shared.used).remove(&attempt.lease);
             (ended, Some(made.vessel))
         }
         Err(ended) => (ended, None),

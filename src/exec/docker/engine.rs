@@ -10,10 +10,12 @@ use bollard::models::{ContainerCreateBody, ContainerInspectResponse, ContainerSu
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, CreateImageOptionsBuilder, DownloadFromContainerOptionsBuilder,
     KillContainerOptionsBuilder, ListContainersOptionsBuilder, LogsOptionsBuilder, RemoveContainerOptionsBuilder,
-    RenameContainerOptionsBuilder,
+    RenameContainerOptionsBuilder, StatsOptionsBuilder,
 };
 use bollard::{API_DEFAULT_VERSION, Docker};
 use futures_util::{Stream, StreamExt};
+
+use crate::exec::procfs::Used;
 
 mod services;
 
@@ -231,6 +233,26 @@ impl Engine {
     pub async fn exec_end(&self, process: &str) -> Result<Option<Option<i64>>, Fault> {
         let seen = self.client(ANSWER)?.inspect_exec(process).await.map_err(|error| self.fault(&error))?;
         Ok((seen.running != Some(true)).then_some(seen.exit_code))
+    }
+
+    /// What a running container has in use; its threads count as processes. `None`: the engine does not say.
+    pub(in crate::exec) async fn used(&self, container: &str) -> Result<Option<Used>, Fault> {
+        let options = StatsOptionsBuilder::default().stream(false).one_shot(true).build();
+        let client = self.client(ANSWER)?;
+        let mut told = std::pin::pin!(client.stats(container, Some(options)));
+        let Some(told) = told.next().await.transpose().map_err(|error| self.fault(&error))? else { return Ok(None) };
+        let memory = told.memory_stats.unwrap_or_default();
+        // Pages of files that can be dropped at any time are no need of the program: `docker stats` leaves them out too.
+        let idle =
+            memory.stats.as_ref().and_then(|it| it.get("inactive_file").or_else(|| it.get("total_inactive_file")));
+        let bytes = memory.usage.map(|bytes| bytes.saturating_sub(idle.copied().unwrap_or_default()));
+        let nanoseconds = told.cpu_stats.and_then(|it| it.cpu_usage).and_then(|it| it.total_usage);
+        let processes = told.pids_stats.and_then(|it| it.current).and_then(|count| u32::try_from(count).ok());
+        let all = processes.zip(bytes).zip(nanoseconds);
+        Ok(all.map(|((processes, memory_bytes), nanoseconds)| {
+            let cpu_ms = nanoseconds / 1_000_000;
+            Used { processes, memory_bytes, cpu_ms }
+        }))
     }
 
     /// Sends a signal to the main process of a container; `false`: it has ended already.

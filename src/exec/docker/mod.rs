@@ -24,6 +24,7 @@ use tokio::sync::Notify;
 use super::ledger::Ledger;
 use super::{Executor, Exit, Spec, StopCause};
 use crate::model::container::{Allowed, DOCKER_TAG, SWARM_TAG};
+use crate::model::device::RunUse;
 use crate::model::ids::{DeviceId, Session, Tag};
 use crate::model::lease::{Lease, Outliving};
 
@@ -99,6 +100,8 @@ struct Shared {
     surveyed: Mutex<BTreeSet<Lease>>,
     /// It is to be looked at once whether the engine is there.
     look: Notify,
+    /// What running attempts have in use.
+    used: Mutex<BTreeMap<Lease, RunUse>>,
     /// Attempts of others that are to be ended; `true`: nothing of them is left that can be reached.
     evicted: Mutex<BTreeMap<Lease, bool>>,
 }
@@ -121,6 +124,7 @@ impl DockerExecutor {
             found: Mutex::default(),
             surveyed: Mutex::default(),
             look: Notify::new(),
+            used: Mutex::default(),
             evicted: Mutex::default(),
         });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -289,6 +293,10 @@ impl Executor for DockerExecutor {
         let swarm = seen.as_ref().filter(|seen| seen.is_manager).map(|_| SWARM_TAG);
         let tags = seen.as_ref().map(|_| DOCKER_TAG).into_iter().chain(swarm);
         tags.filter_map(|tag| Tag::new(tag).ok()).collect()
+    }
+
+    fn used(&self) -> Vec<RunUse> {
+        lock(&self.shared.used).values().cloned().collect()
     }
 
     fn found(&self) -> BTreeMap<Lease, Outliving> {

@@ -269,6 +269,11 @@ impl Process {
         Self { id, idle, clock, output, is_copied, was_killed: AtomicBool::new(false) }
     }
 
+    /// The container it is in.
+    pub(super) fn container(&self) -> &str {
+        &self.idle.container
+    }
+
     pub(super) fn copy(&self, log: Log) -> JoinHandle<()> {
         let output = lock(&self.output).take();
         tokio::spawn(async move {

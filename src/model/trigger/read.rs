@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, Datelike, Utc};
 use serde_json::value::RawValue;
@@ -14,11 +15,14 @@ use super::super::ids::{BadName, JobName, RunId, Tag};
 use super::super::job::{PRIORITY, container_from_json};
 use super::super::json_scan::{self, Fault, Kind, Value, string_text};
 use super::super::message::{self, did_you_mean, listed, quoted};
+use super::super::time::{DURATION_RULE, parse_duration};
 use super::{Cause, CausedBy, EXAMPLE, Json, Origin, Refusal, Target, Trigger};
 
 /// The keys of a trigger.
-pub(in crate::model) const KEYS: [&str; 12] =
-    ["job", "command", "docker", "args", "kwargs", "priority", "tags", "time", "expires", "id", "cause", "job_name"];
+pub(in crate::model) const KEYS: [&str; 13] = [
+    "job", "command", "docker", "args", "kwargs", "priority", "tags", "time", "expires", "timeout", "id", "cause",
+    "job_name",
+];
 /// The keys that only the orchestrator's own files have.
 const OWN_KEYS: [&str; 2] = ["cause_run_id", "cause_result"];
 /// What may be said of who asks: the rest is for files of the orchestrator's own making.
@@ -52,7 +56,7 @@ impl<'t> Reader<'t> {
         }
         let mut target: Option<(&'static str, Target)> = None;
         let (mut args, mut kwargs, mut tags) = (None, Vec::new(), BTreeSet::new());
-        let (mut priority, mut not_before, mut expires, mut id) = (None, None, None, None);
+        let (mut priority, mut not_before, mut expires, mut timeout, mut id) = (None, None, None, None, None);
         let mut container = None;
         let (mut cause, mut cause_run, mut cause_result) = (None, None, None);
         for member in &root.inside {
@@ -69,6 +73,7 @@ impl<'t> Reader<'t> {
                 "tags" => tags = self.tags(member)?,
                 "time" => not_before = self.time("time", "\"immediate\" or ", member)?,
                 "expires" => expires = self.time("expires", "", member)?,
+                "timeout" => timeout = Some(self.timeout(member)?),
                 "id" => id = Some(self.id(member)?),
                 "cause" => cause = Some(self.cause(member)?),
                 "cause_run_id" => {
@@ -96,7 +101,7 @@ impl<'t> Reader<'t> {
         let container = container.map(|(_, container)| Arc::new(container));
         let by = cause_run.zip(cause_result).map(|(run, result)| CausedBy { run, result });
         let origin = cause.map(|cause| Origin { cause, by });
-        Ok(Trigger { target, container, args, kwargs, priority, tags, not_before, expires, id, origin })
+        Ok(Trigger { target, container, args, kwargs, priority, tags, not_before, expires, timeout, id, origin })
     }
 
     fn cause(&self, member: &Value) -> Result<Cause, Refusal> {
@@ -265,6 +270,15 @@ impl<'t> Reader<'t> {
             return Err(self.refuse(value.span.start, error, "write the time you mean"));
         }
         Ok(Some(time))
+    }
+
+    fn timeout(&self, value: &Value) -> Result<Duration, Refusal> {
+        let expected = format!("{DURATION_RULE}, more than 0");
+        let written = self.string("timeout", &expected, value)?;
+        parse_duration(&written).filter(|timeout| !timeout.is_zero()).ok_or_else(|| {
+            let error = format!("`timeout` is {}, expected {expected}", quoted(&written));
+            self.refuse(value.span.start, error, "leave `timeout` out for the job's own")
+        })
     }
 
     fn id(&self, value: &Value) -> Result<String, Refusal> {

@@ -84,6 +84,14 @@ fn json_that_is_no_trigger_is_refused_for_good() {
                 "`cause` is \"schedule\", expected one of `trigger`, `api`",
                 "leave it out",
             ),
+            (
+                "{\"job\": \"a\", \"timeout\": \"0s\"}",
+                (1, 25),
+                "`timeout` is \"0s\", expected a number with",
+                "job's own",
+            ),
+            ("{\"job\": \"a\", \"timeout\": \"soon\"}", (1, 25), "`timeout` is \"soon\", expected", ""),
+            ("{\"job\": \"a\", \"timeout\": 5}", (1, 25), "`timeout` is a number (5), expected", ""),
             ("{\"job\": \"a\", \"\": 0}", (1, 14), "unknown key \"\"", "known are"),
             ("{\"job\": \"a\", \"\\ud800\": 0}", (1, 14), "unknown key \"\\ud800\"", "known are"),
             ("{\"command\": [\"a\"], \"docker\": {}}", (1, 30), "`docker`: found no `image`", "image ="),
@@ -184,7 +192,7 @@ fn a_good_trigger_is_read_whole() {
     let trigger = good(
         "\u{feff}{\"job_name\": \"llm\", \"args\": [ \"a b\" , 1.10, {\"x\": [ ]}], \"kwargs\": {\"t\\u00e9\": 0.20, \"a\": null},
         \"priority\": -0, \"tags\": [\"gpu\", \"gpu\"], \"time\": \"2026-11-21T09:00:00+01:00\",
-        \"expires\": \"2026-11-21 09:00:00.5z\", \"id\": \"k\\ud83d\\ude00\"}\n",
+        \"expires\": \"2026-11-21 09:00:00.5z\", \"timeout\": \"1500ms\", \"id\": \"k\\ud83d\\ude00\"}\n",
     );
     assert_eq!(trigger.target, Target::Job(JobName::new("llm").unwrap()));
     let args: Vec<&str> = trigger.args.as_ref().unwrap().iter().map(Json::text).collect();
@@ -193,6 +201,7 @@ fn a_good_trigger_is_read_whole() {
     assert_eq!(kwargs, [("té", "0.20"), ("a", "null")]);
     assert_eq!((trigger.priority, trigger.tags.len(), trigger.id.as_deref()), (Some(0), 1, Some("k😀")));
     assert_eq!(trigger.not_before.unwrap().to_rfc3339(), "2026-11-21T08:00:00+00:00");
+    assert_eq!(trigger.timeout, Some(Duration::from_millis(1_500)));
     assert_eq!(trigger.expires.unwrap().timestamp_subsec_millis(), 500);
 }
 

@@ -300,14 +300,18 @@ impl Work<'_> {
         {
             self.disk.make_folder_with(&security, 0o700).on("make the folder", &security)?;
         }
-        // Where there are keys, one that is missing was deleted: it opens nothing again by itself.
-        let has_keys = found(self.disk.stat(&self.layout.token_secrets())).is_ok_and(|there| there.is_some());
+        // Where there are keys, one that is missing was deleted: it opens nothing again by itself. That there are, the secret of
+        // tokens says: it comes last, so that a restore that was cut off goes on with the rest.
+        let secret = self.layout.token_secrets();
+        let has_keys = found(self.disk.stat(&secret)).on("look at", &secret)?.is_some();
         let was_deleted = |name: &str| {
             has_keys
                 && !self.wish.force
                 && ["Security/keys/", "Security/users/"].iter().any(|folder| name.starts_with(folder))
         };
+        let is_last = |place: &Place| place.path(self.layout) == secret;
         archive.walk(&mut |item| match item.place.part {
+            _ if is_last(&item.place) => Ok(()),
             Part::Security if was_deleted(&item.place.name) && !plan.there.contains_key(&item.place.name) => {
                 self.done.stayed += 1;
                 Ok(())
@@ -315,6 +319,7 @@ impl Work<'_> {
             Part::State | Part::Inbox | Part::Waiting | Part::Running => Ok(()),
             Part::Keys | Part::Programs | Part::Security | Part::Results => self.put(archive, item, plan),
         })?;
+        archive.walk(&mut |item| if is_last(&item.place) { self.put(archive, item, plan) } else { Ok(()) })?;
         Ok(())
     }
 

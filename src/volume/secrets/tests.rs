@@ -97,21 +97,6 @@ fn links_are_followed_where_engines_make_them_and_only_inside() {
 }
 
 #[test]
-fn who_masks_for_a_reader_knows_the_secrets_of_both_places() {
-    let home = Home::new();
-    home.write("run/a", "mounted-value\n");
-    home.write("Common/Security/secrets/a", "shared-value\n");
-    home.write("Common/Security/secrets/b", "other-value\n");
-    home.write("Common/Security/secrets/bad", b"\xff");
-    let mut text = b"mounted-value shared-value other-value plain".to_vec();
-    mask_places(&OsDisk::new(), &home.places).mask(&mut text);
-    assert_eq!(text, b"************* ************ *********** plain");
-    std::fs::remove_dir_all(home.home.path().join("Common")).unwrap();
-    std::fs::remove_dir_all(&home.places.mounted).unwrap();
-    assert!(mask_places(&OsDisk::new(), &home.places).is_empty());
-}
-
-#[test]
 fn the_folder_is_made_closed_and_what_grants_too_much_is_found() {
     let home = tempfile::tempdir().unwrap();
     let layout = Layout { common: home.path().join("Common"), programs: home.path().to_owned() };

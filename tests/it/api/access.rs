@@ -43,7 +43,20 @@ fn a_key_opens_until_it_is_revoked_on_every_device() {
     volume.wait("it is gone", |_| b.by(newest["key"].as_str().unwrap()).get("/jobs").status == 401);
     let made = volume.ask(&["keys", "create", "--name", "short", "--expires", "1s"]).1;
     let short = b.by(made["key"].as_str().unwrap());
-    volume.wait("it has expired", |_| short.get("/jobs").status == 401);
+    let names = |filter: &str| {
+        let keys = b.get(&format!("/api/v1/keys?{filter}")).items();
+        keys.iter().map(|key| key["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    volume.wait("it has expired", |_| names("active=false").contains(&"short".to_owned()));
+    assert!(!names("active=true").contains(&"short".to_owned()));
+    short.get("/jobs").is(401);
+    // Who has been asked a moment ago knows a key that was made since.
+    for _ in 0..5 {
+        b.get("/jobs").is(200);
+        let fresh = a.make_key("viewer", &[]);
+        std::thread::sleep(std::time::Duration::from_millis(120));
+        b.by(&fresh.key).get("/jobs").is(200);
+    }
     nobody_reads_the_secrets(&volume, &[&a.key, key, newer]);
 }
 
@@ -179,7 +192,7 @@ fn every_change_is_in_the_audit_log_and_a_line_that_was_changed_is_found() {
         said,
         [
             ("POST", "/api/v1/keys", 201),
-            ("POST", "/trigger/quiet", 200),
+            ("POST", "/trigger/quiet", 202),
             ("POST", "/trigger/quiet", 403),
             ("POST", "/trigger/quiet", 401),
             ("DELETE", "/api/v1/keys/nobody", 404),
@@ -295,4 +308,170 @@ fn an_old_token_is_none_of_a_new_user_of_the_same_name() {
     admin.by(given["access_token"].as_str().unwrap()).get("/jobs").is(401);
     let form = format!("grant_type=refresh_token&refresh_token={}", given["refresh_token"].as_str().unwrap());
     token(&admin, &form).is(401);
+}
+
+#[test]
+fn a_change_is_written_down_before_its_end_is_waited_for_and_says_what_it_was() {
+    let mut volume = Volume::new();
+    volume.job("slow", "command = [\"sleep\", \"600\"]\n");
+    let api = volume.serve("a", &[]);
+    let log = volume.common("Logs/audit.a.jsonl");
+    let said = |_: &Volume| -> Vec<Value> {
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    std::thread::scope(|scope| {
+        let one = &api;
+        let orders = [("/command", json!({"command": ["sleep", "601"]})), ("/trigger/slow?wait=10m", json!({}))];
+        for (path, body) in orders {
+            // Nobody answers.
+            scope.spawn(move || std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| one.post(path, &body))));
+        }
+        volume.wait("both are written down", |volume| said(volume).len() == 2);
+        volume.wait("both run", |volume| volume.holder("slow").is_some() && volume.holder("sleep").is_some());
+        let runs = volume.state().unwrap()["runs"].as_object().unwrap().clone();
+        for line in said(&volume) {
+            let run = line["what"].as_str().unwrap().strip_prefix("run ").unwrap();
+            assert!(runs.contains_key(run), "{line}");
+            assert_eq!(line["status"], 202);
+        }
+        volume.kill("a");
+    });
+    let api = volume.serve("a", &[]);
+    let before = said(&volume).len();
+    api.post("/jobs", &json!({"name": "new", "command": ["true"]})).is(201);
+    api.patch("/jobs/new", &json!({"timeout": "7s", "retries": 2})).is(200);
+    api.post("/register_server", &json!({"url": "http://127.0.0.1:1", "key": "k"})).is(201);
+    api.post("/system/set_resource_limits", &json!({"slots": 3, "memory": "256m"})).is(200);
+    let user = json!({"name": "ada", "password": "correct horse battery", "role": "viewer", "scopes": ["job:new"]});
+    api.post("/api/v1/users", &user).is(201);
+    api.patch("/api/v1/users/ada", &json!({"role": "agent", "password": "another horse battery"})).is(200);
+    api.post("/api/v1/backup", &json!({})).is(201);
+    let what: Vec<String> =
+        said(&volume)[before..].iter().map(|line| line["what"].as_str().unwrap_or_default().to_owned()).collect();
+    for (what, words) in what.iter().zip([
+        &["job new"][..],
+        &["job new", "timeout", "retries"],
+        &["server ", "http://127.0.0.1:1"],
+        &["device a", "\"slots\":3", "256m"],
+        &["user:ada viewer job:new"],
+        &["user:ada", "role agent", "password"],
+        &["backup Backups/"],
+    ]) {
+        assert!(words.iter().all(|word| what.contains(word)), "{what:?}: {words:?}");
+        assert!(!what.contains("horse"), "{what}");
+    }
+    assert_eq!(what.len(), 7, "{what:?}");
+}
+
+#[test]
+fn a_revoked_key_opens_nothing_on_a_device_that_nobody_has_asked_for_long() {
+    let mut volume = Volume::new();
+    volume.job("slow", "command = [\"sleep\", \"600\"]\n");
+    let a = volume.serve("a", &[]);
+    let b = volume.serve("b", &[]).by(&a.key);
+    let narrow = a.make_key("operator", &[]);
+    let id = narrow.key.split('_').nth(1).unwrap().to_owned();
+    let b = b.by(&narrow.key);
+    volume.wait("the other device to know it", |_| b.get("/jobs").status == 200);
+    let run = b.post("/trigger/slow", &json!({})).is(202).json()["run_id"].as_str().unwrap().to_owned();
+    let listened = b.listen(&format!("/runs/{run}/log?follow"), None);
+    assert_eq!(volume.ask(&["keys", "revoke", &id]).0, Some(0));
+    // Who listens is cut off, although nobody else asks.
+    assert!(listened.map(|event| event.name).all(|name| name != "end"));
+    // Both at once: neither is judged by what was known before.
+    assert_eq!(volume.ask(&["keys", "activate", &id]).0, Some(0));
+    volume.wait("the other device to know it", |_| b.get("/jobs").status == 200);
+    assert_eq!(volume.ask(&["keys", "revoke", &id]).0, Some(0));
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    let statuses: Vec<u16> = std::thread::scope(|scope| {
+        let asked: Vec<_> = (0..16).map(|_| scope.spawn(|| b.get("/jobs").status)).collect();
+        asked.into_iter().map(|one| one.join().unwrap()).collect()
+    });
+    assert_eq!(statuses, [401; 16]);
+}
+
+#[test]
+fn keys_and_users_are_changed_by_verbs_as_over_http() {
+    let mut volume = Volume::new();
+    let api = volume.serve("a", &[]);
+    let made = api.post("/api/v1/keys", &json!({"name": "ci", "role": "viewer", "expires_at": "2999-01-01T00:00:00Z"}));
+    let made = made.is(201).json();
+    assert_eq!(made["expires_at"], "2999-01-01T00:00:00.000Z");
+    let id = made["id"].as_str().unwrap();
+    let past = json!({"name": "ci", "role": "viewer", "expires_at": "2001-01-01T00:00:00Z"});
+    api.post("/api/v1/keys", &past).is(400);
+    let row = || {
+        let listed = volume.ask(&["keys", "list"]).1;
+        listed.as_array().unwrap().iter().find(|row| row["id"] == id).unwrap().clone()
+    };
+    assert_eq!((&row()["last_used_at"], &row()["active"]), (&Value::Null, &json!(true)));
+    let by = api.by(made["key"].as_str().unwrap());
+    by.get("/jobs").is(200);
+    volume.wait("its use is written down", |_| !row()["last_used_at"].is_null());
+    assert_eq!(volume.ask(&["keys", "revoke", id]).0, Some(0));
+    assert_eq!(row()["active"], false);
+    volume.wait("it opens nothing", |_| by.get("/jobs").status == 401);
+    assert_eq!(volume.ask(&["keys", "activate", id]).0, Some(0));
+    volume.wait("it opens again", |_| by.get("/jobs").status == 200);
+    let newer = volume.ask(&["keys", "rotate", id, "--overlap", "0s"]).1;
+    volume.wait("the new secret opens", |_| api.by(newer["key"].as_str().unwrap()).get("/jobs").status == 200);
+    by.get("/jobs").is(401);
+
+    let user = json!({"name": "ada", "password": "correct horse battery", "role": "viewer"});
+    api.post("/api/v1/users", &user).is(201);
+    let form = "username=ada&password=correct+horse+battery";
+    let ada = api.by(token(&api, form).is(200).json()["access_token"].as_str().unwrap());
+    ada.get("/api/v1/keys").is(403);
+    assert_eq!(volume.ask(&["users", "update", "ada", "--role", "admin"]).0, Some(0));
+    let listed = volume.ask(&["users", "list"]).1;
+    assert_eq!((&listed[0]["name"], &listed[0]["role"]), (&json!("ada"), &json!("admin")));
+    // What was given before says something that is not true any more.
+    volume.wait("the old token is not good", |_| ada.get("/api/v1/keys").status == 401);
+    let ada = api.by(token(&api, form).is(200).json()["access_token"].as_str().unwrap());
+    ada.get("/api/v1/keys").is(200);
+}
+
+#[test]
+fn reasons_and_definitions_tell_nobody_more_than_he_may_know() {
+    let mut volume = Volume::new();
+    std::fs::write(volume.path("Programs/pools.toml"), "narrow = 1\n").unwrap();
+    let pool = "pool = \"narrow\"\ncommand = [\"sleep\", \"600\"]\n";
+    volume.job("theirs", pool);
+    volume.job("mine", &format!("{pool}notify = \"https://hooks.lan/T0/secret-path?x=1\"\n"));
+    let admin = volume.serve("a", &[]);
+    let theirs = admin.post("/trigger/theirs", &json!({})).is(202).json()["run_id"].as_str().unwrap().to_owned();
+    volume.wait("it has the pool", |volume| volume.holder("theirs").is_some());
+    let mine = admin.post("/trigger/mine", &json!({})).is(202).json()["run_id"].as_str().unwrap().to_owned();
+    let narrow = admin.make_key("operator", &["job:mine"]);
+    let full = "its pool narrow is full: 1 of 1";
+    for (path, place) in [
+        (format!("/runs/{mine}"), "/reason"),
+        ("/triggers".to_owned(), "/items/0/reason"),
+        ("/jobs".to_owned(), "/items/0/reasons/1"),
+        ("/jobs/mine".to_owned(), "/reasons/1"),
+    ] {
+        let told = narrow.get(&path).is(200);
+        assert_eq!(told.json().pointer(place).unwrap(), full, "{path}: {told:?}");
+        assert!(!told.text.contains(&theirs), "{path}: {told:?}");
+        let whole = admin.get(&path).is(200).text;
+        assert!(whole.contains(&format!("{full} ({theirs})")), "{path}: {whole}");
+    }
+    let mut stream = narrow.listen(&format!("/runs/{mine}/log?follow"), None);
+    assert_eq!(stream.find(|event| event.name == "waiting").unwrap().data["reason"], full);
+    // Whoever has a webhook's address may post there.
+    let hook = |api: &Api| api.get("/jobs/mine").json()["definition"]["notify"].clone();
+    assert_eq!(hook(&admin), "https://hooks.lan/T0/secret-path?x=1");
+    assert_eq!(hook(&narrow), "https://hooks.lan/…");
+    assert_eq!(hook(&admin.make_key("operator", &[])), "https://hooks.lan/…");
+    // What a command is called makes it no job's.
+    let late = json!({"command": ["mine"], "tags": ["nowhere"], "timeout": "1m"});
+    std::thread::scope(|scope| {
+        let asked = scope.spawn(|| admin.post("/command", &late));
+        volume.wait("it waits", |_| admin.get("/triggers").items().len() == 2);
+        assert_eq!(admin.get("/jobs/mine").json()["waiting"], 1);
+        let run = admin.get("/triggers").items().iter().find(|it| it["run_id"] != mine.as_str()).unwrap().clone();
+        admin.post(&format!("/runs/{}/cancel", run["run_id"].as_str().unwrap()), &json!({})).is(202);
+        assert_eq!(asked.join().unwrap().is(200).json()["status"], "cancelled");
+    });
 }

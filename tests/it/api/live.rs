@@ -1,6 +1,9 @@
 //! What happens while somebody waits and listens: logs that grow, devices that die, many callers at once.
 
 use std::collections::BTreeSet;
+use std::io::{Read as _, Write as _};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
 
@@ -175,6 +178,26 @@ fn what_changes_is_told_and_what_was_missed_is_told_later() {
     assert_eq!((first.name.as_str(), &first.data["job"]), ("job", &json!("other")), "{first:?}");
     let mut late = api.listen("/api/v1/events", Some("another-life-7"));
     assert_eq!(late.next().unwrap().name, "reset");
+    // Who may come in is told to admins.
+    let made = api.make_key("viewer", &[]).key;
+    let made = made.split('_').nth(1).unwrap();
+    let key = stream.find(|event| event.name == "key" && event.data["id"] == made).unwrap();
+    assert_eq!(key.data["role"], "viewer");
+    api.delete(&format!("/api/v1/keys/{made}")).is(204);
+    let gone = stream.find(|event| event.name == "gone").unwrap();
+    assert_eq!((&gone.data["kind"], &gone.data["name"]), (&json!("key"), &json!(made)));
+    api.post("/register_server", &json!({"url": "http://127.0.0.1:1", "key": "k"})).is(201);
+    let server = stream.find(|event| event.name == "server").unwrap();
+    assert_eq!(server.data["url"], "http://127.0.0.1:1");
+    // What cannot be looked at keeps nothing else from being told.
+    std::os::unix::fs::symlink("Backups", volume.common("Backups")).unwrap();
+    let run = api.post("/trigger/quiet?wait=30s", &json!({})).is(200).json()["run_id"].clone();
+    stream.find(|event| event.name == "run" && event.data["run_id"] == run).unwrap();
+    let mut late = api.listen("/api/v1/events", None);
+    assert_eq!(late.next().unwrap().name, "hello");
+    volume.job("other", "command = [\"false\"]\ntimeout = \"7s\"\n");
+    let next = hidden.find(|event| event.name != "device").unwrap();
+    assert_eq!((next.name.as_str(), &next.data["job"]), ("job", &json!("other")), "nothing of keys and servers");
 }
 
 #[test]
@@ -213,4 +236,175 @@ fn commands_take_turns_between_volumes() {
     }
     api.delete(&format!("/servers/{}", server["id"].as_str().unwrap())).is(204);
     assert_eq!(api.get("/servers").items().len(), 0);
+}
+
+#[test]
+fn a_command_ends_at_its_timeout_although_who_was_asked_is_no_more() {
+    let mut volume = Volume::new();
+    let api = volume.serve("a", &[]);
+    volume.start("b", &["--tags", "worker"]);
+    std::thread::scope(|scope| {
+        let command = json!({"command": ["sleep", "600"], "tags": ["worker"], "timeout": "2s"});
+        // Nobody answers any more.
+        let api = &api;
+        scope.spawn(move || std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| api.post("/command", &command))));
+        volume.wait("b to run it", |volume| volume.holder("sleep").as_deref() == Some("b"));
+        volume.kill("a");
+        let result = volume.outcome("sleep");
+        assert_eq!((&result["status"], &result["device"]), (&json!("timed_out"), &json!("b")), "{result}");
+    });
+}
+
+#[test]
+fn the_devices_logs_are_merged_paged_filtered_and_followed() {
+    let mut volume = Volume::new();
+    volume.job("quiet", "command = [\"true\"]\n");
+    let api = volume.serve("a", &[]);
+    volume.start("b", &[]);
+    // One ends here, one there, and neither is alone in the log.
+    for number in 0..10 {
+        let device = ["a", "b"][number % 2];
+        api.post("/trigger/quiet?wait=30s", &json!({"tags": [device]})).is(200);
+    }
+    volume.drop_trigger("bad.json", "{\"jub\": 1}");
+    volume.wait("it is rejected", |volume| volume.common("TriggersProcessed/rejected").exists());
+    let at = |line: &Value| line["timestamp"].as_str().unwrap_or_default().to_owned();
+    let newest = api.get("/logs?limit=500").items();
+    assert!(newest.iter().map(at).is_sorted(), "merged by time");
+    let devices: BTreeSet<&str> = newest.iter().map(|line| line["device"].as_str().unwrap()).collect();
+    assert_eq!(devices.len(), 2);
+    let ends = newest.iter().filter(|line| line["message"] == "attempt ended").count();
+    assert_eq!(ends, 10);
+    let of_b = api.get("/logs?limit=500&device=b").items();
+    assert!(!of_b.is_empty() && of_b.iter().all(|line| line["device"] == "b"));
+    let infos = api.get("/logs?limit=500&level=info").items();
+    assert!(infos.len() < newest.len() && infos.iter().all(|line| line["level"] != "DEBUG"));
+    assert!(infos.iter().filter(|line| line["message"] == "attempt ended").count() == 10);
+    // Page by page, each before the one before, all ends are met once.
+    for filter in ["", "&level=info"] {
+        let (mut met, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let page = api.get(&format!("/logs?limit=7{filter}{cursor}")).is(200).json();
+            let lines = page["items"].as_array().unwrap().clone();
+            assert!(lines.len() <= 7);
+            met.splice(0..0, lines);
+            match page["next"].as_str() {
+                Some(next) => cursor = format!("&cursor={}", next.replace(' ', "%20")),
+                None => break,
+            }
+        }
+        assert!(met.iter().map(at).is_sorted());
+        assert_eq!(met.iter().filter(|line| line["message"] == "attempt ended").count(), 10, "{filter}");
+    }
+    // What is written from now on.
+    let mut lines = api.listen("/logs?follow&level=info", None);
+    let (told, newer) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let ended = lines.find(|line| line.name == "line" && line.data["message"] == "attempt ended");
+        told.send(ended)
+    });
+    let ended = volume.wait_for("an end is told", |_| {
+        api.post("/trigger/quiet?wait=30s", &json!({"tags": ["b"]})).is(200);
+        newer.try_recv().ok()
+    });
+    let ended = ended.expect("the stream goes on");
+    assert_eq!(ended.data["device"], "b");
+}
+
+#[test]
+fn servers_are_looked_after_by_themselves_and_not_at_every_question() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&asked);
+    // Another orchestrator, as far as it can be seen.
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                if !matches!(stream.read(&mut byte), Ok(1)) {
+                    break;
+                }
+                head.push(byte[0]);
+            }
+            let is_health = head.starts_with(b"GET /api/v1/health ");
+            counted.fetch_add(usize::from(is_health), Ordering::AcqRel);
+            let body = if is_health {
+                json!({"status": "ok", "version": "7.7"})
+            } else {
+                json!({"volume": "another", "role": "operator"})
+            }
+            .to_string();
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                body.len()
+            );
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    let mut volume = Volume::new();
+    let api = volume.serve("a", &[]);
+    let server = api.post("/register_server", &json!({"url": url, "key": "k"})).is(201).json();
+    assert_eq!((&server["status"], &server["version"]), (&json!("ok"), &json!("7.7")));
+    // Nobody asks for the list.
+    volume.wait("it is asked again and again", |_| asked.load(Ordering::Acquire) >= 3);
+    let before = asked.load(Ordering::Acquire);
+    for _ in 0..50 {
+        assert_eq!(api.get("/servers").items()[0]["status"], "ok");
+    }
+    let questions = asked.load(Ordering::Acquire) - before;
+    assert!(questions < 25, "{questions} questions for 50 answers");
+}
+
+#[test]
+fn of_two_who_register_a_server_at_once_one_has_done_it() {
+    let mut volume = Volume::new();
+    let a = volume.serve("a", &[]);
+    let b = volume.serve("b", &[]).by(&a.key);
+    for port in 1..=5 {
+        let body = json!({"url": format!("http://127.0.0.1:{port}"), "key": "k"});
+        let mut statuses: Vec<u16> = std::thread::scope(|scope| {
+            let asked: Vec<_> =
+                [&a, &b].map(|api| scope.spawn(|| api.post("/register_server", &body).status)).into_iter().collect();
+            asked.into_iter().map(|one| one.join().unwrap()).collect()
+        });
+        statuses.sort_unstable();
+        assert_eq!(statuses, [201, 409]);
+    }
+    assert_eq!(a.get("/servers").items().len(), 5);
+}
+
+#[test]
+fn a_page_of_a_large_log_is_found_without_reading_all_of_it() {
+    let mut volume = Volume::new();
+    let api = volume.serve("a", &[]);
+    // Another device's log of a day, 60 MB.
+    let line = |number: usize| {
+        let at = format!("2020-01-01T{:02}:{:02}:{:02}.000000Z", number / 36_000, number / 600 % 60, number / 10 % 60);
+        format!("{{\"timestamp\":\"{at}\",\"level\":\"INFO\",\"message\":\"{number} {}\"}}\n", "x".repeat(200))
+    };
+    let text: String = (0..200_000).map(line).collect();
+    std::fs::write(volume.common("Logs/orchestrator.old.2020-01-01.log"), text).unwrap();
+    let peak = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", volume.devices["a"].id())).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap().trim().trim_end_matches(" kB");
+        peak.parse::<u64>().unwrap()
+    };
+    let before = peak();
+    for (cursor, last) in [("2020-01-01T02:00:00.000000Z%200%20a", 71_999), ("2020-01-01T00:00:10.000000Z%200%20a", 99)]
+    {
+        let page = api.get(&format!("/logs?limit=50&cursor={cursor}")).is(200).json();
+        let items = page["items"].as_array().unwrap();
+        let numbers: Vec<usize> = items
+            .iter()
+            .map(|item| item["message"].as_str().unwrap().split(' ').next().unwrap().parse().unwrap())
+            .collect();
+        assert_eq!(numbers, (last - 49..=last).collect::<Vec<_>>());
+        // And on from there, in the same log.
+        let next = page["next"].as_str().unwrap().replace(' ', "%20");
+        let next = api.get(&format!("/logs?limit=50&cursor={next}")).is(200).items();
+        assert!(next[49]["message"].as_str().unwrap().starts_with(&format!("{} ", last - 50)), "{next:?}");
+    }
+    assert!(peak() < before + 30_000, "{} kB, {before} before", peak());
 }

@@ -61,7 +61,9 @@ impl Answer {
 
 impl Api {
     pub(crate) fn at(base: String, key: String) -> Self {
+        // A connection that was idle for 10 s is closed, perhaps just when it would be used again.
         let config = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(PATIENCE));
+        let config = config.max_idle_age(Duration::from_secs(5));
         Self { base, agent: config.max_redirects(0).max_redirects_will_error(false).build().into(), key }
     }
 
@@ -118,6 +120,16 @@ impl Api {
         self.by(made.json()["key"].as_str().unwrap())
     }
 
+    /// A stream of events, if there is one to be had.
+    pub(crate) fn try_listen(&self, path: &str) -> Option<Events> {
+        let request = Request::get(format!("{}{path}", self.base));
+        let request = request.header("authorization", format!("Bearer {}", self.key));
+        let response = self.agent.run(request.body(()).unwrap()).unwrap();
+        let reader: Option<Box<dyn Read + Send>> =
+            (response.status() == 200).then(|| Box::new(response.into_body().into_reader()) as _);
+        Some(Events { lines: BufReader::new(reader?) })
+    }
+
     /// A stream of events.
     pub(crate) fn listen(&self, path: &str, last: Option<&str>) -> Events {
         let mut request = Request::get(format!("{}{path}", self.base));
@@ -152,7 +164,10 @@ impl Iterator for Events {
         let mut event = Event::default();
         loop {
             let mut line = String::new();
-            self.lines.read_line(&mut line).ok().filter(|read| *read > 0)?;
+            let read = self.lines.read_line(&mut line).unwrap_or_else(|error| panic!("the stream broke: {error}"));
+            if read == 0 {
+                return None;
+            }
             let line = line.trim_end_matches('\n');
             match line.split_once(": ") {
                 None if line.is_empty() && !event.name.is_empty() => return Some(event),

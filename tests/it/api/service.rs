@@ -26,6 +26,26 @@ fn it_listens_where_it_is_told_and_nowhere_without_need() {
 }
 
 #[test]
+fn the_usual_port_is_asked_for_and_not_insisted_on() {
+    let mut volume = Volume::new();
+    // This test takes it, unless somebody has it already.
+    let taken = std::net::TcpListener::bind("127.0.0.1:8080");
+    let spawn = |id: &str, more: &[&str]| {
+        let said = std::fs::File::create(volume.path(&format!("{id}.said"))).unwrap();
+        let mut command = volume.command(&["run", "--device-id", id]);
+        command.args(more).env_remove("AIOS_HTTP").stdout(said.try_clone().unwrap()).stderr(said);
+        command.spawn().unwrap()
+    };
+    let (a, b) = (spawn("a", &[]), spawn("b", &["--http", "none"]));
+    volume.devices.extend([("a".to_owned(), a), ("b".to_owned(), b)]);
+    volume.wait("both work", |volume| volume.beat("a").is_some() && volume.beat("b").is_some());
+    volume.wait("it is said", |volume| volume.said("a").contains("127.0.0.1:8080"));
+    assert!(volume.said("a").contains("WARN") && !volume.said("a").contains("HTTP API url="), "{}", volume.said("a"));
+    assert!(!volume.said("b").contains("HTTP") && !volume.said("b").contains("8080"), "{}", volume.said("b"));
+    drop(taken);
+}
+
+#[test]
 fn health_needs_no_key_and_tells_no_reason() {
     let mut volume = Volume::new();
     let api = volume.serve("a", &[]);
@@ -148,4 +168,26 @@ fn resources_are_set_while_a_device_runs_and_told() {
     let event = api.listen("/system/monitor_resources?follow", None).next().unwrap();
     assert_eq!(event.name, "resources");
     assert!(event.data["disk"]["total_bytes"].as_u64().unwrap() > 0);
+}
+
+#[test]
+fn a_backup_that_was_just_made_is_the_newest() {
+    let mut volume = Volume::new();
+    let api = volume.serve("a", &[]);
+    let make = |body: serde_json::Value| api.post("/api/v1/backup", &body).is(201).json()["file"].clone();
+    for _ in 0..4 {
+        make(json!({}));
+    }
+    let files = || api.get("/api/v1/backups").items().iter().map(|it| it["file"].clone()).collect::<Vec<_>>();
+    assert_eq!(files().len(), 4);
+    for _ in 0..3 {
+        assert_eq!(make(json!({"keep": 1})), files()[0]);
+        assert_eq!(files().len(), 1);
+    }
+    // Also where one was named while the clock was wrong.
+    let later = volume.common(files()[0].as_str().unwrap());
+    let name = later.file_name().unwrap().to_str().unwrap().replacen("202", "298", 1);
+    std::fs::copy(&later, later.with_file_name(name)).unwrap();
+    let made = make(json!({"keep": 2}));
+    assert!(files().contains(&made), "{made} {:?}", files());
 }

@@ -70,3 +70,22 @@ fn it_is_served_by_tls_and_a_new_certificate_is_taken_without_a_restart() {
     volume.wait("it is said", |volume| volume.said("a").contains("stays in use"));
     ask(&address, &second).unwrap();
 }
+
+#[test]
+fn beyond_this_machine_tls_is_enough_and_who_only_connects_takes_no_place_for_long() {
+    let mut volume = Volume::new();
+    let certificate = make(&volume);
+    let (cert, key) = (volume.path("cert.pem"), volume.path("key.pem"));
+    let tls = ["--http", "0.0.0.0:0", "--tls-cert", cert.to_str().unwrap(), "--tls-key", key.to_str().unwrap()];
+    volume.start("a", &tls);
+    volume.wait("it serves", |volume| volume.said("a").contains("HTTP API url=https://0.0.0.0:"));
+    let said = volume.said("a");
+    let port = said.split("url=https://0.0.0.0:").nth(1).unwrap().split_whitespace().next().unwrap();
+    let address = format!("127.0.0.1:{}", port.trim_end_matches('/'));
+    let silent: Vec<TcpStream> = (0..900).map(|_| TcpStream::connect(&address).unwrap()).collect();
+    let said = ask(&address, &certificate).unwrap();
+    assert!(said.starts_with("HTTP/1.1 200"), "{said}");
+    let open = std::fs::read_dir(format!("/proc/{}/fd", volume.devices["a"].id())).unwrap().count();
+    assert!(open < 600, "{open} descriptors are open");
+    drop(silent);
+}
