@@ -2,7 +2,7 @@
 //! the run's lot falls on.
 //!
 //! Nobody is asked. Every device knows from the state who is how busy; who is not first only waits a little, so that a first one
-//! that does not answer costs milliseconds.
+//! that does not answer costs milliseconds, and for a daemon at most a second.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::plan::{Observation, Plan};
 use super::queue::Candidate;
 use crate::model::ids::{DeviceId, Tag, mix};
-use crate::model::result::Status;
+use crate::model::result::{Cause, Status};
 use crate::model::state::{Held, State};
 
 #[cfg(test)]
@@ -19,8 +19,10 @@ mod tests;
 
 /// How long a device waits for each one whose turn comes before its own.
 const STEP: Duration = Duration::from_millis(10);
-/// How long it waits at most.
-const MOST: Duration = Duration::from_millis(20);
+/// The same for a daemon: where it starts is where it stays, and a device that is kept busy for a moment should not lose its share.
+const DAEMON_STEP: Duration = Duration::from_millis(500);
+/// For how many it waits at most.
+const MOST: u32 = 2;
 /// How long the device on which an attempt has failed leaves the next one to others, where its job prefers that.
 const ELSEWHERE: Duration = Duration::from_secs(5);
 
@@ -87,7 +89,8 @@ impl<'a> Placement<'a> {
         let own = (self.own, turn(entry.lot, self.me));
         let first = able().filter(|other| before((other.load, turn(entry.lot, other.device)), own));
         let first = u32::try_from(first.count()).unwrap_or(u32::MAX);
-        STEP.saturating_mul(first).min(MOST)
+        let step = if entry.cause() == Cause::Always { DAEMON_STEP } else { STEP };
+        step * first.min(MOST)
     }
 
     fn failed_here(&self, candidate: Candidate<'_>) -> bool {

@@ -59,7 +59,7 @@ impl Volume {
     pub(crate) fn spawn(&self, id: &str, more: &[&str]) -> Child {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.path(&format!("{id}.said"))).unwrap();
         let mut command = self.command(&["run", "--device-id", id]);
-        let usual = [("--heartbeat", "200ms"), ("--lease", "1500ms"), ("--scan", "300ms"), ("--log-level", "debug")];
+        let usual = [("--heartbeat", "200ms"), ("--lease", "3s"), ("--scan", "300ms"), ("--log-level", "debug")];
         for (option, value) in usual.into_iter().filter(|(option, _)| !more.contains(option)) {
             command.args([option, value]);
         }

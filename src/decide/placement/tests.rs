@@ -14,7 +14,6 @@ use crate::model::device::{Beat, Me};
 use crate::model::entry::Entry;
 use crate::model::ids::{JobName, RunId, Session};
 use crate::model::job::{Job, parse};
-use crate::model::result::Cause;
 use crate::model::time::Moment;
 use crate::model::trigger::{Origin, Trigger};
 
@@ -100,6 +99,21 @@ fn who_cannot_take_it_is_not_waited_for() {
         assert_eq!(wait(&loads, "a", &[has_gpu("a"), idle.clone()], &job, entry(1)), NOTHING, "{idle:?}");
     }
     assert_eq!(wait(&loads, "a", &[has_gpu("a"), has_gpu("b")], &job("tags = [\"gpu\"]"), entry(1)), STEP);
+}
+
+#[test]
+fn for_a_daemon_the_others_are_waited_for_longer() {
+    let beats = ["a", "b", "c", "d"].map(beat);
+    let loads = held(&[("a", 3), ("b", 1), ("c", 2)]);
+    let origin = Origin { cause: Cause::Always, by: None };
+    let daemon = || Entry::due(run(1), 1, Trigger::own(&JobName::new("work").unwrap(), origin.clone(), None));
+    let job = job("type = \"always\"");
+    let waits = beats.each_ref().map(|own| wait(&loads, own.device.as_str(), &beats, &job, daemon()));
+    assert_eq!(waits, [2 * DAEMON_STEP, DAEMON_STEP, 2 * DAEMON_STEP, NOTHING]);
+    // What idles is not placed for good.
+    let origin = Origin { cause: Cause::Idle, by: None };
+    let idle = Entry::due(run(1), 1, Trigger::own(&JobName::new("work").unwrap(), origin, None));
+    assert_eq!(wait(&loads, "b", &beats, &job, idle), STEP);
 }
 
 #[test]
