@@ -270,28 +270,17 @@ struct Taken {
     /// The attempts of today and yesterday that are over.
     ended: BTreeSet<(RunId, u32)>,
     /// What keys, users, servers and backups were seen by.
-    apart: Option<Vec<Option<FileId>>>,
+    stamp: Option<Vec<Option<FileId>>>,
+    /// Which of these kinds have been read at all.
+    read: BTreeSet<&'static str>,
 }
 
 impl Taken {
     /// Looks, and says what is another than before. At the first look nothing is.
     fn take(client: &Client, before: Option<&Self>) -> Result<(Self, Vec<News>), Failure> {
         let mut picture = picture(client)?;
-        let mut apart = stamp_apart(client);
-        let stays = apart.is_some() && before.is_some_and(|before| before.apart == apart);
-        // What cannot be read now is as it was seen, and is read the next time: runs are told all the same.
-        let seen = (!stays).then(|| picture_apart(client)).and_then(|seen| {
-            let failed = |failure: &Failure| {
-                apart = None;
-                tracing::debug!("{}; hint: {}", failure.error, failure.hint);
-            };
-            seen.inspect_err(failed).ok()
-        });
-        let as_before = || {
-            let all = before.iter().flat_map(|before| &before.picture);
-            all.filter(|((kind, _), _)| APART.contains(kind)).map(|(key, it)| (key.clone(), it.clone())).collect()
-        };
-        picture.extend(seen.unwrap_or_else(as_before));
+        let Apart { seen, stamp, read } = Apart::see(client, before);
+        picture.extend(seen);
         let now = client.now().wall;
         let days = [now - chrono::TimeDelta::days(1), now].map(|day| day.format("%Y-%m-%d").to_string());
         let mut ended = BTreeSet::new();
@@ -322,7 +311,9 @@ impl Taken {
                     happened.push(("run", value(&row)?, whose));
                 }
             }
-            for (key, (data, whose)) in &picture {
+            // What could not be read before is no news.
+            let is_known = |kind: &str| before.read.contains(kind) || APART.iter().all(|(apart, _)| *apart != kind);
+            for (key, (data, whose)) in picture.iter().filter(|((kind, _), _)| is_known(kind)) {
                 if before.picture.get(key).is_none_or(|(was, _)| was != data) {
                     happened.push((key.0, data.clone(), whose.clone()));
                 }
@@ -333,7 +324,7 @@ impl Taken {
                 }
             }
         }
-        Ok((Self { picture, ended, apart }, happened))
+        Ok((Self { picture, ended, stamp, read }, happened))
     }
 }
 
@@ -378,8 +369,14 @@ fn picture(client: &Client) -> Result<Picture, Failure> {
     Ok(picture)
 }
 
-/// The kinds of what jobs have nothing to do with: who may come in, and what is kept.
-const APART: [&str; 4] = ["key", "user", "server", "backup"];
+/// One thing that was seen: its name, what is told of it, and to whom.
+type Seen = (String, Value, Whose);
+
+type See = fn(&Client) -> Result<Vec<Seen>, Failure>;
+
+/// The kinds of what jobs have nothing to do with, who may come in and what is kept, and how each is looked at.
+const APART: [(&str, See); 4] =
+    [("key", see_keys), ("user", see_users), ("server", see_servers), ("backup", see_backups)];
 
 /// What tells one state of these from another; nothing, shortly after a change: two may look alike.
 fn stamp_apart(client: &Client) -> Option<Vec<Option<FileId>>> {
@@ -393,23 +390,65 @@ fn stamp_apart(client: &Client) -> Option<Vec<Option<FileId>>> {
     stamp.iter().flatten().all(is_old).then_some(stamp)
 }
 
-fn picture_apart(client: &Client) -> Result<Picture, Failure> {
-    let mut picture = Picture::new();
-    for mut row in keys::list(client)? {
+/// What jobs have nothing to do with, as it was seen at one look.
+struct Apart {
+    seen: Picture,
+    stamp: Option<Vec<Option<FileId>>>,
+    read: BTreeSet<&'static str>,
+}
+
+impl Apart {
+    fn see(client: &Client, before: Option<&Taken>) -> Self {
+        let stamp = stamp_apart(client);
+        let stays = stamp.is_some() && before.is_some_and(|before| before.stamp == stamp);
+        let mut apart = Self { seen: Picture::new(), stamp, read: BTreeSet::new() };
+        for (kind, look) in APART {
+            let looked = if stays { Ok(None) } else { look(client).map(Some) };
+            let seen = looked.unwrap_or_else(|failure| {
+                tracing::debug!("{}; hint: {}", failure.error, failure.hint);
+                // It is read the next time.
+                apart.stamp = None;
+                None
+            });
+            if let Some(seen) = seen {
+                apart.read.insert(kind);
+                apart.seen.extend(seen.into_iter().map(|(name, data, whose)| ((kind, name), (data, whose))));
+            } else if let Some(before) = before.filter(|before| before.read.contains(kind)) {
+                // What cannot be read now is as it was: the rest is told all the same.
+                apart.read.insert(kind);
+                let of_kind = before.picture.iter().filter(|((of, _), _)| *of == kind);
+                apart.seen.extend(of_kind.map(|(key, it)| (key.clone(), it.clone())));
+            }
+        }
+        apart
+    }
+}
+
+fn see_keys(client: &Client) -> Result<Vec<Seen>, Failure> {
+    let see = |mut row: keys::Row| {
         // It changes while nothing happens to the key.
         row.last_used_at = None;
-        picture.insert(("key", row.id.clone()), (value(&row)?, Whose::Admins));
-    }
-    for row in users::list(client)? {
-        picture.insert(("user", row.name.clone()), (value(&row)?, Whose::Admins));
-    }
-    for server in servers::list(client)? {
+        Ok((row.id.clone(), value(&row)?, Whose::Admins))
+    };
+    keys::list(client)?.into_iter().map(see).collect()
+}
+
+fn see_users(client: &Client) -> Result<Vec<Seen>, Failure> {
+    users::list(client)?.into_iter().map(|row| Ok((row.name.clone(), value(&row)?, Whose::Admins))).collect()
+}
+
+fn see_servers(client: &Client) -> Result<Vec<Seen>, Failure> {
+    let see = |server: servers::Record| {
         let data = json!({"id": server.id, "url": server.url});
-        picture.insert(("server", server.id), (data, Whose::All));
-    }
-    for backup in backup::list(&*client.disk, &client.layout.backups())? {
+        (server.id, data, Whose::All)
+    };
+    Ok(servers::list(client)?.into_iter().map(see).collect())
+}
+
+fn see_backups(client: &Client) -> Result<Vec<Seen>, Failure> {
+    let see = |backup: backup::Listed| {
         let data = json!({"file": client.shown(&backup.path), "bytes": backup.bytes});
-        picture.insert(("backup", backup.name), (data, Whose::Admins));
-    }
-    Ok(picture)
+        (backup.name, data, Whose::Admins)
+    };
+    Ok(backup::list(&*client.disk, &client.layout.backups())?.into_iter().map(see).collect())
 }

@@ -76,6 +76,10 @@ pub(super) async fn list(
     let device = query.device.as_deref().map(DeviceId::new).transpose();
     let device = device.map_err(|error| Problem::invalid(error.to_string(), "give a device's whole id"))?;
     if query.follow {
+        if page.cursor.is_some() {
+            let detail = "found `cursor` and `follow` together, expected one of them";
+            return Err(Problem::invalid(detail, "`follow` tells what is written from now on"));
+        }
         let (to, events) = channel(WAITING);
         let sender = Events::new(&app, &caller, headers, to)?;
         tokio::spawn(follow(app, sender, device, least));

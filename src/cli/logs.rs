@@ -115,10 +115,8 @@ mod tests {
     const OUT: Out = Out { json: false, color: false, quiet: false };
 
     fn line(text: &str) -> Line {
-        Line {
-            place: Place { at: String::new(), device: DeviceId::new("d.1").unwrap(), end: 0 },
-            text: text.to_owned(),
-        }
+        let place = Place { at: String::new(), device: DeviceId::new("d.1").unwrap(), day: String::new(), end: 0 };
+        Line { place, text: text.to_owned() }
     }
 
     #[test]

@@ -26,8 +26,12 @@ pub struct Name {
 /// Reads `orchestrator.<device>.<date>.log`.
 fn parse_name(file: &str) -> Option<Name> {
     let (device, date) = file.strip_prefix("orchestrator.")?.strip_suffix(".log")?.rsplit_once('.')?;
-    chrono::NaiveDate::parse_from_str(date, "%Y-%m-%d").ok()?;
+    parse_day(date)?;
     Some(Name { date: date.to_owned(), device: DeviceId::new(device).ok()?, file: file.to_owned() })
+}
+
+fn parse_day(day: &str) -> Option<chrono::NaiveDate> {
+    chrono::NaiveDate::parse_from_str(day, "%Y-%m-%d").ok()
 }
 
 /// Where a line stands among all of them.
@@ -37,6 +41,8 @@ pub struct Place {
     pub at: String,
     /// Its device.
     pub device: DeviceId,
+    /// The day of the log that it stands in: at midnight that may be the one after its time.
+    pub day: String,
     /// Where it ends in its log, bytes.
     pub end: u64,
 }
@@ -45,23 +51,26 @@ impl Place {
     /// Reads what it is written as.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let mut parts = text.splitn(3, ' ');
-        let (at, end, device) = (parts.next()?, parts.next()?, parts.next()?);
+        let mut parts = text.splitn(4, ' ');
+        let (at, day, end, device) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
         // Before the first line with a time there is none.
         let is_time = at.is_empty() || chrono::DateTime::parse_from_rfc3339(at).is_ok();
         is_time.then_some(())?;
-        Some(Self { at: at.to_owned(), end: end.parse().ok()?, device: DeviceId::new(device).ok()? })
+        parse_day(day)?;
+        let (at, day) = (at.to_owned(), day.to_owned());
+        Some(Self { at, device: DeviceId::new(device).ok()?, day, end: end.parse().ok()? })
     }
 
-    /// The day of the log that it may stand in, if that is known.
-    fn day(&self) -> Option<&str> {
-        self.at.split_once('T').map(|(day, _)| day)
+    /// The last day whose logs may hold a line before this one.
+    fn last_day(&self) -> Option<String> {
+        let day = self.at.split_once('T').map_or(self.day.as_str(), |(day, _)| day);
+        parse_day(day.max(&self.day))?.succ_opt().map(|day| day.to_string())
     }
 }
 
 impl std::fmt::Display for Place {
     fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(to, "{} {} {}", self.at, self.end, self.device)
+        write!(to, "{} {} {} {}", self.at, self.day, self.end, self.device)
     }
 }
 
@@ -125,16 +134,13 @@ pub fn newest(
     reads: &mut BTreeMap<Name, Read>,
 ) -> Result<Vec<Line>, Failure> {
     let mut lines: Vec<Line> = Vec::new();
-    let last = before.and_then(Place::day);
-    let is_before = |name: &Name| last.is_none_or(|last| name.date.as_str() <= last);
+    let last = before.and_then(Place::last_day);
+    let is_before = |name: &Name| last.as_ref().is_none_or(|last| name.date <= *last);
     for of_day in names.chunk_by(|a, b| a.date == b.date).rev().filter(|of_day| of_day.iter().all(is_before)) {
-        if lines.len() >= limit {
-            break;
-        }
         for name in of_day {
             let path = path(client, name);
             let size = found(client.disk.stat(&path)).on("look at", &path)?.map_or(0, |meta| meta.id.size);
-            let end = before.map(|before| end_before(&path, size, before, &name.device)).transpose()?;
+            let end = before.map(|before| end_before(&path, size, before, name)).transpose()?;
             let size = end.unwrap_or(size);
             let mut back = CHUNK;
             // From its end backwards, twice as far each time, until there are enough lines.
@@ -156,6 +162,11 @@ pub fn newest(
                 back *= 2;
             }
         }
+        // A line at midnight may stand in the next day's log: such a one says nothing of the day before.
+        let is_of_day = |line: &&Line| of_day.iter().any(|name| line.place.at.as_str() >= name.date.as_str());
+        if lines.iter().filter(is_of_day).count() >= limit {
+            break;
+        }
     }
     lines.sort();
     // Each log was read far enough for so many, and not all of them further.
@@ -165,8 +176,8 @@ pub fn newest(
 
 /// Where in a log the lines end that can stand before a place: found by halves, since lines stand in the order of their times. Of
 /// lines that a stepping clock has put elsewhere some may be missed.
-fn end_before(path: &Path, size: u64, before: &Place, device: &DeviceId) -> Result<u64, Failure> {
-    if *device == before.device {
+fn end_before(path: &Path, size: u64, before: &Place, name: &Name) -> Result<u64, Failure> {
+    if (&name.device, &name.date) == (&before.device, &before.day) {
         return Ok(before.end.min(size));
     }
     let (mut low, mut high) = (0, size);
@@ -209,7 +220,7 @@ pub fn take_new(client: &Client, name: &Name, read: &mut Read, lines: &mut Vec<L
             if let Some(at) = time_of(&text) {
                 read.at = at;
             }
-            let place = Place { at: read.at.clone(), device: name.device.clone(), end: at };
+            let place = Place { at: read.at.clone(), device: name.device.clone(), day: name.date.clone(), end: at };
             lines.push(Line { place, text });
         }
     }
@@ -235,9 +246,13 @@ mod tests {
 
     #[test]
     fn a_place_is_read_as_it_is_written() {
-        let place = Place { at: "2026-11-21T08:00:00.1Z".into(), device: DeviceId::new("d.1").unwrap(), end: 17 };
+        let (at, day) = ("2026-11-21T08:00:00.1Z".to_owned(), "2026-11-21".to_owned());
+        let place = Place { at, device: DeviceId::new("d.1").unwrap(), day, end: 17 };
         assert_eq!(Place::parse(&place.to_string()), Some(place));
-        for bad in ["", "2026-11-21T08:00:00.1Z", "x 1 d", "2026-11-21T08:00:00Z -1 d", " 1 ", " 1 a b"] {
+        for bad in ["", "2026-11-21T08:00:00.1Z", "x 2026-11-21 1 d", "2026-11-21T08:00:00Z 2026-11-21 -1 d"]
+            .into_iter()
+            .chain([" 2026-11-21 1 ", " 2026-11-21 1 a b", " 2026-13-21 1 a", " 1 a"])
+        {
             assert_eq!(Place::parse(bad), None, "{bad}");
         }
     }

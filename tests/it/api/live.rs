@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use serde_json::{Value, json};
 
 use super::super::volume::Volume;
-use super::Event;
+use super::{Api, Event};
 
 /// The text of all `log` events of an attempt.
 fn told(events: &[Event], attempt: u64) -> String {
@@ -136,7 +136,7 @@ fn a_command_goes_on_elsewhere_when_its_device_dies_and_ends_at_its_timeout() {
         "{answer}"
     );
     assert_eq!(answer["output"], "from c\n");
-    let late = api.post("/command", &json!({"command": ["sleep", "600"], "timeout": "300ms"})).is(504).json();
+    let late = api.post("/command", &json!({"command": ["sleep", "600"], "timeout": "2s"})).is(504).json();
     assert!(late["detail"].as_str().unwrap().contains("cancelled"), "{late}");
     volume
         .wait("it is cancelled", |volume| volume.results("sleep").iter().any(|result| result["status"] == "cancelled"));
@@ -193,6 +193,9 @@ fn what_changes_is_told_and_what_was_missed_is_told_later() {
     std::os::unix::fs::symlink("Backups", volume.common("Backups")).unwrap();
     let run = api.post("/trigger/quiet?wait=30s", &json!({})).is(200).json()["run_id"].clone();
     stream.find(|event| event.name == "run" && event.data["run_id"] == run).unwrap();
+    let made = api.make_key("viewer", &[]).key;
+    let key = stream.find(|event| event.name == "key").unwrap();
+    assert_eq!(key.data["id"], made.split('_').nth(1).unwrap());
     let mut late = api.listen("/api/v1/events", None);
     assert_eq!(late.next().unwrap().name, "hello");
     volume.job("other", "command = [\"false\"]\ntimeout = \"7s\"\n");
@@ -244,7 +247,7 @@ fn a_command_ends_at_its_timeout_although_who_was_asked_is_no_more() {
     let api = volume.serve("a", &[]);
     volume.start("b", &["--tags", "worker"]);
     std::thread::scope(|scope| {
-        let command = json!({"command": ["sleep", "600"], "tags": ["worker"], "timeout": "2s"});
+        let command = json!({"command": ["sleep", "600"], "tags": ["worker"], "timeout": "8s"});
         // Nobody answers any more.
         let api = &api;
         scope.spawn(move || std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| api.post("/command", &command))));
@@ -269,32 +272,24 @@ fn the_devices_logs_are_merged_paged_filtered_and_followed() {
     volume.drop_trigger("bad.json", "{\"jub\": 1}");
     volume.wait("it is rejected", |volume| volume.common("TriggersProcessed/rejected").exists());
     let at = |line: &Value| line["timestamp"].as_str().unwrap_or_default().to_owned();
+    // Lines reach the log a little later than their devices go on.
+    let is_end = |line: &&Value| line["message"] == "attempt ended";
+    volume.wait("all ends are said", |_| api.get("/logs?limit=500").items().iter().filter(is_end).count() >= 10);
     let newest = api.get("/logs?limit=500").items();
     assert!(newest.iter().map(at).is_sorted(), "merged by time");
     let devices: BTreeSet<&str> = newest.iter().map(|line| line["device"].as_str().unwrap()).collect();
     assert_eq!(devices.len(), 2);
-    let ends = newest.iter().filter(|line| line["message"] == "attempt ended").count();
-    assert_eq!(ends, 10);
+    assert_eq!(newest.iter().filter(is_end).count(), 10);
     let of_b = api.get("/logs?limit=500&device=b").items();
     assert!(!of_b.is_empty() && of_b.iter().all(|line| line["device"] == "b"));
     let infos = api.get("/logs?limit=500&level=info").items();
     assert!(infos.len() < newest.len() && infos.iter().all(|line| line["level"] != "DEBUG"));
-    assert!(infos.iter().filter(|line| line["message"] == "attempt ended").count() == 10);
+    assert!(infos.iter().filter(is_end).count() == 10);
     // Page by page, each before the one before, all ends are met once.
     for filter in ["", "&level=info"] {
-        let (mut met, mut cursor) = (Vec::new(), String::new());
-        loop {
-            let page = api.get(&format!("/logs?limit=7{filter}{cursor}")).is(200).json();
-            let lines = page["items"].as_array().unwrap().clone();
-            assert!(lines.len() <= 7);
-            met.splice(0..0, lines);
-            match page["next"].as_str() {
-                Some(next) => cursor = format!("&cursor={}", next.replace(' ', "%20")),
-                None => break,
-            }
-        }
+        let met = pages_of_logs(&api, &format!("/logs?limit=7{filter}"), 7);
         assert!(met.iter().map(at).is_sorted());
-        assert_eq!(met.iter().filter(|line| line["message"] == "attempt ended").count(), 10, "{filter}");
+        assert_eq!(met.iter().filter(is_end).count(), 10, "{filter}");
     }
     // What is written from now on.
     let mut lines = api.listen("/logs?follow&level=info", None);
@@ -309,6 +304,52 @@ fn the_devices_logs_are_merged_paged_filtered_and_followed() {
     });
     let ended = ended.expect("the stream goes on");
     assert_eq!(ended.data["device"], "b");
+}
+
+/// All lines of all pages, the oldest first.
+fn pages_of_logs(api: &Api, path: &str, limit: usize) -> Vec<Value> {
+    let (mut met, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let page = api.get(&format!("{path}{cursor}")).is(200).json();
+        let lines = page["items"].as_array().unwrap().clone();
+        assert!(lines.len() <= limit);
+        met.splice(0..0, lines);
+        match page["next"].as_str() {
+            Some(next) => cursor = format!("&cursor={}", next.replace(' ', "%20")),
+            None => return met,
+        }
+    }
+}
+
+#[test]
+fn pages_of_logs_go_on_in_the_days_before() {
+    let mut volume = Volume::new();
+    let api = volume.serve("a", &[]);
+    let mut all = Vec::new();
+    for device in ["x", "y"] {
+        for day in 1..=3 {
+            let mut times: Vec<String> = (0..60).map(|second| format!("2020-01-0{day}T12:00:{second:02}.5Z")).collect();
+            // What was said at midnight may stand in the log of the next day, and behind it in time what stands in this one's.
+            if day > 1 {
+                times.insert(0, format!("2020-01-0{}T23:59:59.9Z", day - 1));
+            }
+            times.push(format!("2020-01-0{day}T23:59:59.95Z"));
+            let mut text = String::new();
+            for (number, at) in times.into_iter().enumerate() {
+                let message = format!("{device} {day} {number}");
+                text += &format!("{}\n", json!({"timestamp": at, "level": "INFO", "message": message}));
+                all.push((at, message));
+            }
+            std::fs::write(volume.common(&format!("Logs/orchestrator.{device}.2020-01-0{day}.log")), text).unwrap();
+        }
+    }
+    all.sort();
+    for limit in [1, 7, 61, 500] {
+        let met = pages_of_logs(&api, &format!("/logs?limit={limit}"), limit);
+        let met = met.iter().filter(|line| line["device"] != "a");
+        let met: Vec<_> = met.map(|line| line["message"].as_str().unwrap()).collect();
+        assert_eq!(met, all.iter().map(|(_, message)| message).collect::<Vec<_>>(), "{limit}");
+    }
 }
 
 #[test]
@@ -392,8 +433,8 @@ fn a_page_of_a_large_log_is_found_without_reading_all_of_it() {
         peak.parse::<u64>().unwrap()
     };
     let before = peak();
-    for (cursor, last) in [("2020-01-01T02:00:00.000000Z%200%20a", 71_999), ("2020-01-01T00:00:10.000000Z%200%20a", 99)]
-    {
+    for (time, last) in [("02:00:00", 71_999), ("00:00:10", 99)] {
+        let cursor = format!("2020-01-01T{time}.000000Z%202020-01-01%200%20a");
         let page = api.get(&format!("/logs?limit=50&cursor={cursor}")).is(200).json();
         let items = page["items"].as_array().unwrap();
         let numbers: Vec<usize> = items
