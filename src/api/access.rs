@@ -17,7 +17,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::app::{App, answer};
 use super::audit::{What, what};
 use super::extract::{Asked, Body, Form, Named, duration};
-use super::guard::{Caller, network, refresh_soon};
+use super::guard::{Caller, network, refresh, refresh_soon};
 use super::page::{Page, PageQuery};
 use super::problem::{Document, Kind, Problem};
 use crate::client::security::keys::{self, Made, OVERLAP, Wanted};
@@ -97,6 +97,7 @@ pub(super) async fn token(
             let Some(token) = form.refresh_token else {
                 return Err(Problem::invalid("found no `refresh_token`", "send the one that came with the last token"));
             };
+            refresh(&app).await;
             of_refresh(&app, &token)?
         }
         Some(other) => {
@@ -136,10 +137,8 @@ async fn of_password(app: &App, address: SocketAddr, name: String, password: Str
     let _one = HASHING.acquire().await.map_err(|_| unknown())?;
     // Again, for those who asked at once: what the ones before came to is known by now.
     whose.iter().try_for_each(|whose| app.guard.may_try(whose))?;
-    if app.guard.user(&name).is_none() {
-        // Made a moment ago, perhaps.
-        refresh_soon(app).await;
-    }
+    // Whoever it is: how long the answer takes does not tell which names there are.
+    refresh_soon(app).await;
     let user = app.guard.user(&name).map(|known| known.record.clone());
     // On a thread of its own: the memory that a hash takes is given back with it.
     let (told, answer) = tokio::sync::oneshot::channel();

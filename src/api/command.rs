@@ -14,6 +14,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::app::App;
+use super::audit::what;
 use super::extract::{Body, duration};
 use super::guard::{Caller, allow};
 use super::jobs::{not_too_long, seen, unnamed};
@@ -154,13 +155,9 @@ pub(super) async fn command(
         match turn {
             Turn::Here => return Ok(here(&app, caller, &note, wanted, timeout).await?.into_response()),
             Turn::There(record) => {
-                note.done(&caller, format!("to the server {} {}", record.id, record.url)).await;
-                let forwarded = forward(&app, &record, body.clone(), timeout).await;
-                if !matches!(forwarded, Ok(Some(_))) {
-                    note.was_not_done();
-                }
-                if let Some(answer) = forwarded? {
-                    return Ok(answer);
+                note.asks(&caller, format!("asked of the server {} {}", record.id, record.url)).await;
+                if let Some(answer) = forward(&app, &record, body.clone(), timeout).await? {
+                    return Ok((what(format!("answered by the server {}", record.id)), answer).into_response());
                 }
             }
         }

@@ -132,8 +132,11 @@ impl From<User> for Known<User> {
 struct Book {
     keys: HashMap<String, Arc<Known<Key>>>,
     users: HashMap<String, Arc<Known<User>>>,
-    stamp: Vec<Option<FileId>>,
+    /// What tells the folders from others; `None`: they may be others by now without another stamp.
+    stamp: Option<Vec<Option<FileId>>>,
     looked: Option<Duration>,
+    /// When a look came to nothing, if the last one did.
+    failed: Option<Duration>,
     /// What could not be read, so that it is said once.
     wrong: Vec<String>,
 }
@@ -200,14 +203,27 @@ impl Guard {
         looked.map_or(Duration::MAX, |looked| now.saturating_sub(looked))
     }
 
-    /// The turn to look for changes, if it is time. While another has it, only who would be judged by what is too old waits.
+    /// How long ago a look came to nothing, if the last one did.
+    fn failed(&self, now: Duration) -> Option<Duration> {
+        let failed = self.book.read().unwrap_or_else(PoisonError::into_inner).failed;
+        failed.map(|failed| now.saturating_sub(failed))
+    }
+
+    fn has_failed(&self, now: Duration) {
+        self.book.write().unwrap_or_else(PoisonError::into_inner).failed = Some(now);
+    }
+
+    /// The turn to look for changes, if it is time. While another has it, only who would be judged by what is too old waits; and
+    /// nobody where the last look came to nothing.
     async fn turn_to_look(&self, app: &App, due: Duration) -> Option<OwnedSemaphorePermit> {
-        let age = self.age(app.now().boot);
-        if age < due {
+        let now = app.now().boot;
+        let age = self.age(now);
+        let failed = self.failed(now);
+        if age < due || failed.is_some_and(|ago| ago < LOOK) {
             return None;
         }
         let turn = Arc::clone(&self.turn);
-        if age < OLD {
+        if age < OLD || failed.is_some() {
             return turn.try_acquire_owned().ok();
         }
         let asked = app.now().boot;
@@ -220,13 +236,13 @@ impl Guard {
     /// Reads keys and users again if they have changed.
     pub(super) fn look(&self, client: &Client) -> Result<(), Failure> {
         let now = client.now();
-        let stamp = security::stamp(&*client.disk, &client.layout);
+        // Two changes within one tick of the file system's clock leave one stamp: of what has just changed none is kept.
+        let may_hide = self.remote || is_recent(client, now.wall);
+        let stamp = (!may_hide).then(|| security::stamp(&*client.disk, &client.layout));
         {
             let mut book = self.book.write().unwrap_or_else(PoisonError::into_inner);
-            // Two changes within one tick of the file system's clock leave one stamp: shortly after one it is read again.
-            let may_hide = book.looked.is_some_and(|looked| now.boot.saturating_sub(looked) < LOOK);
-            if book.stamp == stamp && !may_hide && !is_recent(client, now.wall) && !self.remote {
-                book.looked = Some(now.boot);
+            if stamp.is_some() && book.stamp == stamp {
+                (book.looked, book.failed) = (book.looked.max(Some(now.boot)), None);
                 return Ok(());
             }
         }
@@ -234,15 +250,20 @@ impl Guard {
         let (users, wrong_users) = security::read_all::<User>(&*client.disk, &client.layout.users())?;
         let wrong: Vec<String> = wrong_keys.iter().chain(&wrong_users).map(ToString::to_string).collect();
         let mut book = self.book.write().unwrap_or_else(PoisonError::into_inner);
+        // Who looked later has seen all of this.
+        if book.looked > Some(now.boot) {
+            return Ok(());
+        }
         for error in wrong.iter().filter(|error| !book.wrong.contains(error)) {
             tracing::error!("{error}: whoever it was for cannot come in");
         }
         let keys = keys.into_iter().map(|key| (key.id.clone(), Arc::new(key.into())));
         let users = users.into_iter().map(|user| (user.name.clone(), Arc::new(user.into())));
-        let mut new = Book { keys: keys.collect(), users: users.collect(), stamp, looked: Some(now.boot), wrong };
+        let looked = Some(now.boot);
+        let mut new = Book { keys: keys.collect(), users: users.collect(), stamp, looked, failed: None, wrong };
         // What cannot be read now was good when it was read: it stays, and is looked at again.
         if !new.wrong.is_empty() {
-            new.stamp.clear();
+            new.stamp = None;
             for error in wrong_keys.iter().chain(&wrong_users) {
                 let Some(name) = error.path.file_stem().and_then(|name| name.to_str()) else { continue };
                 let is_user = error.path.parent() == Some(&client.layout.users());
@@ -384,10 +405,11 @@ async fn look_for(app: &App, due: Duration) {
         })
     };
     match timeout(PATIENCE, look).await {
-        Ok(Ok(())) => {}
+        Ok(Ok(())) => return,
         Ok(Err(failure)) => tracing::warn!("{}; hint: {}", failure.error, failure.hint),
         Err(_) => tracing::warn!("keys and users cannot be read within {PATIENCE:?}: those known before count"),
     }
+    app.guard.has_failed(app.now().boot);
 }
 
 /// Writes down when keys were used on this device, with what was known of it before.

@@ -263,13 +263,12 @@ type Refused = (Problem, Option<Caller>);
 async fn known(admit: &Admit, address: SocketAddr, headers: &HeaderMap) -> Result<Option<Caller>, Box<Refused>> {
     let Admit { app, right } = admit;
     let refuse = |problem: Problem, caller: Option<Caller>| Box::new((problem, caller));
-    refresh(app).await;
-    let now = app.now();
     let Some(right) = right else {
         app.guard.count_address(address.ip()).map_err(|problem| refuse(problem, None))?;
         return Ok(None);
     };
-    let caller = match app.guard.recognise(headers, now.wall) {
+    refresh(app).await;
+    let caller = match app.guard.recognise(headers, app.now().wall) {
         Ok(caller) => caller,
         // A key has too many bits to be guessed: whoever shows a wrong one is only kept from asking too often. It may have been made
         // a moment ago, on another device.

@@ -99,10 +99,10 @@ impl Site {
             return response;
         }
         let caller = response.extensions().get::<Caller>();
-        // Neither who is nobody nor who asks too often fills the disk: a few of them are written down.
-        let is_rare = caller.is_some() && response.status() != StatusCode::TOO_MANY_REQUESTS;
+        // Neither who is nobody nor who asks too often fills the disk: a few of them are written down. A sign-in always is.
+        let is_known = caller.is_some() && response.status() != StatusCode::TOO_MANY_REQUESTS;
         let is_at_nothing = response.extensions().get::<Nowhere>().is_some() || is_refused_unread(&response);
-        if is_rare || !is_at_nothing && audit.has_room(app.now().boot) {
+        if is_known || response.status().is_success() || !is_at_nothing && audit.has_room(app.now().boot) {
             let what = response.extensions().get::<What>().map(|What(what)| what.clone());
             note.write(caller, what, response.status()).await;
         }
@@ -130,13 +130,17 @@ impl Note {
         self.write(Some(caller), Some(what), StatusCode::ACCEPTED).await;
     }
 
-    /// It was not done after all: what comes of the request is still to be written down.
-    pub(super) fn was_not_done(&self) {
-        self.is_written.store(false, Ordering::Release);
+    /// Writes down what is about to be asked of another; what comes of it is still to be written down.
+    pub(super) async fn asks(&self, caller: &Caller, what: String) {
+        self.put(Some(caller), Some(what), StatusCode::ACCEPTED).await;
     }
 
     async fn write(&self, caller: Option<&Caller>, what: Option<String>, status: StatusCode) {
         self.is_written.store(true, Ordering::Release);
+        self.put(caller, what, status).await;
+    }
+
+    async fn put(&self, caller: Option<&Caller>, what: Option<String>, status: StatusCode) {
         let app = &self.site.0.app;
         let entry = Entry {
             at: app.now().wall,

@@ -244,12 +244,10 @@ fn who_asks_too_often_is_told_when_to_come_again() {
     let other = api.make_key("viewer", &[]);
     let statuses: Vec<u16> = (0..30).map(|_| other.get("/jobs").status).collect();
     assert!(statuses.contains(&200) && statuses.contains(&429), "{statuses:?}");
-    let refused = loop {
+    let refused = volume.wait_for("another refusal", |_| {
         let answer = other.get("/jobs");
-        if answer.status == 429 {
-            break answer.is(429);
-        }
-    };
+        (answer.status == 429).then(|| answer.is(429))
+    });
     let wait: u64 = refused.header("retry-after").parse().unwrap();
     assert!((1..=5).contains(&wait), "{wait}");
     // Each key is counted for itself.
@@ -299,4 +297,22 @@ fn bodies_waits_and_streams_have_their_bounds() {
     drop(api.make_key("viewer", &[]).listen("/api/v1/events", None));
     streams.pop();
     volume.wait("there is room again", |_| api.try_listen("/api/v1/events").is_some());
+    drop(streams);
+    // So many may wait for ends of runs.
+    let body = "{\"command\": [\"sleep\", \"600\"]}";
+    let head = head(&api, &format!("Content-Length: {}", body.len()));
+    let ask = |_| {
+        let mut stream = connect(&api);
+        stream.write_all(format!("{head}{body}").as_bytes()).unwrap();
+        stream
+    };
+    let waiting: Vec<_> = (0..256).map(ask).collect();
+    let short = json!({"command": ["true"], "timeout": "10ms"});
+    let refused = volume.wait_for("all places are taken", |_| {
+        let answer = api.post("/command", &short);
+        (answer.status == 429).then_some(answer)
+    });
+    assert!(refused.text.contains("256 waits"), "{refused:?}");
+    assert_ne!(api.make_key("operator", &[]).post("/command", &short).status, 429);
+    drop(waiting);
 }

@@ -192,7 +192,7 @@ impl Volume {
         let said = self.said(id);
         let url = said.rsplit("HTTP API url=").next().unwrap().split_whitespace().next().unwrap().to_owned();
         // The first device of a volume shows a key.
-        let until = Instant::now() + Duration::from_secs(5);
+        let until = Instant::now() + Duration::from_secs(20);
         let key = loop {
             let found = said_keys(self).pop();
             if found.is_some() || Instant::now() > until {
