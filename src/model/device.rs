@@ -185,10 +185,10 @@ pub struct RunUse {
     pub run_id: RunId,
     /// Which attempt.
     pub attempt: u32,
-    /// How many processes it has.
+    /// How many processes it has; in a container each of their threads counts.
     pub processes: u32,
-    /// Memory, bytes.
+    /// Memory, bytes; of a container that is kept, all that it holds.
     pub memory_bytes: u64,
-    /// Processor time so far of the processes there are, milliseconds.
+    /// Processor time so far of the processes there are, milliseconds; in a container, of all there were.
     pub cpu_ms: u64,
 }

@@ -94,27 +94,44 @@ impl<'t> Node<'t> {
         }
     }
 
-    /// Its type, and of a short kind of value as much as helps.
-    fn described(self, text: &str) -> String {
-        let kind = match self {
+    /// Its type.
+    fn kind(self) -> &'static str {
+        match self {
             Self::Value(Value::String(_)) => "a string",
             Self::Value(Value::Integer(_)) => "an integer",
             Self::Value(Value::Float(_)) => "a float",
             Self::Value(Value::Boolean(_)) => "a boolean",
             Self::Value(Value::Datetime(_)) => "a date or time",
             Self::Value(Value::Array(_)) => "an array",
-            Self::Value(Value::InlineTable(_)) => "a table",
-            Self::Table(_) | Self::Nothing => return "a table".to_owned(),
-            Self::Tables(_) => return "an array of tables".to_owned(),
-        };
-        let written = self.span().and_then(|span| text.get(span)).unwrap_or_default();
-        format!("{kind} ({})", excerpt(written, VALUE_SHOWN))
+            Self::Value(Value::InlineTable(_)) | Self::Table(_) | Self::Nothing => "a table",
+            Self::Tables(_) => "an array of tables",
+        }
+    }
+
+    /// Its type, and of a value as much as helps.
+    fn described(self, text: &str) -> String {
+        let kind = self.kind();
+        match self {
+            Self::Value(_) => {
+                let written = self.span().and_then(|span| text.get(span)).unwrap_or_default();
+                format!("{kind} ({})", excerpt(written, VALUE_SHOWN))
+            }
+            Self::Table(_) | Self::Tables(_) | Self::Nothing => kind.to_owned(),
+        }
     }
 }
 
 /// Where a key of a table stands.
 fn key_at(table: &dyn TableLike, key: &str) -> usize {
     table.key(key).and_then(toml_edit::Key::span).map_or(0, |span| span.start)
+}
+
+/// The line of a byte.
+fn line_at(text: &str, at: usize) -> &str {
+    let (before, behind) = text.split_at_checked(at).unwrap_or((text, ""));
+    let begin = before.rfind(['\n', '\r']).map_or(0, |end| end + 1);
+    let end = behind.find(['\n', '\r']).map_or(text.len(), |end| at + end);
+    text.get(begin..end).unwrap_or_default()
 }
 
 /// Parses `text`, which must have no byte order mark.
@@ -129,6 +146,8 @@ pub(super) fn document(text: &str) -> Result<Document<&str>, Problem> {
         let found = match rest.split(['\n', '\r']).next() {
             Some("") | None if rest.is_empty() => "the end of the file".to_owned(),
             Some("") | None => "the end of the line".to_owned(),
+            // A webhook's address may be all the secret that it takes.
+            Some(_) if line_at(text, at).contains("://") => "what it says in the line of an address".to_owned(),
             Some(line) => excerpt(line.trim_end(), VALUE_SHOWN),
         };
         let error = format!("not valid TOML: {}; found {found}", bad.message().replace(['\n', '\r'], " "));
@@ -229,6 +248,17 @@ impl<'t> Reader<'t> {
             return self.wrong_type(key, found, expected);
         };
         Some(At { at: found.at, value })
+    }
+
+    /// A string that no message repeats.
+    pub(super) fn secret_string(&mut self, key: &str, expected: &str) -> Option<At<&'t str>> {
+        let found = self.get(key)?;
+        let value = found.value.as_str();
+        if value.is_none() {
+            let error = format!("`{key}` is {}, expected {expected}", found.value.kind());
+            self.problem(found.at, error, format!("write `{key}` as {expected}"));
+        }
+        value.map(|value| At { at: found.at, value })
     }
 
     pub(super) fn boolean(&mut self, key: &str) -> Option<bool> {

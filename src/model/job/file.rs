@@ -144,11 +144,11 @@ fn pool(reader: &mut Reader<'_>, named: &mut Named) -> Option<PoolName> {
 
 fn notify(reader: &mut Reader<'_>) -> Option<String> {
     let expected = "the URL of a webhook: http:// or https://, a host, and no spaces";
-    let At { at, value } = reader.string("notify", expected)?;
+    // The address is not repeated: it may be all the secret that the hook takes.
+    let At { at, value } = reader.secret_string("notify", expected)?;
     let rest = value.strip_prefix("http://").or_else(|| value.strip_prefix("https://"));
     let host = rest.and_then(|rest| rest.split(['/', '?', '#']).next()).unwrap_or_default();
     if host.is_empty() || !value.chars().all(|c| c.is_ascii_graphic()) {
-        // The address is not repeated: it may be all the secret that the hook takes.
         let error = format!("`notify` is no such address, expected {expected}");
         reader.problem(at, error, "notify = \"https://example.org/hook\"");
     }

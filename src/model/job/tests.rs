@@ -176,6 +176,23 @@ fn a_type_has_its_own_keys_and_no_others() {
 }
 
 #[test]
+fn no_message_repeats_the_address_of_a_webhook() {
+    for line in [
+        "notify = https://hooks.lan/T0/private",
+        "notify = \"https://hooks.lan/T0/private",
+        "notify = \"https://hooks.lan/T0/\\private\"",
+        "notify = \"https://hooks.lan/T0/private\" # and\u{1} so on",
+        "notify = [\"https://hooks.lan/T0/private\"]",
+        "notify = {url = \"https://hooks.lan/T0/private\"}",
+        "notify = \"hooks.lan/T0/private\"",
+        "notify = \"https://hooks.lan/T0/ private\"",
+    ] {
+        let errors = read(&format!("file = \"a\"\n{line}\ntags = []")).expect_err(line);
+        assert!(!format!("{errors:?}").contains("private"), "{line}: {errors:?}");
+    }
+}
+
+#[test]
 fn each_type_is_read_with_its_keys_and_defaults() {
     let job = good(
         "type = \"daily\"\nfile = \"a\"\ntime = \"09:30\"\ntimezone = \"Europe/Berlin\"\njitter = \"5m\"\nmissed = \"skip\"",
