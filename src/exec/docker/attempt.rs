@@ -29,6 +29,8 @@ pub(super) const PAUSE: Duration = Duration::from_secs(1);
 const LAST_WORDS: Duration = Duration::from_secs(60);
 /// How often it is measured what a container has in use.
 const MEASURE: Duration = Duration::from_secs(2);
+/// How long after its start the engine is asked what a kept container had used before: who ends sooner costs no question.
+const KEPT_BEFORE: Duration = Duration::from_millis(100);
 /// How often a container is looked at whatever its connection says.
 const LOOK_ANYWAY: Duration = Duration::from_secs(30);
 /// How often a container that should be dead is killed again.
@@ -163,11 +165,19 @@ async fn measure(shared: &Shared, lease: &Lease, vessel: &Vessel) -> Infallible 
         Vessel::Swarm(_) => None,
     };
     let Some(container) = container else { return std::future::pending().await };
+    // What attempts before this one took of the processors; of a container of its own, nothing.
+    let mut before = matches!(vessel, Vessel::Own(_)).then_some(0);
+    let mut pause = KEPT_BEFORE;
+    while before.is_none() {
+        tokio::time::sleep(std::mem::replace(&mut pause, MEASURE)).await;
+        before = shared.engine.used(container).await.ok().flatten().map(|used| used.cpu_ms);
+    }
     loop {
         tokio::time::sleep(MEASURE).await;
         // What cannot be known now is as it was.
         if let Ok(Some(Used { processes, memory_bytes, cpu_ms })) = shared.engine.used(container).await {
             let (run_id, attempt) = (lease.run.clone(), lease.attempt);
+            let cpu_ms = cpu_ms.saturating_sub(before.unwrap_or_default());
             let used = RunUse { run_id, attempt, processes, memory_bytes, cpu_ms };
             lock(&shared.used).insert(lease.clone(), used);
         }

@@ -31,6 +31,9 @@ const PULL_ANSWER: u64 = 60;
 const PULL_STALLED: Duration = Duration::from_secs(120);
 /// How long it may take in all.
 const PULL_MOST: Duration = Duration::from_secs(3_600);
+/// How often, and how long after one another, something is asked whose answer cannot be read.
+const READ_AGAIN: u32 = 100;
+const READ_PAUSE: Duration = Duration::from_millis(100);
 /// The largest file that is read out of a container, bytes.
 const FILE_LIMIT: usize = 64 << 10;
 
@@ -63,6 +66,9 @@ pub enum Fault {
     /// Whatever else it refused.
     #[error("{0}")]
     Refused(String),
+    /// What it answered cannot be read.
+    #[error("its answer cannot be read: {0}")]
+    Unreadable(String),
 }
 
 impl Fault {
@@ -75,7 +81,7 @@ impl Fault {
                 "give the device the group of the socket: DOCKER_GID for compose, `usermod -aG docker USER`"
             }
             Self::NoImage(_) => "`docker pull` or build it on this machine, or leave `pull` at `missing`",
-            Self::NameTaken | Self::NoContainer | Self::NotNow(_) | Self::Refused(_) => {
+            Self::NameTaken | Self::NoContainer | Self::NotNow(_) | Self::Refused(_) | Self::Unreadable(_) => {
                 "`docker ps -a` shows all containers"
             }
         }
@@ -134,7 +140,7 @@ impl Engine {
                     return self.gone(&kind.to_string());
                 }
                 let is_answer = matches!(other, Error::JsonDataError { .. } | Error::JsonSerdeError { .. });
-                if is_answer { Fault::Refused(other.to_string()) } else { self.gone(&other.to_string()) }
+                if is_answer { Fault::Unreadable(other.to_string()) } else { self.gone(&other.to_string()) }
             }
         }
     }
@@ -167,11 +173,15 @@ impl Engine {
 
     /// What it knows of a container.
     pub async fn inspect(&self, container: &str) -> Result<ContainerInspectResponse, Fault> {
-        let seen = self
-            .client(ANSWER)?
-            .inspect_container(container, None::<bollard::query_parameters::InspectContainerOptions>)
-            .await;
-        seen.map_err(|error| self.fault(&error))
+        let options = None::<bollard::query_parameters::InspectContainerOptions>;
+        let ask = || {
+            let options = options.clone();
+            async move {
+                let seen = self.client(ANSWER)?.inspect_container(container, options).await;
+                seen.map_err(|error| self.fault(&error))
+            }
+        };
+        until_readable(ask).await
     }
 
     /// Returns when a container has ended; that it ended with an error is no fault.
@@ -281,7 +291,14 @@ impl Engine {
     pub async fn labelled(&self, labels: &[String]) -> Result<Vec<ContainerSummary>, Fault> {
         let filters = HashMap::from([("label".to_owned(), labels.to_vec())]);
         let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
-        self.client(ANSWER)?.list_containers(Some(options)).await.map_err(|error| self.fault(&error))
+        let ask = || {
+            let options = options.clone();
+            async move {
+                let seen = self.client(ANSWER)?.list_containers(Some(options)).await;
+                seen.map_err(|error| self.fault(&error))
+            }
+        };
+        until_readable(ask).await
     }
 
     /// Fetches an image; `tell` hears what it says, a line each.
@@ -343,6 +360,18 @@ pub struct Seen {
     pub version: String,
     /// Whether it manages a swarm.
     pub is_manager: bool,
+}
+
+/// Asks until the answer can be read: Podman's containers pass through states that Docker has no word for, such as `stopped` between
+/// their end and the record of it.
+async fn until_readable<T, F: Future<Output = Result<T, Fault>>>(ask: impl Fn() -> F) -> Result<T, Fault> {
+    for _ in 0..READ_AGAIN {
+        match ask().await {
+            Err(Fault::Unreadable(_)) => tokio::time::sleep(READ_PAUSE).await,
+            answered => return answered,
+        }
+    }
+    ask().await
 }
 
 /// What an answer that is no success means.
@@ -423,6 +452,34 @@ mod tests {
         ] {
             assert_eq!(answered(code, message), fault, "{message}");
         }
+    }
+
+    /// An engine that says this of every container, one after the other.
+    fn engine_that_says(answers: Vec<&'static str>) -> Engine {
+        use std::io::{BufRead as _, BufReader, Write as _};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let host = format!("http://{}", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            for (body, stream) in answers.into_iter().zip(listener.incoming()) {
+                let mut stream = stream.unwrap();
+                let head = BufReader::new(&stream).lines().map_while(Result::ok);
+                head.take_while(|line| !line.is_empty()).for_each(drop);
+                let head = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: application/json";
+                write!(stream, "{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+            }
+        });
+        Engine::new(&host)
+    }
+
+    #[tokio::test]
+    async fn a_state_that_docker_does_not_know_passes() {
+        let (passing, over) =
+            (r#"{"State": {"Status": "stopped"}}"#, r#"{"State": {"Status": "exited", "ExitCode": 9}}"#);
+        let seen = engine_that_says(vec![passing, passing, over]).inspect("x").await.unwrap();
+        assert_eq!(seen.state.unwrap().exit_code, Some(9));
+        let (passing, over) = (r#"[{"State": "improper"}]"#, r#"[{"State": "exited"}]"#);
+        let seen = engine_that_says(vec![passing, over]).labelled(&[]).await.unwrap();
+        assert_eq!(seen.len(), 1);
     }
 
     #[test]

@@ -135,7 +135,7 @@ pub(super) fn why_not_started(shared: &Shared, inside: &Inside, fault: &Fault) -
         );
     }
     match fault {
-        Fault::Refused(_) | Fault::NotNow(_) => {
+        Fault::Refused(_) | Fault::Unreadable(_) | Fault::NotNow(_) => {
             format!("the engine did not start a container of {}: {text}", container.image)
         }
         Fault::Gone { .. } | Fault::NoRights(_) | Fault::NoImage(_) | Fault::NameTaken | Fault::NoContainer => {
