@@ -120,16 +120,21 @@ pub fn read(client: &Client, named: &Named) -> Result<Option<Outcome>, Failure> 
 /// # Errors
 /// Exit code 3 if there is none, 2 if there are several or it is one that was rejected.
 pub fn find(client: &Client, name: &str) -> Result<Run, Failure> {
-    // A run that moves while it is looked for may be missed in both of its places.
+    // A run that moves while it is looked for may be missed in both of its places, as all of it or as what it is now.
+    let is_one = RunId::parse(name).is_some() || name.ends_with(".json");
     for _ in 0..3 {
-        let Some(id) = resolve(client, name)? else { break };
-        if let Some(run) = gather(client, &id)? {
+        let run = match resolve(client, name)? {
+            Some(id) => gather(client, &id)?,
+            None if is_one => None,
+            None => break,
+        };
+        if let Some(run) = run {
             let on_its_way = run.held.is_none() && run.entry.is_none() && run.final_result(client)?.is_none();
             if !on_its_way {
                 return Ok(run);
             }
-            client.pause(std::time::Duration::from_millis(20));
         }
+        client.pause(std::time::Duration::from_millis(20));
     }
     // Its files are incomplete for good: what there is of it.
     if let Some(id) = resolve(client, name)?

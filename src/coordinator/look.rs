@@ -274,12 +274,17 @@ impl Device {
         if self.problems.contains_key("volume") {
             return;
         }
-        // Made again if somebody removed them.
+        // Made again if somebody removed them, and not in what has come into the volume's place since the last beat.
         let layout = &self.parts.layout;
         for folder in [layout.triggers(), layout.running(), layout.waiting()] {
-            if found(self.parts.disk.stat(&folder)).is_ok_and(|there| there.is_none())
-                && let Err(error) = self.parts.disk.make_folders(&folder).on("make the folder", &folder)
-            {
+            if !found(self.parts.disk.stat(&folder)).is_ok_and(|there| there.is_none()) {
+                continue;
+            }
+            if let Err(problem) = self.find_volume() {
+                self.problem("volume", problem);
+                return;
+            }
+            if let Err(error) = self.parts.disk.make_folders(&folder).on("make the folder", &folder) {
                 self.problem("inbox", format!("{error}; hint: {}", error.hint()));
                 return;
             }
