@@ -30,7 +30,7 @@ use crate::volume::probe::{self, Scratch};
 use crate::volume::{heartbeat, results};
 
 /// How long one thing may take before its check fails. Generous: only a fault is that slow.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(10);
 /// How long a file event may take.
 const EVENT: Duration = Duration::from_secs(3);
@@ -42,7 +42,7 @@ const JOBS: [(&str, &str); 9] = [
     ("t_retry", "file = \"third.sh\"\nretries = 2\nbackoff = \"10ms\"\n"),
     ("t_slow", "command = [\"sleep\", \"60\"]\ntimeout = \"300ms\"\nstop_grace = \"1s\"\n"),
     ("t_queue", "file = \"alone.sh\"\noverlap = \"queue\"\n"),
-    ("t_skip", "command = [\"sleep\", \"1\"]\noverlap = \"skip\"\n"),
+    ("t_skip", "command = [\"sleep\", \"3\"]\noverlap = \"skip\"\n"),
     ("t_python", "file = \"answer.py\"\nfunction = \"answer\"\nkwargs = { plus = 1 }\n"),
     ("t_long", "file = \"long.sh\"\n"),
     ("t_off", "command = [\"true\"]\nenabled = false\n"),

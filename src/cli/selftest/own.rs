@@ -58,7 +58,8 @@ impl Bench {
     }
 
     pub(super) fn due_times(&mut self) -> Result<(), String> {
-        let soon = clock().wall + chrono::TimeDelta::seconds(2);
+        // A device has to know of it before.
+        let soon = clock().wall + chrono::TimeDelta::seconds(5);
         let (time, end) = (soon.format("%H:%M:%S"), (soon + chrono::TimeDelta::seconds(1)).format("%H:%M:%S"));
         let second = soon.format("%S %M %H");
         let run = "command = [\"true\"]\n";
