@@ -281,10 +281,11 @@ fn secrets_are_masked_in_the_log_and_stand_in_no_label() {
 fn a_timeout_ends_it_and_who_ignores_term_is_killed() {
     let Some(mut rig) = Rig::new() else { return };
     let with = |spec: Spec, timeout, grace| Spec { timeout: Some(timeout), grace, ..spec };
-    let short = Duration::from_millis(300);
+    // The shells have set their traps by then.
+    let short = Duration::from_secs(2);
     let polite = with(rig.spec(1, &["sleep", "1000"], Container::of(SHELL.to_owned())), short, LONG);
     let telling = "trap 'echo cleaned; exit 5' TERM; while :; do sleep 0.05; done";
-    let telling = with(rig.sh(2, telling), short * 3, LONG);
+    let telling = with(rig.sh(2, telling), short, LONG);
     let deaf = with(rig.sh(3, "trap '' TERM; while :; do sleep 1000; done"), short, short);
     for spec in [polite, telling, deaf] {
         rig.executor.start(spec);
@@ -600,7 +601,7 @@ fn what_fails_in_a_kept_container_is_told_and_thrown_away_with_it() {
     assert_eq!(exit.ending, Ending::Code(127));
     assert!(rig.log(10).contains("no-such-program"), "{}", rig.log(10));
     // Killed with all that it is made of, or asked first.
-    let stopped = |spec: Spec, grace| Spec { timeout: Some(Duration::from_millis(500)), grace, ..spec };
+    let stopped = |spec: Spec, grace| Spec { timeout: Some(Duration::from_secs(3)), grace, ..spec };
     let deaf =
         "trap '' TERM; setsid sh -c 'trap \"\" TERM; while :; do sleep 0.1; done' & while :; do sleep 1000; done";
     let rows = [
@@ -634,8 +635,7 @@ fn what_fails_in_a_kept_container_is_told_and_thrown_away_with_it() {
 #[test]
 fn nothing_outlives_its_attempt_in_a_kept_container() {
     let Some(mut rig) = Rig::new() else { return };
-    let script =
-        "for i in 1 2 3; do setsid sh -c 'while :; do sleep 0.05; date +%s%N >>beat; done' & done; sleep 0.3; exit 0";
+    let script = "for i in 1 2 3; do setsid sh -c 'while :; do sleep 0.05; date +%s%N >>beat; done' & done; until [ -s beat ]; do sleep 0.05; done; exit 0";
     assert_eq!(rig.run(rig.spec(1, &["sh", "-c", script], warm())).ending, Ending::Code(0));
     let beats = || fs::read_to_string(rig.path("beat")).unwrap().lines().count();
     let before = beats();

@@ -95,16 +95,12 @@ impl Stack {
         self.compose(&["ps", "-q", service]).lines().map(str::to_owned).collect()
     }
 
-    /// What a verb says, asked in the container of the device with the socket.
-    fn ask(&self, verb: &[&str]) -> Value {
-        let main = self.containers("orchestrator").remove(0);
-        let words = [&["exec", &main, "orchestrator"], verb, &["--json"]].concat();
-        serde_json::from_str(&docker(&words).unwrap()).unwrap()
-    }
-
+    /// The devices that live, as the one with the socket says; of a volume that is not made yet, none.
     fn alive(&self) -> BTreeSet<String> {
-        let devices = self.ask(&["devices", "list"]);
-        let alive = devices.as_array().unwrap().iter().filter(|device| device["alive"] == true);
+        let main = self.containers("orchestrator").remove(0);
+        let said = docker(&["exec", &main, "orchestrator", "devices", "list", "--json"]).unwrap_or_default();
+        let devices: Vec<Value> = serde_json::from_str(&said).unwrap_or_default();
+        let alive = devices.iter().filter(|device| device["alive"] == true);
         alive.map(|device| device["device"].as_str().unwrap().to_owned()).collect()
     }
 

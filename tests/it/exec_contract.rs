@@ -470,7 +470,7 @@ async fn a_timeout_ends_it(rig: &mut Rig) {
     assert!(exit.duration >= Duration::from_millis(50));
     // What it makes of the signal is told all the same.
     let mut spec = rig.sh(2, "trap 'echo cleaned; exit 5' TERM; while :; do sleep 0.01; done");
-    spec.timeout = Some(Duration::from_millis(300));
+    spec.timeout = Some(Duration::from_secs(2));
     let exit = rig.run(spec).await;
     assert_eq!((exit.ending, exit.stopped), (Ending::Code(5), Some(StopCause::Timeout)));
     assert!(rig.log(2).contains("cleaned"));
@@ -482,13 +482,13 @@ async fn a_timeout_ends_it(rig: &mut Rig) {
 
 async fn who_ignores_term_is_killed(rig: &mut Rig) {
     let mut spec = rig.sh(1, "trap '' TERM; echo $$ > main; while :; do sleep 1000; done");
-    spec.timeout = Some(Duration::from_millis(200));
+    spec.timeout = Some(Duration::from_secs(2));
     spec.grace = Duration::from_millis(100);
     rig.executor.start(spec);
     let main = rig.pid("main").await;
     let exit = rig.exit(1).await;
     assert_eq!((exit.ending, exit.stopped), (Ending::Signal(9), Some(StopCause::Timeout)));
-    assert!(exit.duration >= Duration::from_millis(300) && !is_alive(main));
+    assert!(exit.duration >= Duration::from_millis(2_100) && !is_alive(main));
 }
 
 async fn the_first_cause_counts(rig: &mut Rig) {
@@ -549,7 +549,7 @@ async fn a_daemon_that_ignores_term_is_gone(rig: &mut Rig) {
 async fn a_daemon_is_found_while_its_program_runs(rig: &mut Rig) {
     rig.executor.start(rig.sh(1, &format!("trap 'exit 8' TERM; {DAEMON}; while :; do sleep 0.01; done")));
     let daemon = rig.pid("daemon").await;
-    rig.executor.stop(&lease(1), StopCause::Restarted, Duration::from_millis(300));
+    rig.executor.stop(&lease(1), StopCause::Restarted, Duration::from_secs(2));
     let exit = rig.exit(1).await;
     assert_eq!((exit.ending, exit.stopped), (Ending::Code(8), Some(StopCause::Restarted)));
     assert!(!is_alive(daemon));
@@ -557,7 +557,7 @@ async fn a_daemon_is_found_while_its_program_runs(rig: &mut Rig) {
 
 async fn a_child_without_environment_is_found(rig: &mut Rig) {
     // By its ancestors, which are still there when it is looked for.
-    let script = "env -i setsid sleep 1000 >/dev/null 2>&1 & echo $! > one; trap '' TERM; while :; do sleep 1000; done";
+    let script = "trap '' TERM; env -i setsid sleep 1000 >/dev/null 2>&1 & echo $! > one; while :; do sleep 1000; done";
     // Another attempt, open all the time, so that nothing is found by being the only candidate.
     rig.executor.start(rig.spec(9, &["sleep", "1000"]));
     rig.executor.start(rig.sh(1, script));
@@ -665,6 +665,10 @@ async fn other_children_of_this_process_are_left_alone(rig: &mut Rig) {
 async fn without_descriptors_ends_are_still_seen(rig: &mut Rig) {
     rig.executor.start(rig.sh(1, "while [ ! -e go ]; do sleep 0.01; done; exit 5"));
     rig.executor.start(rig.sh(2, "trap '' TERM; setsid sleep 1000 & echo $! > child; while :; do sleep 1000; done"));
+    // Before anything else takes a step.
+    while !fs::read_to_string(rig.path("child")).is_ok_and(|text| text.ends_with('\n')) {
+        std::thread::yield_now();
+    }
     let too_many = rig.sh(3, "true");
     let mut hoard = Vec::new();
     while let Ok(file) = File::open("/dev/null") {

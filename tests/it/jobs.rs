@@ -169,7 +169,7 @@ fn a_timeout_ends_the_whole_tree_also_what_ignores_it_or_left_its_session() {
     let mut volume = Volume::new();
     volume.job(
         "deaf",
-        "command = [\"sh\", \"-c\", \"trap '' TERM; setsid sleep 300 & sleep 300 & while :; do sleep 0.05; done\"]\ntimeout = \"300ms\"\nstop_grace = \"200ms\"\n",
+        "command = [\"sh\", \"-c\", \"trap '' TERM; setsid sleep 300 & sleep 300 & while :; do sleep 0.05; done\"]\ntimeout = \"3s\"\nstop_grace = \"200ms\"\n",
     );
     volume.job("left", "command = [\"sh\", \"-c\", \"setsid sleep 300 & exit 0\"]\nstop_grace = \"200ms\"\n");
     volume.start("a", &[]);

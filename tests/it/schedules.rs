@@ -137,6 +137,7 @@ fn what_is_due_while_a_job_is_disabled_is_not_missed() {
     volume.wait("a run", |volume| volume.finals("tick") >= 1);
     volume.job("tick", &text(false));
     volume.wait("it to be paused", |volume| mark(volume, "tick")["paused"] == true);
+    volume.wait("the last run to end", |volume| volume.holder("tick").is_none());
     let before = due_times(&volume, "tick").len();
     // Another job's runs show how time passes.
     volume.job("clock", "type = \"interval\"\ninterval = \"1s\"\ncommand = [\"true\"]\n");
@@ -153,7 +154,7 @@ fn what_is_due_while_a_job_is_disabled_is_not_missed() {
 fn a_daily_job_runs_at_its_local_time_and_a_random_one_in_its_window() {
     let mut volume = Volume::new();
     let zone = chrono_tz::Asia::Kathmandu;
-    let soon = (Utc::now() + TimeDelta::seconds(4)).with_timezone(&zone);
+    let soon = (Utc::now() + TimeDelta::seconds(10)).with_timezone(&zone);
     let at = soon.format("%H:%M:%S");
     volume.job(
         "daily",
@@ -320,14 +321,15 @@ fn of_equal_devices_none_starves() {
         volume.start(id, &[]);
     }
     volume.wait("all to know all", |volume| volume.beat("c").is_some_and(|beat| beat["beat"].as_u64() > Some(5)));
-    for n in 1..=30 {
+    // Lots are drawn: that one of three has less than three of sixty happens once in a hundred million times.
+    for n in 1..=60 {
         volume.drop_trigger(&format!("quick{n}.json"), "{\"job\": \"quick\"}");
         volume.wait("its run", |volume| volume.finals("quick") == n);
     }
     let results = volume.results("quick");
     for id in ["a", "b", "c"] {
         let share = results.iter().filter(|result| result["device"] == id).count();
-        assert!(share >= 3, "{id} had {share} of 30");
+        assert!(share >= 3, "{id} had {share} of 60");
     }
 }
 

@@ -35,13 +35,20 @@ impl Volume {
     }
 
     pub(crate) fn job(&self, name: &str, text: &str) {
-        std::fs::write(self.path("Programs").join(format!("{name}.toml")), text).unwrap();
+        self.place(&self.path("Programs").join(format!("{name}.toml")), text);
+    }
+
+    /// Writes a file so that nobody sees it in pieces.
+    pub(crate) fn place(&self, target: &Path, text: &str) {
+        let aside = self.path("aside");
+        std::fs::write(&aside, text).unwrap();
+        std::fs::rename(&aside, target).unwrap();
     }
 
     pub(crate) fn script(&self, name: &str, text: &str) {
         let ledger = self.path("ledger");
         let head = format!("echo \"$AIOS_RUN_ID $AIOS_ATTEMPT $AIOS_DEVICE_ID\" >> {}\n", ledger.display());
-        std::fs::write(self.path("Programs").join(name), format!("{head}{text}\n")).unwrap();
+        self.place(&self.path("Programs").join(name), &format!("{head}{text}\n"));
     }
 
     pub(crate) fn command(&self, verb: &[&str]) -> Command {
@@ -105,9 +112,7 @@ impl Volume {
     }
 
     pub(crate) fn drop_trigger(&self, name: &str, text: &str) {
-        let (aside, target) = (self.path("aside"), self.common("Triggers").join(name));
-        std::fs::write(&aside, text).unwrap();
-        std::fs::rename(&aside, target).unwrap();
+        self.place(&self.common("Triggers").join(name), text);
     }
 
     /// A trigger that is written where it lies, in one piece or not.
@@ -149,7 +154,12 @@ impl Volume {
 
     /// Waits until there is something, and gives it.
     pub(crate) fn wait_for<T>(&self, what: &str, look: impl Fn(&Self) -> Option<T>) -> T {
-        let until = Instant::now() + PATIENCE;
+        self.wait_within(PATIENCE, what, look)
+    }
+
+    /// The same, where it takes longer.
+    pub(crate) fn wait_within<T>(&self, most: Duration, what: &str, look: impl Fn(&Self) -> Option<T>) -> T {
+        let until = Instant::now() + most;
         loop {
             if let Some(found) = look(self) {
                 return found;

@@ -55,7 +55,7 @@ class Debug(Case):
 
     def debug(self, *words, **changes):
         env = {"PATH": os.environ["PATH"], "AIOS_COMMON": str(self.common), "AIOS_PROGRAMS": str(self.folder),
-               "ORCHESTRATOR": str(self.binary), "DEVICE_ID": "first", "DOWN_SECONDS": "1",
+               "ORCHESTRATOR": str(self.binary), "DEVICE_ID": "first", "DOWN_SECONDS": "20",
                # No engine answers there: what containers are for is tested in tests/container.
                "AIOS_HTTP": "none", "DOCKER_HOST": "unix://" + str(self.folder / "no-engine.sock")}
         env.update(changes)
@@ -107,14 +107,17 @@ class Debug(Case):
 
     def test_stubborn_device_is_killed(self):
         self.assertEqual(self.debug("up", "stubborn")[0], 0)
-        code, out = self.debug("down")
+        code, out = self.debug("down", DOWN_SECONDS="1")
         self.assertEqual(code, 1)
         self.assertIn("still running after 1 s: stubborn", out)
         pid = self.pids()["stubborn"]
         code, out = self.debug("kill", "stubborn")
         self.assertEqual(code, 0, out)
-        for _ in range(50):
-            if not pathlib.Path("/proc/%d" % pid).exists() or " Z " in pathlib.Path("/proc/%d/stat" % pid).read_text():
+        for _ in range(200):
+            try:
+                if " Z " in pathlib.Path("/proc/%d/stat" % pid).read_text():
+                    break
+            except (FileNotFoundError, ProcessLookupError):
                 break
             time.sleep(0.1)
         else:
