@@ -228,9 +228,11 @@ impl Guard {
         }
         let asked = app.now().boot;
         let turn = turn.acquire_owned().await.ok()?;
-        // Whoever had the turn before has looked for all who waited then.
-        let age = self.age(app.now().boot);
-        (age >= LOOK && age > app.now().boot.saturating_sub(asked)).then_some(turn)
+        // Whoever had the turn before has looked for all who waited then, perhaps in vain.
+        let now = app.now().boot;
+        let age = self.age(now);
+        let has_failed = self.failed(now).is_some_and(|ago| ago < LOOK);
+        (age >= LOOK && age > now.saturating_sub(asked) && !has_failed).then_some(turn)
     }
 
     /// Reads keys and users again if they have changed.
@@ -397,7 +399,9 @@ async fn look_for(app: &App, due: Duration) {
         // Not behind those who wait for the disk, and to its end whoever waits for it: under load too it comes to its turn.
         let looked = spawn_blocking(move || {
             let _turn = turn;
-            guard.guard.look(&Client::new(guard.layout.clone(), guard.device.clone()))
+            let client = Client::new(guard.layout.clone(), guard.device.clone());
+            // Known before the next one has the turn.
+            guard.guard.look(&client).inspect_err(|_| guard.guard.has_failed(client.now().boot))
         });
         looked.await.unwrap_or_else(|error| {
             let error = format!("the look at keys and users ended in a panic: {error}");
@@ -405,11 +409,13 @@ async fn look_for(app: &App, due: Duration) {
         })
     };
     match timeout(PATIENCE, look).await {
-        Ok(Ok(())) => return,
+        Ok(Ok(())) => {}
         Ok(Err(failure)) => tracing::warn!("{}; hint: {}", failure.error, failure.hint),
-        Err(_) => tracing::warn!("keys and users cannot be read within {PATIENCE:?}: those known before count"),
+        Err(_) => {
+            tracing::warn!("keys and users cannot be read within {PATIENCE:?}: those known before count");
+            app.guard.has_failed(app.now().boot);
+        }
     }
-    app.guard.has_failed(app.now().boot);
 }
 
 /// Writes down when keys were used on this device, with what was known of it before.

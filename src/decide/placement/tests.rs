@@ -108,8 +108,8 @@ fn for_a_daemon_the_others_are_waited_for_longer() {
     let origin = Origin { cause: Cause::Always, by: None };
     let daemon = || Entry::due(run(1), 1, Trigger::own(&JobName::new("work").unwrap(), origin.clone(), None));
     let job = job("type = \"always\"");
-    let waits = beats.each_ref().map(|own| wait(&loads, own.device.as_str(), &beats, &job, daemon()));
-    assert_eq!(waits, [2 * DAEMON_STEP, DAEMON_STEP, 2 * DAEMON_STEP, NOTHING]);
+    let waits = beats.each_ref().map(|own| wait(&loads, own.device.as_str(), &beats, &job, daemon()).as_millis());
+    assert_eq!(waits, [1_000, 500, 1_000, 0]);
     // What idles is not placed for good.
     let origin = Origin { cause: Cause::Idle, by: None };
     let idle = Entry::due(run(1), 1, Trigger::own(&JobName::new("work").unwrap(), origin, None));

@@ -413,6 +413,10 @@ fn keys_that_cannot_be_read_stay_known_and_that_is_said_seldom() {
         api.get("/jobs").is(200);
         warned(volume) > 0
     });
+    // Those who ask at once too.
+    std::thread::scope(|scope| {
+        (0..32).for_each(|_| drop(scope.spawn(|| api.send("GET", "/jobs", &[("connection", "close")], b"").is(200))));
+    });
     for _ in 0..500 {
         api.get("/jobs").is(200);
         api.by("").get("/health").is(200);
