@@ -24,7 +24,7 @@ use crate::client::follow::Only;
 use crate::client::jobs::overview::tags_of_jobs;
 use crate::client::security::keys::hash;
 use crate::client::security::tokens::{Purpose, Secrets};
-use crate::client::{Client, Code, Failure};
+use crate::client::{Client, Failure};
 use crate::model::access::{Key, Right, Role, Scope, User, sees, split_key};
 use crate::model::entry::FileId;
 use crate::model::ids::{DeviceId, JobName, Tag};
@@ -37,7 +37,9 @@ const LOOK: Duration = Duration::from_secs(1);
 const LOOK_SOON: Duration = Duration::from_millis(100);
 /// How old what is known may be while somebody is looking: then it is waited for.
 const OLD: Duration = Duration::from_millis(1_500);
-/// How long anybody waits for it.
+/// For how long after a look that came to nothing nobody waits for another's.
+const FAILED: Duration = Duration::from_secs(10);
+/// How long anybody waits for his turn to look, and for a look.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How often it is written down when keys were last used.
 const TELL_SEEN: Duration = Duration::from_secs(60);
@@ -203,10 +205,10 @@ impl Guard {
         looked.map_or(Duration::MAX, |looked| now.saturating_sub(looked))
     }
 
-    /// How long ago a look came to nothing, if the last one did.
-    fn failed(&self, now: Duration) -> Option<Duration> {
+    /// Whether the last look came to nothing, so short a time ago.
+    fn failed_within(&self, span: Duration, now: Duration) -> bool {
         let failed = self.book.read().unwrap_or_else(PoisonError::into_inner).failed;
-        failed.map(|failed| now.saturating_sub(failed))
+        failed.is_some_and(|failed| now.saturating_sub(failed) < span)
     }
 
     fn has_failed(&self, now: Duration) {
@@ -214,33 +216,32 @@ impl Guard {
     }
 
     /// The turn to look for changes, if it is time. While another has it, only who would be judged by what is too old waits; and
-    /// nobody where the last look came to nothing.
+    /// nobody where a look has just come to nothing.
     async fn turn_to_look(&self, app: &App, due: Duration) -> Option<OwnedSemaphorePermit> {
-        let now = app.now().boot;
-        let age = self.age(now);
-        let failed = self.failed(now);
-        if age < due || failed.is_some_and(|ago| ago < LOOK) {
+        let asked = app.now().boot;
+        let age = self.age(asked);
+        if age < due || self.failed_within(LOOK, asked) {
             return None;
         }
         let turn = Arc::clone(&self.turn);
-        if age < OLD || failed.is_some() {
+        if age < OLD || self.failed_within(FAILED, asked) {
             return turn.try_acquire_owned().ok();
         }
-        let asked = app.now().boot;
-        let turn = turn.acquire_owned().await.ok()?;
+        let turn = timeout(PATIENCE, turn.acquire_owned()).await.ok()?.ok()?;
         // Whoever had the turn before has looked for all who waited then, perhaps in vain.
         let now = app.now().boot;
         let age = self.age(now);
-        let has_failed = self.failed(now).is_some_and(|ago| ago < LOOK);
-        (age >= LOOK && age > now.saturating_sub(asked) && !has_failed).then_some(turn)
+        let is_due = age >= LOOK && age > now.saturating_sub(asked) && !self.failed_within(LOOK, now);
+        is_due.then_some(turn)
     }
 
     /// Reads keys and users again if they have changed.
     pub(super) fn look(&self, client: &Client) -> Result<(), Failure> {
         let now = client.now();
+        let stamp = security::stamp(&*client.disk, &client.layout);
         // Two changes within one tick of the file system's clock leave one stamp: of what has just changed none is kept.
-        let may_hide = self.remote || is_recent(client, now.wall);
-        let stamp = (!may_hide).then(|| security::stamp(&*client.disk, &client.layout));
+        let may_hide = self.remote || is_recent(client, client.now().wall);
+        let stamp = Some(stamp).filter(|_| !may_hide);
         {
             let mut book = self.book.write().unwrap_or_else(PoisonError::into_inner);
             if stamp.is_some() && book.stamp == stamp {
@@ -392,25 +393,38 @@ pub(super) async fn refresh(app: &App) {
     look_for(app, LOOK).await;
 }
 
+/// Whoever has the turn to look. That it came to nothing is known before the next one has it.
+struct Looking {
+    app: App,
+    came_to_something: bool,
+    _turn: OwnedSemaphorePermit,
+}
+
+impl Looking {
+    fn look(mut self) -> Result<(), Failure> {
+        let looked = self.app.guard.look(&Client::new(self.app.layout.clone(), self.app.device.clone()));
+        self.came_to_something = looked.is_ok();
+        looked
+    }
+}
+
+impl Drop for Looking {
+    fn drop(&mut self) {
+        if !self.came_to_something {
+            self.app.guard.has_failed(self.app.now().boot);
+        }
+    }
+}
+
 async fn look_for(app: &App, due: Duration) {
-    let look = async {
-        let Some(turn) = app.guard.turn_to_look(app, due).await else { return Ok(()) };
-        let guard = app.clone();
-        // Not behind those who wait for the disk, and to its end whoever waits for it: under load too it comes to its turn.
-        let looked = spawn_blocking(move || {
-            let _turn = turn;
-            let client = Client::new(guard.layout.clone(), guard.device.clone());
-            // Known before the next one has the turn.
-            guard.guard.look(&client).inspect_err(|_| guard.guard.has_failed(client.now().boot))
-        });
-        looked.await.unwrap_or_else(|error| {
-            let error = format!("the look at keys and users ended in a panic: {error}");
-            Err(Failure::new(Code::Failed, error, "the device's log says more"))
-        })
-    };
-    match timeout(PATIENCE, look).await {
-        Ok(Ok(())) => {}
-        Ok(Err(failure)) => tracing::warn!("{}; hint: {}", failure.error, failure.hint),
+    let Some(turn) = app.guard.turn_to_look(app, due).await else { return };
+    let looking = Looking { app: app.clone(), came_to_something: false, _turn: turn };
+    // Not behind those who wait for the disk, and to its end whoever waits for it: under load too it comes to its turn.
+    match timeout(PATIENCE, spawn_blocking(move || looking.look())).await {
+        Ok(Ok(Ok(()))) => {}
+        Ok(Ok(Err(failure))) => tracing::warn!("{}; hint: {}", failure.error, failure.hint),
+        Ok(Err(error)) => tracing::error!("the look at keys and users ended in a panic: {error}"),
+        Err(_) if app.guard.age(app.now().boot) < OLD => {}
         Err(_) => {
             tracing::warn!("keys and users cannot be read within {PATIENCE:?}: those known before count");
             app.guard.has_failed(app.now().boot);
