@@ -8,15 +8,15 @@ use super::runs::Attempts;
 use super::view::{self, Lies};
 use super::{Client, Code, Failure};
 use crate::decide::queue::job_name;
-use crate::model::entry::{Entry, Source, Waiting, split_dropped};
+use crate::model::entry::{Entry, Source, Waiting, parse_running, split_dropped};
 use crate::model::ids::{JobName, RunId};
 use crate::model::lease::Lease;
 use crate::model::message::quoted;
 use crate::model::result::Outcome;
 use crate::model::state::{Held, State};
 use crate::volume::inbox::Inbox;
-use crate::volume::processed;
 use crate::volume::results::{self, Named};
+use crate::volume::{Context as _, found, processed};
 
 /// How many candidates an ambiguous name is answered with.
 const CANDIDATES: usize = 10;
@@ -120,19 +120,17 @@ pub fn read(client: &Client, named: &Named) -> Result<Option<Outcome>, Failure> 
 /// # Errors
 /// Exit code 3 if there is none, 2 if there are several or it is one that was rejected.
 pub fn find(client: &Client, name: &str) -> Result<Run, Failure> {
-    // A run that moves while it is looked for may be missed in both of its places, as all of it or as what it is now.
-    let is_one = RunId::parse(name).is_some() || name.ends_with(".json");
+    // A run that moves while it is looked for may be missed in both of its places.
     for _ in 0..3 {
-        let run = match resolve(client, name)? {
-            Some(id) => gather(client, &id)?,
-            None if is_one => None,
-            None => break,
+        let run = resolve(client, name)?.map(|id| gather(client, &id)).transpose()?.flatten();
+        let is_on_its_way = match run {
+            Some(run) if run.held.is_some() || run.entry.is_some() => return Ok(run),
+            Some(run) if run.final_result(client)?.is_some() => return Ok(run),
+            Some(_) => true,
+            None => is_being_claimed(client, name)?,
         };
-        if let Some(run) = run {
-            let on_its_way = run.held.is_none() && run.entry.is_none() && run.final_result(client)?.is_none();
-            if !on_its_way {
-                return Ok(run);
-            }
+        if !is_on_its_way {
+            break;
         }
         client.pause(std::time::Duration::from_millis(20));
     }
@@ -153,6 +151,17 @@ pub fn find(client: &Client, name: &str) -> Result<Run, Failure> {
     }
     let hint = "`orchestrator runs list --limit 100` shows the newest; a run is named by its id, the beginning or end of it, or the trigger's file name";
     Err(Failure::new(Code::NotFound, format!("there is no run {}", quoted(name)), hint))
+}
+
+/// Whether a device has taken the file of a run that nothing else is known of yet.
+fn is_being_claimed(client: &Client, name: &str) -> Result<bool, Failure> {
+    let folder = client.layout.running();
+    let taken = found(client.disk.list(&folder)).on("list", &folder)?.unwrap_or_default();
+    let stem = name.ends_with(".json").then(|| split_dropped(OsStr::new(name)).0);
+    let is_it = |(id, of): (RunId, String)| id.as_str() == name || stem.as_ref().is_some_and(|stem| *stem == of);
+    let open = state(client)?;
+    let is_unknown = |(id, _): &(RunId, String)| !open.runs.contains_key(id);
+    Ok(taken.iter().filter_map(|file| parse_running(file)).filter(is_unknown).any(is_it))
 }
 
 /// The failure for a trigger that was rejected.

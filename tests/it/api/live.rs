@@ -328,12 +328,13 @@ fn pages_of_logs_go_on_in_the_days_before() {
     let mut all = Vec::new();
     for device in ["x", "y"] {
         for day in 1..=3 {
-            let mut times: Vec<String> = (0..60).map(|second| format!("2020-01-0{day}T12:00:{second:02}.5Z")).collect();
+            let mut times: Vec<String> =
+                (0..60).map(|second| format!("2020-01-0{day}T12:00:{second:02}.500000Z")).collect();
             // What was said at midnight may stand in the log of the next day, and behind it in time what stands in this one's.
             if day > 1 {
-                times.insert(0, format!("2020-01-0{}T23:59:59.9Z", day - 1));
+                times.insert(0, format!("2020-01-0{}T23:59:59.900000Z", day - 1));
             }
-            times.push(format!("2020-01-0{day}T23:59:59.95Z"));
+            times.push(format!("2020-01-0{day}T23:59:59.950000Z"));
             let mut text = String::new();
             for (number, at) in times.into_iter().enumerate() {
                 let message = format!("{device} {day} {number}");
