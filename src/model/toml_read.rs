@@ -126,6 +126,10 @@ fn key_at(table: &dyn TableLike, key: &str) -> usize {
     table.key(key).and_then(toml_edit::Key::span).map_or(0, |span| span.start)
 }
 
+fn may_hold_address(line: &str) -> bool {
+    line.contains("://") || line.trim_start().trim_start_matches(['"', '\'']).starts_with("notify")
+}
+
 /// The line of a byte.
 fn line_at(text: &str, at: usize) -> &str {
     let (before, behind) = text.split_at_checked(at).unwrap_or((text, ""));
@@ -147,7 +151,7 @@ pub(super) fn document(text: &str) -> Result<Document<&str>, Problem> {
             Some("") | None if rest.is_empty() => "the end of the file".to_owned(),
             Some("") | None => "the end of the line".to_owned(),
             // A webhook's address may be all the secret that it takes.
-            Some(_) if line_at(text, at).contains("://") => "what it says in the line of an address".to_owned(),
+            Some(_) if may_hold_address(line_at(text, at)) => "what it says in the line of an address".to_owned(),
             Some(line) => excerpt(line.trim_end(), VALUE_SHOWN),
         };
         let error = format!("not valid TOML: {}; found {found}", bad.message().replace(['\n', '\r'], " "));

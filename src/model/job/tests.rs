@@ -179,6 +179,8 @@ fn a_type_has_its_own_keys_and_no_others() {
 fn no_message_repeats_the_address_of_a_webhook() {
     for line in [
         "notify = https://hooks.lan/T0/private",
+        "notify = hooks.lan/T0/private",
+        "'notify' = https:/hooks.lan/T0/private",
         "notify = \"https://hooks.lan/T0/private",
         "notify = \"https://hooks.lan/T0/\\private\"",
         "notify = \"https://hooks.lan/T0/private\" # and\u{1} so on",
