@@ -39,6 +39,7 @@ fn a_daemon_goes_on_elsewhere_when_its_device_dies_and_is_spread_over_devices() 
             let are_even = ["a", "b"].iter().all(|id| all.iter().filter(|(.., device)| device == id).count() == 2);
             if !are_even {
                 volume.job(job, &format!("{LASTS}instances = 4\nenabled = false\n"));
+                volume.wait("none of it to be left", |volume| active(volume, job).is_empty());
             }
             are_even.then_some((job, all))
         })

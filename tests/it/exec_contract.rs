@@ -666,7 +666,9 @@ async fn without_descriptors_ends_are_still_seen(rig: &mut Rig) {
     rig.executor.start(rig.sh(1, "while [ ! -e go ]; do sleep 0.01; done; exit 5"));
     rig.executor.start(rig.sh(2, "trap '' TERM; setsid sleep 1000 & echo $! > child; while :; do sleep 1000; done"));
     // Before anything else takes a step.
+    let until = Instant::now() + LONG;
     while !fs::read_to_string(rig.path("child")).is_ok_and(|text| text.ends_with('\n')) {
+        assert!(Instant::now() < until, "it does not start");
         std::thread::yield_now();
     }
     let too_many = rig.sh(3, "true");

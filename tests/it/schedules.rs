@@ -321,7 +321,7 @@ fn of_equal_devices_none_starves() {
         volume.start(id, &[]);
     }
     volume.wait("all to know all", |volume| volume.beat("c").is_some_and(|beat| beat["beat"].as_u64() > Some(5)));
-    // Lots are drawn: that one of three has less than three of sixty happens once in a hundred million times.
+    // Lots are drawn: that one of three has less than three of sixty happens once in some twenty million times.
     for n in 1..=60 {
         volume.drop_trigger(&format!("quick{n}.json"), "{\"job\": \"quick\"}");
         volume.wait("its run", |volume| volume.finals("quick") == n);
