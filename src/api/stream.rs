@@ -136,6 +136,7 @@ pub(super) async fn wait_for(
         let mut stop = app.stop.clone();
         tokio::select! {
             () = waiter.pause(&mut changes) => {}
+            () = sleep(end.saturating_sub(app.now().boot)) => {}
             _ = stop.wait_for(|stop| *stop) => return Ok(Waited::Stopping),
         }
     }
