@@ -151,7 +151,9 @@ pub(super) fn document(text: &str) -> Result<Document<&str>, Problem> {
             Some("") | None if rest.is_empty() => "the end of the file".to_owned(),
             Some("") | None => "the end of the line".to_owned(),
             // A webhook's address may be all the secret that it takes.
-            Some(_) if may_hold_address(line_at(text, at)) => "what it says in the line of an address".to_owned(),
+            Some(_) if may_hold_address(line_at(text, at)) => {
+                "a line that is not shown: it may hold an address".to_owned()
+            }
             Some(line) => excerpt(line.trim_end(), VALUE_SHOWN),
         };
         let error = format!("not valid TOML: {}; found {found}", bad.message().replace(['\n', '\r'], " "));
