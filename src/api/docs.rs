@@ -85,22 +85,21 @@ fn problem(what: &str) -> utoipa::openapi::Response {
 
 /// What may stand behind the `?` of a path, by the name it was matched by.
 pub(super) fn asked_for(method: &str, path: &str) -> &'static [String] {
-    type Known = HashMap<(&'static str, String), Vec<String>>;
-    static ALL: LazyLock<Known> = LazyLock::new(|| {
-        let mut all = Known::new();
+    static ALL: LazyLock<HashMap<String, Vec<String>>> = LazyLock::new(|| {
+        let mut all = HashMap::new();
         for (path, item) in description().paths.paths {
             for (method, operation) in methods(&item) {
                 let named = operation.parameters.iter().flatten().filter_map(|it| match it {
                     RefOr::T(it) => (it.parameter_in == ParameterIn::Query).then(|| it.name.clone()),
                     RefOr::Ref(_) => None,
                 });
-                all.insert((method, path.clone()), named.collect());
+                all.insert(format!("{method} {path}"), named.collect());
             }
         }
         all
     });
     let versioned = format!("{VERSION}{}", path.replace("/api/nodes", "/devices"));
-    let of = |path: &str| ALL.iter().find(|((of, at), _)| *of == method && at == path).map(|(_, names)| names);
+    let of = |path: &str| ALL.get(&format!("{method} {path}"));
     of(path).or_else(|| of(&versioned)).map_or(&[], Vec::as_slice)
 }
 

@@ -27,10 +27,10 @@ use crate::client::security::{keys, users};
 use crate::client::status::of_devices;
 use crate::client::{Client, Failure, devices, find, jobs, runs, servers, view};
 use crate::model::access::Right;
-use crate::model::entry::FileId;
 use crate::model::ids::{JobName, RunId, Tag};
 use crate::model::state::JobMark;
-use crate::volume::{backup, results, security};
+use crate::volume::security::{self, Stamp};
+use crate::volume::{backup, results};
 
 /// So many happenings are remembered.
 const REMEMBERED: usize = 1_000;
@@ -270,7 +270,7 @@ struct Taken {
     /// The attempts of today and yesterday that are over.
     ended: BTreeSet<(RunId, u32)>,
     /// What keys, users, servers and backups were seen by.
-    stamp: Option<Vec<Option<FileId>>>,
+    stamp: Option<Stamp>,
     /// Which of these kinds have been read at all.
     read: BTreeSet<&'static str>,
 }
@@ -378,28 +378,18 @@ type See = fn(&Client) -> Result<Vec<Seen>, Failure>;
 const APART: [(&str, See); 4] =
     [("key", see_keys), ("user", see_users), ("server", see_servers), ("backup", see_backups)];
 
-/// What tells one state of these from another; nothing, shortly after a change: two may look alike.
-fn stamp_apart(client: &Client) -> Option<Vec<Option<FileId>>> {
-    let mut stamp = security::stamp(&*client.disk, &client.layout);
-    for folder in [client.layout.servers(), client.layout.backups()] {
-        let meta = client.disk.stat(&folder).ok();
-        stamp.push(meta.map(|meta| meta.id));
-    }
-    let now = client.now().wall.timestamp_nanos_opt().map(i128::from)?;
-    let is_old = |it: &FileId| now - it.modified_ns > 2_000_000_000;
-    stamp.iter().flatten().all(is_old).then_some(stamp)
-}
-
 /// What jobs have nothing to do with, as it was seen at one look.
 struct Apart {
     seen: Picture,
-    stamp: Option<Vec<Option<FileId>>>,
+    stamp: Option<Stamp>,
     read: BTreeSet<&'static str>,
 }
 
 impl Apart {
     fn see(client: &Client, before: Option<&Taken>) -> Self {
-        let stamp = stamp_apart(client);
+        let layout = &client.layout;
+        let folders = [layout.api_keys(), layout.users(), layout.servers(), layout.backups()];
+        let stamp = security::stamp(&*client.disk, &folders, client.now().wall);
         let stays = stamp.is_some() && before.is_some_and(|before| before.stamp == stamp);
         let mut apart = Self { seen: Picture::new(), stamp, read: BTreeSet::new() };
         for (kind, look) in APART {

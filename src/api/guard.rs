@@ -26,10 +26,9 @@ use crate::client::security::keys::hash;
 use crate::client::security::tokens::{Purpose, Secrets};
 use crate::client::{Client, Failure};
 use crate::model::access::{Key, Right, Role, Scope, User, sees, split_key};
-use crate::model::entry::FileId;
 use crate::model::ids::{DeviceId, JobName, Tag};
 use crate::volume::os::is_network;
-use crate::volume::security;
+use crate::volume::security::{self, Stamp};
 
 /// How often it is looked whether keys or users have changed.
 const LOOK: Duration = Duration::from_secs(1);
@@ -134,8 +133,8 @@ impl From<User> for Known<User> {
 struct Book {
     keys: HashMap<String, Arc<Known<Key>>>,
     users: HashMap<String, Arc<Known<User>>>,
-    /// What tells the folders from others; `None`: they may be others by now without another stamp.
-    stamp: Option<Vec<Option<FileId>>>,
+    /// The folders' stamp, if another content has another.
+    stamp: Option<Stamp>,
     looked: Option<Duration>,
     /// When a look came to nothing, if the last one did.
     failed: Option<Duration>,
@@ -238,10 +237,8 @@ impl Guard {
     /// Reads keys and users again if they have changed.
     pub(super) fn look(&self, client: &Client) -> Result<(), Failure> {
         let now = client.now();
-        let stamp = security::stamp(&*client.disk, &client.layout);
-        // Two changes within one tick of the file system's clock leave one stamp: of what has just changed none is kept.
-        let may_hide = self.remote || is_recent(client, client.now().wall);
-        let stamp = Some(stamp).filter(|_| !may_hide);
+        let folders = [client.layout.api_keys(), client.layout.users()];
+        let stamp = security::stamp(&*client.disk, &folders, now.wall).filter(|_| !self.remote);
         {
             let mut book = self.book.write().unwrap_or_else(PoisonError::into_inner);
             if stamp.is_some() && book.stamp == stamp {
@@ -451,13 +448,6 @@ pub(super) fn network(address: IpAddr) -> IpAddr {
         IpAddr::V4(four) => IpAddr::V4(four),
         IpAddr::V6(six) => IpAddr::V6(Ipv6Addr::from_bits(six.to_bits() & !u128::from(u64::MAX))),
     }
-}
-
-/// Whether one of the folders has changed within the last seconds.
-fn is_recent(client: &Client, now: DateTime<Utc>) -> bool {
-    [client.layout.api_keys(), client.layout.users()].iter().any(|folder| {
-        client.disk.stat(folder).is_ok_and(|meta| (now - meta.changed).abs() < chrono::TimeDelta::seconds(2))
-    })
 }
 
 /// The key or token of a request: `Authorization: Bearer …`, or `X-API-Key: …`.

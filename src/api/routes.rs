@@ -206,36 +206,30 @@ async fn admit_one(
     mut request: Request,
     next: Next,
 ) -> Response {
-    match known(&admit, address, request.headers()).await {
+    let known = known(&admit, address, request.headers()).await;
+    let admitted = known.and_then(|caller| match check_query(&request) {
+        Ok(()) => Ok(caller),
+        Err(problem) => Err(Box::new((problem, caller))),
+    });
+    let (mut response, caller) = match admitted {
         Ok(caller) => {
-            if let Err(unknown) = check_query(&request) {
-                let mut response = unknown.into_response();
-                if let Some(caller) = caller {
-                    response.extensions_mut().insert(caller);
-                }
-                return response;
-            }
             if let Some(caller) = caller.clone() {
                 if let Some(work) = request.extensions_mut().remove::<Arc<Work>>() {
                     work.admit();
                 }
                 request.extensions_mut().insert(caller);
             }
-            let mut response = next.run(request).await;
-            if let Some(caller) = caller {
-                response.extensions_mut().insert(caller);
-            }
-            response
+            (next.run(request).await, caller)
         }
         Err(refused) => {
             let (problem, caller) = *refused;
-            let mut response = problem.into_response();
-            if let Some(caller) = caller {
-                response.extensions_mut().insert(caller);
-            }
-            response
+            (problem.into_response(), caller)
         }
+    };
+    if let Some(caller) = caller {
+        response.extensions_mut().insert(caller);
     }
+    response
 }
 
 /// Refuses what a route does not know behind the `?`: a filter that is mistyped would let everything through.

@@ -120,14 +120,18 @@ pub(super) async fn watch(app: App) {
         // A folder that cannot be read now is read the next time.
         if let Ok(records) = app.ask(|client| servers::list(client)).await {
             app.servers.seen().retain(|id, _| records.iter().any(|record| record.id == *id));
-            let asked: Vec<_> =
-                records.into_iter().map(|record| tokio::spawn(check(app.clone(), record, Duration::ZERO))).collect();
             // One round after the other, however many are silent.
-            for one in asked {
-                let _ = one.await;
-            }
+            check_all(&app, &records, Duration::ZERO).await;
         }
         sleep(EVERY.saturating_sub(app.now().boot.saturating_sub(begun))).await;
+    }
+}
+
+/// Asks these servers at once whether they are well. One that could not be asked stays as it was seen.
+async fn check_all(app: &App, records: &[Record], fresh: Duration) {
+    let asked: Vec<_> = records.iter().map(|record| tokio::spawn(check(app.clone(), record.clone(), fresh))).collect();
+    for one in asked {
+        let _ = one.await;
     }
 }
 
@@ -200,11 +204,7 @@ pub(super) async fn list(
     caller.must_see_all("other servers work for all jobs", "ask for a key without scopes")?;
     one_of("status", query.status.as_deref(), &STATUSES)?;
     let records = app.ask(|client| servers::list(client)).await?;
-    let asked: Vec<_> = records.iter().map(|record| tokio::spawn(check(app.clone(), record.clone(), FRESH))).collect();
-    for one in asked {
-        // One that could not be asked is shown as it was.
-        let _ = one.await;
-    }
+    check_all(&app, &records, FRESH).await;
     let mut items: Vec<Shown> = records.iter().map(|record| app.servers.shown(record)).collect();
     items.retain(|shown| query.status.as_deref().is_none_or(|status| shown.status == status));
     answer(&headers, &Page::of(items, &page, |shown| shown.id.clone()))

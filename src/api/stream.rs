@@ -73,24 +73,6 @@ impl Listener for Nobody {
     fn wants_log(&self) -> bool {
         false
     }
-
-    fn output(&mut self, _: u32, _: u64, _: &[u8]) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    fn log_ends(&mut self, _: u32) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    fn attempt_ends(&mut self, _: &Outcome) {}
-
-    fn wants_reasons(&self) -> bool {
-        false
-    }
-
-    fn waits(&mut self, _: &str) {}
-
-    fn duplicates(&mut self, _: &RunId, _: &RunId) {}
 }
 
 /// What a wait came to.

@@ -44,25 +44,31 @@ pub trait Listener {
     ///
     /// # Errors
     /// Ends the following.
-    fn output(&mut self, attempt: u32, offset: u64, bytes: &[u8]) -> Result<(), Failure>;
+    fn output(&mut self, _attempt: u32, _offset: u64, _bytes: &[u8]) -> Result<(), Failure> {
+        Ok(())
+    }
 
     /// The log of `attempt` is told to its end.
     ///
     /// # Errors
     /// Ends the following.
-    fn log_ends(&mut self, attempt: u32) -> Result<(), Failure>;
+    fn log_ends(&mut self, _attempt: u32) -> Result<(), Failure> {
+        Ok(())
+    }
 
     /// An attempt is over, and the run goes on.
-    fn attempt_ends(&mut self, outcome: &Outcome);
+    fn attempt_ends(&mut self, _outcome: &Outcome) {}
 
     /// Whether it is worth finding out why nothing happens.
-    fn wants_reasons(&self) -> bool;
+    fn wants_reasons(&self) -> bool {
+        false
+    }
 
     /// The run waits, for this reason.
-    fn waits(&mut self, reason: &str);
+    fn waits(&mut self, _reason: &str) {}
 
     /// The run is a duplicate: the first one with its key is followed instead.
-    fn duplicates(&mut self, run: &RunId, first: &RunId);
+    fn duplicates(&mut self, _run: &RunId, _first: &RunId) {}
 }
 
 /// Whether the runs of a job may be followed.

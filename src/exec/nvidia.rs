@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use super::program::resolve;
 use super::talk::Talk;
 use crate::model::device::Gpu;
 
@@ -29,9 +30,7 @@ pub(super) struct Watch(Arc<Known>);
 impl Watch {
     /// Begins to listen. `None`: the program is in no folder of `PATH`.
     pub(super) fn begin() -> Option<Self> {
-        let folders = std::env::var_os("PATH")?;
-        let program: PathBuf =
-            std::env::split_paths(&folders).map(|folder| folder.join(PROGRAM)).find(|path| path.is_file())?;
+        let program = resolve(PROGRAM, std::env::var("PATH").ok().as_deref(), Path::new("/")).ok()?;
         Self::of(program.as_os_str())
     }
 

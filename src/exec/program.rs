@@ -57,7 +57,7 @@ pub(super) fn command(spec: &mut Spec, before: &[OsString]) -> Result<(Command, 
 }
 
 /// Where `name` is: looked up in `path` if it has no `/`, else relative to `dir`.
-fn resolve(name: &str, path: Option<&str>, dir: &Path) -> Result<PathBuf, String> {
+pub(super) fn resolve(name: &str, path: Option<&str>, dir: &Path) -> Result<PathBuf, String> {
     if name.contains('/') {
         return Ok(dir.join(name));
     }

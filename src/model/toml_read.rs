@@ -259,12 +259,10 @@ impl<'t> Reader<'t> {
     /// A string that no message repeats.
     pub(super) fn secret_string(&mut self, key: &str, expected: &str) -> Option<At<&'t str>> {
         let found = self.get(key)?;
-        let value = found.value.as_str();
-        if value.is_none() {
-            let error = format!("`{key}` is {}, expected {expected}", found.value.kind());
-            self.problem(found.at, error, format!("write `{key}` as {expected}"));
-        }
-        value.map(|value| At { at: found.at, value })
+        let Some(value) = found.value.as_str() else {
+            return self.wrong(key, found.at, found.value.kind(), expected);
+        };
+        Some(At { at: found.at, value })
     }
 
     pub(super) fn boolean(&mut self, key: &str) -> Option<bool> {
@@ -456,8 +454,11 @@ impl<'t> Reader<'t> {
 
     /// Notes that a value has another type; for the value itself, there is nothing.
     pub(super) fn wrong_type<T>(&mut self, what: &str, found: At<Node<'t>>, expected: &str) -> Option<T> {
-        let error = format!("`{what}` is {}, expected {expected}", found.value.described(self.text));
-        self.problem(found.at, error, format!("write `{what}` as {expected}"));
+        self.wrong(what, found.at, &found.value.described(self.text), expected)
+    }
+
+    fn wrong<T>(&mut self, what: &str, at: usize, is: &str, expected: &str) -> Option<T> {
+        self.problem(at, format!("`{what}` is {is}, expected {expected}"), format!("write `{what}` as {expected}"));
         None
     }
 }

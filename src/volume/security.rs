@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -17,6 +18,8 @@ use crate::model::entry::FileId;
 
 /// The largest file that is read here, bytes.
 const LIMIT: u64 = 256 << 10;
+/// After how long without a change a folder's time tells it from any other, nanoseconds: clocks of file systems are coarse.
+const SETTLED_NS: i128 = 2_000_000_000;
 /// What only its owner may enter.
 const PRIVATE: u32 = 0o700;
 
@@ -118,9 +121,15 @@ pub fn remove(disk: &dyn Disk, path: &Path) -> Result<bool, Error> {
     Ok(found(disk.remove(path)).on("remove", path)?.is_some())
 }
 
-/// What changes when a document is written or removed: the folders' identities and times.
+/// What tells folders from what they were: it changes when a document in one of them is written or removed.
+pub type Stamp = Vec<Option<FileId>>;
+
+/// The stamp of folders at `now`, or later. `None` shortly after a change of one of them: two changes within one tick of the file
+/// system's clock leave one stamp.
 #[must_use]
-pub fn stamp(disk: &dyn Disk, layout: &Layout) -> Vec<Option<FileId>> {
-    let folders = [layout.security(), layout.api_keys(), layout.users(), layout.servers()];
-    folders.iter().map(|folder| disk.stat(folder).ok().map(|meta| meta.id)).collect()
+pub fn stamp(disk: &dyn Disk, folders: &[PathBuf], now: DateTime<Utc>) -> Option<Stamp> {
+    let stamp: Stamp = folders.iter().map(|folder| disk.stat(folder).ok().map(|meta| meta.id)).collect();
+    let now = now.timestamp_nanos_opt().map(i128::from)?;
+    let is_settled = |id: &FileId| now - id.modified_ns >= SETTLED_NS;
+    stamp.iter().flatten().all(is_settled).then_some(stamp)
 }

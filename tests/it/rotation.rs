@@ -9,8 +9,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use aios::client::find::find;
 use aios::client::follow::{Listener, Tail};
 use aios::client::{Client, Failure};
-use aios::model::ids::{DeviceId, RunId};
-use aios::model::result::Outcome;
+use aios::model::ids::DeviceId;
 use aios::volume::disk::Disk as _;
 use aios::volume::layout::Layout;
 use aios::volume::logs::{earlier_part, rotate};
@@ -240,20 +239,6 @@ impl Listener for Narrow {
         self.text.extend_from_slice(bytes);
         Ok(())
     }
-
-    fn log_ends(&mut self, _: u32) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    fn attempt_ends(&mut self, _: &Outcome) {}
-
-    fn wants_reasons(&self) -> bool {
-        false
-    }
-
-    fn waits(&mut self, _: &str) {}
-
-    fn duplicates(&mut self, _: &RunId, _: &RunId) {}
 }
 
 #[test]

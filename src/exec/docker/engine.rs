@@ -173,15 +173,12 @@ impl Engine {
 
     /// What it knows of a container.
     pub async fn inspect(&self, container: &str) -> Result<ContainerInspectResponse, Fault> {
-        let options = None::<bollard::query_parameters::InspectContainerOptions>;
-        let ask = || {
-            let options = options.clone();
-            async move {
-                let seen = self.client(ANSWER)?.inspect_container(container, options).await;
-                seen.map_err(|error| self.fault(&error))
-            }
-        };
-        until_readable(ask).await
+        until_readable(|| async {
+            let options = None::<bollard::query_parameters::InspectContainerOptions>;
+            let seen = self.client(ANSWER)?.inspect_container(container, options).await;
+            seen.map_err(|error| self.fault(&error))
+        })
+        .await
     }
 
     /// Returns when a container has ended; that it ended with an error is no fault.
@@ -291,14 +288,11 @@ impl Engine {
     pub async fn labelled(&self, labels: &[String]) -> Result<Vec<ContainerSummary>, Fault> {
         let filters = HashMap::from([("label".to_owned(), labels.to_vec())]);
         let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
-        let ask = || {
-            let options = options.clone();
-            async move {
-                let seen = self.client(ANSWER)?.list_containers(Some(options)).await;
-                seen.map_err(|error| self.fault(&error))
-            }
-        };
-        until_readable(ask).await
+        until_readable(|| async {
+            let seen = self.client(ANSWER)?.list_containers(Some(options.clone())).await;
+            seen.map_err(|error| self.fault(&error))
+        })
+        .await
     }
 
     /// Fetches an image; `tell` hears what it says, a line each.

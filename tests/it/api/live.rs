@@ -308,17 +308,9 @@ fn the_devices_logs_are_merged_paged_filtered_and_followed() {
 
 /// All lines of all pages, the oldest first.
 fn pages_of_logs(api: &Api, path: &str, limit: usize) -> Vec<Value> {
-    let (mut met, mut cursor) = (Vec::new(), String::new());
-    loop {
-        let page = api.get(&format!("{path}{cursor}")).is(200).json();
-        let lines = page["items"].as_array().unwrap().clone();
-        assert!(lines.len() <= limit);
-        met.splice(0..0, lines);
-        match page["next"].as_str() {
-            Some(next) => cursor = format!("&cursor={}", next.replace(' ', "%20")),
-            None => return met,
-        }
-    }
+    let pages = api.pages(path, "items");
+    assert!(pages.iter().all(|page| page.len() <= limit));
+    pages.into_iter().rev().flatten().collect()
 }
 
 #[test]

@@ -101,6 +101,19 @@ impl Api {
         self.send("GET", path, &[], b"")
     }
 
+    /// What stands under `key` of all pages, as they come.
+    pub(crate) fn pages(&self, path: &str, key: &str) -> Vec<Vec<Value>> {
+        let (mut pages, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let page = self.get(&format!("{path}{cursor}")).is(200).json();
+            pages.push(page[key].as_array().unwrap_or_else(|| panic!("{page}")).clone());
+            match page["next"].as_str() {
+                Some(next) => cursor = format!("&cursor={}", next.replace(' ', "%20")),
+                None => return pages,
+            }
+        }
+    }
+
     pub(crate) fn post(&self, path: &str, body: &Value) -> Answer {
         self.send("POST", path, &[("content-type", "application/json")], body.to_string().as_bytes())
     }

@@ -371,17 +371,9 @@ fn lists_come_in_pages_without_gap_or_overlap_and_are_not_sent_twice() {
         ("/servers", "id", 3),
     ] {
         for limit in [1, 3] {
-            let (mut seen, mut cursor) = (Vec::new(), String::new());
-            loop {
-                let page = api.get(&format!("{path}?limit={limit}{cursor}")).is(200).json();
-                let items = page["items"].as_array().unwrap();
-                assert!(items.len() <= limit, "{page}");
-                seen.extend(items.iter().map(|item| item[name].as_str().unwrap().to_owned()));
-                match page["next"].as_str() {
-                    Some(next) => cursor = format!("&cursor={next}"),
-                    None => break,
-                }
-            }
+            let pages = api.pages(&format!("{path}?limit={limit}"), "items");
+            assert!(pages.iter().all(|page| page.len() <= limit), "{pages:?}");
+            let seen: Vec<&str> = pages.iter().flatten().map(|item| item[name].as_str().unwrap()).collect();
             let mut distinct = seen.clone();
             distinct.sort();
             distinct.dedup();
@@ -482,16 +474,8 @@ fn of_many_attempts_the_newest_are_shown_and_the_others_by_a_cursor() {
     volume.wait("it does no more", |volume| volume.state().unwrap()["runs"].as_object().unwrap().is_empty());
     let run = volume.results("again")[0]["run_id"].as_str().unwrap().to_owned();
     let count = volume.results("again").iter().filter(|result| result["run_id"] == run.as_str()).count() as u64;
-    let (mut seen, mut cursor) = (Vec::new(), String::new());
-    loop {
-        let page = api.get(&format!("/runs/{run}?limit=5{cursor}")).is(200).json();
-        let attempts = page["attempts"].as_array().unwrap().iter().map(|it| it["attempt"].as_u64().unwrap());
-        seen.splice(0..0, attempts);
-        match page["next"].as_str() {
-            Some(next) => cursor = format!("&cursor={next}"),
-            None => break,
-        }
-    }
+    let pages = api.pages(&format!("/runs/{run}?limit=5"), "attempts");
+    let seen: Vec<u64> = pages.iter().rev().flatten().map(|it| it["attempt"].as_u64().unwrap()).collect();
     assert_eq!(seen.len() as u64, count, "{seen:?}");
     assert!(seen.is_sorted_by(|a, b| a < b), "{seen:?}");
 }
