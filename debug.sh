@@ -12,8 +12,11 @@ absolute() { case $1 in /*) printf '%s\n' "$1" ;; *) printf '%s\n' "$CALLED_FROM
 COMMON=$(absolute "${AIOS_COMMON:-$ROOT/Common}")
 PROGRAMS=$(absolute "${AIOS_PROGRAMS:-$ROOT/Programs}")
 TARGET=$(absolute "${CARGO_TARGET_DIR:-$ROOT/target}")
-BIN=$(absolute "${ORCHESTRATOR:-$TARGET/release/orchestrator}")
-export AIOS_COMMON=$COMMON AIOS_PROGRAMS=$PROGRAMS CARGO_TARGET_DIR=$TARGET
+PROFILE=${AIOS_PROFILE:-quick}
+BIN=$(absolute "${ORCHESTRATOR:-$TARGET/$PROFILE/orchestrator}")
+export AIOS_COMMON=$COMMON AIOS_PROGRAMS=$PROGRAMS AIOS_PROFILE=$PROFILE CARGO_TARGET_DIR=$TARGET
+# What devices call this script, and the folders, in the lines that they print once they work.
+export AIOS_STARTED_WITH=./debug.sh
 # What was started from this checkout: one machine's matter, so never in the shared folder.
 RUN=$ROOT/.run
 IMAGE=${AIOS_IMAGE:-aios-orchestrator}
@@ -26,7 +29,7 @@ usage() {
 usage: ./debug.sh [VERB]
 
   check            look at this machine: tools, limits, folders, the container engine
-  build            build the release binary
+  build            build the binary (3 min on two cores; AIOS_PROFILE=release: the one for packages, 7 min)
   selftest         run the binary's own self-test on the folder
   up [OPTION…]     start everything: with compose where a container engine answers (OPTIONs are those of compose up, such as
                    --scale worker=5), else as `up ID`; says which
@@ -39,13 +42,14 @@ usage: ./debug.sh [VERB]
   logs [OPTION…]   follow the orchestrators' logs
   trigger [NAME]   drop an example trigger (default: hello) from examples/triggers
   state            show state.json and how many files lie where
-  test             run every test
+  test             run every test (20 min on two cores, half of it building)
+  test quick       without containers and long simulations (2 min, once built)
   checks           everything that must hold before a change is taken (.ci/run)
   bench            run the benchmark
   clean [--yes] [--all]   delete what runs left in Common; --all: waiting triggers, archives and the state too
 
   image            build the image (the default target of the Dockerfile)
-  slim             build the slim image too, and show the sizes of both
+  slim             build both images as they are published (profile release, 9 min), and show their sizes
   base-images      make local stand-ins for the images that the Dockerfile builds on, where no registry can be reached (root)
   image-test       run the self-test in the image
   shell            a shell in the image, with the folders mounted as a device has them
@@ -56,7 +60,8 @@ usage: ./debug.sh [VERB]
 
 environment: AIOS_COMMON, AIOS_PROGRAMS (folders), DEVICE_ID, DEVICE_TAGS, DEVICE_SLOTS,
   DEVICE_DEFAULT_MEMORY, DEVICE_DEFAULT_CPUS, DEVICE_DEFAULT_PIDS (passed to the device),
-  CARGO_TARGET_DIR, ORCHESTRATOR (a binary to use instead of building one), AIOS_IMAGE (the image's name)
+  CARGO_TARGET_DIR, ORCHESTRATOR (a binary to use instead of building one), AIOS_IMAGE (the image's name),
+  AIOS_PROFILE (how to build: quick or release)
 END
 }
 
@@ -128,8 +133,12 @@ cmd_build() {
         return
     fi
     need cargo cc
-    cargo build --release --locked --bin orchestrator
+    [ -x "$BIN" ] || say "building with the profile $PROFILE: about $(build_time) on two cores the first time"
+    cargo build --profile "$PROFILE" --locked --bin orchestrator
 }
+
+# How long a build from nothing takes.
+build_time() { if [ "$PROFILE" = quick ]; then echo "3 min"; else echo "7 min"; fi; }
 
 # --- devices ---------------------------------------------------------------------------------------------------------
 
@@ -183,13 +192,19 @@ with_lock() {
     fi
 }
 
-tell_next() {
-    cat <<END
-next      ./debug.sh trigger hello     drop a trigger; or copy a JSON file into $COMMON/Triggers
-          ./debug.sh status            what runs, what waits and why
-          ./debug.sh up worker-2       a second device on the same folder
-          ./debug.sh down              stop what was started here
-END
+# Reads a device's output and prints the lines that it ends its start with: what is where, and what to type next.
+ready_lines() { sed -n '/^ready     device /,/ down  /p'; }
+
+# wait_ready COMMAND…: prints these lines once the command, which shows a device's output, has all of them.
+wait_ready() {
+    local waited=0 lines
+    while [ "$waited" -lt $((UP_SECONDS * 10)) ]; do
+        lines=$("$@" 2>/dev/null | ready_lines)
+        case $lines in *' down  '*) printf '%s\n' "$lines"; return ;; esac
+        sleep 0.1
+        waited=$((waited + 1))
+    done
+    return 1
 }
 
 cmd_up() {
@@ -246,11 +261,13 @@ up_native() {
         sleep 0.1
         seconds=$((seconds + 1))
     done
-    say "device    $id is alive (process $pid)"
-    say "folder    $COMMON"
-    say "programs  $PROGRAMS"
-    say "log       $COMMON/Logs/orchestrator.$id.$(date -u +%F).log, start-up messages in $out"
-    tell_next
+    say "device    $id is alive (process $pid); its log: $COMMON/Logs/orchestrator.$id.$(date -u +%F).log, start-up messages: $out"
+    # A device without an API, such as a second one on this machine, has no such lines.
+    if grep -q 'no HTTP API' "$out" || [ "${AIOS_HTTP:-}" = none ]; then
+        say "next      ./debug.sh trigger hello, ./debug.sh status, ./debug.sh logs, ./debug.sh down"
+    else
+        wait_ready cat "$out" || say "next      ./debug.sh status; it says no more yet: read $out"
+    fi
 }
 
 cmd_down() {
@@ -335,41 +352,34 @@ need_engine() {
     engine_answers >/dev/null || fail "no container engine answers" "is it running, and may $(id -un 2>/dev/null || id -u) use it? docker version"
 }
 
-# Who the devices in containers are: the owner of the folder that they share; and whose group may use the engine.
-container_ids() {
-    mkdir -p "$COMMON" || fail "cannot make $COMMON" "look at the rights of the folder above it" 4
-    AIOS_UID=${AIOS_UID:-$(stat -c %u -- "$COMMON")}
-    AIOS_GID=${AIOS_GID:-$(stat -c %g -- "$COMMON")}
-    DOCKER_GID=${DOCKER_GID:-$(stat -c %g -- "$(engine_socket)" 2>/dev/null || echo 0)}
-    export AIOS_UID AIOS_GID DOCKER_GID AIOS_IMAGE=$IMAGE
-}
-
-compose() {
-    container_ids
+# Says to compose only what differs from its defaults, so that devices started by hand and from here are the same.
+compose() (
+    export AIOS_IMAGE=$IMAGE
+    [ "$COMMON" != "$ROOT/Common" ] || unset AIOS_COMMON
+    [ "$PROGRAMS" != "$ROOT/Programs" ] || unset AIOS_PROGRAMS
     if docker compose version >/dev/null 2>&1; then docker compose "$@"; else docker-compose "$@"; fi
-}
+)
 
 compose_running() { [ -n "$(compose ps -q 2>/dev/null)" ]; }
 
-# build_image TARGET NAME
+# build_image TARGET NAME: the profile is $PROFILE
 build_image() {
-    need_engine
-    container_ids
     local base bases
+    need_engine
     mapfile -t bases < <(sed -n 's/^FROM \([^ ]*:[^ ]*\).*/\1/p' Dockerfile)
     for base in "${bases[@]}"; do
         docker image inspect "$base" >/dev/null 2>&1 || docker pull "$base" \
             || fail "$base is not here and cannot be pulled" "./debug.sh base-images makes a stand-in; as root"
     done
-    docker build --target "$1" --tag "$2" --build-arg "AIOS_UID=$AIOS_UID" --build-arg "AIOS_GID=$AIOS_GID" .
+    docker build --target "$1" --tag "$2" --build-arg "PROFILE=$PROFILE" .
 }
 
 # A container with the folders, rights and limits of a device.
 run_image() {
     need_engine
-    container_ids
+    mkdir -p "$COMMON" || fail "cannot make $COMMON" "look at the rights of the folder above it" 4
     docker image inspect "$IMAGE" >/dev/null 2>&1 || build_image full "$IMAGE"
-    docker run --rm --user "$AIOS_UID:$AIOS_GID" --cap-drop ALL --security-opt no-new-privileges --read-only \
+    docker run --rm --cap-drop ALL --cap-add SETUID --cap-add SETGID --security-opt no-new-privileges --read-only \
         --tmpfs /tmp:size=64m,mode=1777 --volume "$COMMON:/aios/Common" --volume "$PROGRAMS:/aios/Programs:ro" "$@"
 }
 
@@ -379,29 +389,29 @@ size_of() { docker image inspect --format '{{.Size}}' "$1" | awk '{ printf "%.1f
 
 cmd_slim() {
     no_more "$@"
-    build_image full "$IMAGE"
+    PROFILE=release
+    build_image full "$IMAGE:full"
     build_image slim "$SLIM"
-    printf '%-24s %10s\n' "$IMAGE" "$(size_of "$IMAGE")" "$SLIM" "$(size_of "$SLIM")"
+    printf '%-24s %10s\n' "$IMAGE:full" "$(size_of "$IMAGE:full")" "$SLIM" "$(size_of "$SLIM")"
 }
 
 cmd_base-images() { docker/base-images "$@"; }
 cmd_image-test() { run_image --env DEVICE_ID=selftest "$IMAGE" --test "$@"; }
-cmd_shell() { no_more "$@"; run_image --interactive --tty --entrypoint bash "$IMAGE"; }
+# The shell is who runs this script.
+cmd_shell() { no_more "$@"; run_image --user "$(id -u):$(id -g)" --interactive --tty --entrypoint bash "$IMAGE"; }
 cmd_compose-logs() { need_engine; compose logs --tail 100 -f "$@"; }
 
 up_containers() {
     say "a container engine answers (version $(engine_answers)): starting with compose; as a process instead: ./debug.sh up --native"
+    docker image inspect "$IMAGE" >/dev/null 2>&1 || say "building the image: about 4 min 30 s on two cores the first time"
     build_image full "$IMAGE"
-    mkdir -p "$RUN"
-    compose up -d "$@"
-    say "folder    $COMMON"
-    say "programs  $PROGRAMS"
-    cat <<END
-next      ./debug.sh trigger hello              drop a trigger; or copy a JSON file into $COMMON/Triggers
-          ./debug.sh status                     what runs, what waits and why
-          ./debug.sh up --scale worker=5        more devices
-          ./debug.sh down                       stop what was started here
-END
+    mkdir -p "$COMMON" "$RUN"
+    if ! compose up -d "$@"; then
+        compose logs --no-color setup >&2
+        fail "the devices were not started" "the last lines say why" 4
+    fi
+    wait_ready compose logs --no-log-prefix orchestrator \
+        || say "next      ./debug.sh status; the devices say no more yet: ./debug.sh compose-logs"
 }
 
 # --- looking ---------------------------------------------------------------------------------------------------------
@@ -420,7 +430,7 @@ cmd_status() { ask status "$@"; }
 cmd_logs() { ask logs -f "$@"; }
 cmd_selftest() { cmd_build; "$BIN" --test "$@"; }
 
-count() { find "$1" "${@:2}" -type f 2>/dev/null | wc -l; }
+count() { find "$1" "${@:2}" -type f ! -name .gitkeep 2>/dev/null | wc -l; }
 
 cmd_state() {
     no_more "$@"
@@ -570,19 +580,44 @@ cmd_check() {
 # --- test, bench, clean ----------------------------------------------------------------------------------------------
 
 cmd_test() {
-    local failed=() started=$SECONDS
+    local failed=() started=$SECONDS what=all tests=()
     need cargo cc python3
-    cargo test --locked "$@" || failed+=("cargo test")
-    PYTHONDONTWRITEBYTECODE=1 python3 -m unittest discover -s tests/programs || failed+=("Python tests")
+    if [ "${1:-}" = quick ]; then
+        shift
+        what=quick
+        tests=(--lib --test sim --test it)
+        say "testing without containers and long simulations: about 2 min on two cores, and 8 min before that to build the first time"
+            # Most of these tests wait most of the time.
+        export AIOS_SIM_SEEDS=${AIOS_SIM_SEEDS:-400} RUST_TEST_THREADS=${RUST_TEST_THREADS:-6}
+    else
+        say "running every test: about 20 min on two cores, half of it building the first time; ./debug.sh test quick takes 2 min once built"
+    fi
+    cargo test --locked "${tests[@]}" "$@" || failed+=("cargo test")
+    [ "$what" = quick ] || PYTHONDONTWRITEBYTECODE=1 python3 -m unittest discover -s tests/programs || failed+=("Python tests")
     if [ ${#failed[@]} -gt 0 ]; then
         say "FAILED: $(printf '%s, ' "${failed[@]}" | sed 's/, $//') ($((SECONDS - started)) s)"
         return 1
     fi
-    say "PASSED: cargo test and Python tests ($((SECONDS - started)) s)"
+    say "PASSED: $what tests ($((SECONDS - started)) s)"
 }
 
 cmd_checks() { no_more "$@"; .ci/run; }
 cmd_bench() { need cargo cc; cargo bench --locked --bench pipeline "$@"; }
+
+# Removes a file or folder; of a folder that the repository keeps only what is in it.
+empty() {
+    if [ -e "$1/.gitkeep" ]; then
+        find "$1" -mindepth 1 -maxdepth 1 ! -name .gitkeep -exec rm -rf -- {} +
+    else
+        rm -rf -- "$1"
+    fi
+}
+
+# Whether there is a file or folder with something in it that the repository does not keep.
+holds() {
+    [ -e "$1" ] || [ -L "$1" ] || return 1
+    [ ! -e "$1/.gitkeep" ] || [ -n "$(find "$1" -mindepth 1 ! -name .gitkeep -print -quit)" ]
+}
 
 cmd_clean() {
     local yes=0 all=0 option name answer found=() names=(Results Logs TriggersProcessed Reports IdleTask .work) ids=() alive
@@ -611,7 +646,7 @@ cmd_clean() {
     # Kept when a damaged state was made anew.
     for name in "$COMMON"/state.json.corrupt-*; do names+=("${name##*/}"); done
     for name in "${names[@]}"; do
-        if [ -e "$COMMON/$name" ] || [ -L "$COMMON/$name" ]; then found+=("$name"); fi
+        if holds "$COMMON/$name"; then found+=("$name"); fi
     done
     if [ ${#found[@]} -eq 0 ]; then
         say "nothing to delete in $COMMON"
@@ -624,7 +659,7 @@ cmd_clean() {
         read -r -p "delete these? [y/N] " answer || answer=
         case $answer in y | Y | yes) ;; *) say "nothing was deleted"; return 0 ;; esac
     fi
-    (cd -- "$COMMON" && rm -rf -- "${found[@]}")
+    for name in "${found[@]}"; do empty "$COMMON/$name"; done
     rm -f -- "$RUN"/*.out
     say "deleted"
 }

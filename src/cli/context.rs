@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::access::explain;
 use super::{Code, Failure, Global, Out};
 use crate::client::{Client, default_device};
 use crate::volume::layout::Layout;
@@ -38,7 +39,7 @@ impl Context {
     /// # Errors
     /// Exit code 4.
     pub fn make_volume(&self) -> Result<(), Failure> {
-        if self.client.make_volume()? {
+        if self.client.make_volume().map_err(|error| explain(error, &self.client.layout))? {
             let common = self.client.layout.common.display();
             self.out.note(&format!("{common} was no volume yet: its folders were made"));
         }

@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 
 use tokio::sync::watch;
 
+use super::ready::Served;
 use super::run::RunArgs;
 use super::{Code, Context, Failure};
 use crate::api::{Server, Settings, TlsFiles, is_loopback};
@@ -77,19 +78,20 @@ impl Api {
     }
 
     /// Serves it. What goes wrong now is no reason to leave the runs alone: it is said, and the device goes on without.
-    pub(super) fn start(self) -> Option<Server> {
+    pub(super) fn start(self) -> Option<(Server, Served)> {
         let scheme = if self.settings.tls.is_some() { "https" } else { "http" };
         let url = format!("{scheme}://{}", self.address);
         match Server::start(self.settings, self.listener, self.changed) {
             Ok(mut server) => {
                 tracing::info!(%url, "HTTP API");
-                if let Some(key) = server.first_key.take() {
-                    // Not through the log: that one is kept in the shared folder.
+                let first_key = server.first_key.take();
+                if let Some(key) = &first_key {
+                    // At once, since it is known nowhere else; and not through the log: that one is kept in the shared folder.
                     let text =
                         format!("The first key of the HTTP API, for an admin; it is shown this once:\n  {key}\n");
                     let _ = std::io::stderr().write_all(text.as_bytes());
                 }
-                Some(server)
+                Some((server, Served { url, first_key }))
             }
             Err(failure) => {
                 tracing::error!(hint = failure.hint, "no HTTP API on this device: {}", failure.error);

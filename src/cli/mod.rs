@@ -11,8 +11,10 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::exec::{init, launch};
+use crate::exec::identity::IdentityError;
+use crate::exec::{identity, init as process_one, launch};
 
+mod access;
 mod backup;
 pub mod context;
 mod devices;
@@ -22,12 +24,14 @@ mod failure;
 mod follow;
 mod health;
 mod http;
+mod init;
 mod jobs;
 mod keys;
 mod limits;
 mod logs;
 mod out;
 mod pages;
+mod ready;
 mod restart;
 mod rival;
 mod rows;
@@ -99,6 +103,8 @@ pub enum Color {
 enum Verb {
     /// Start this device (the default).
     Run(Box<run::RunArgs>),
+    /// Make the shared folder ready before there is a device. Exit code 4 if it cannot be written.
+    Init,
     /// Write a trigger and print its run id.
     Trigger(trigger::TriggerArgs),
     /// The same for a command without a job file.
@@ -146,8 +152,11 @@ pub fn main() -> ExitCode {
     if let Some(orders) = launch::wanted(std::env::args_os()) {
         return launch::launch(&orders);
     }
-    if init::is_first() {
-        return init::stand_in(std::env::args_os()).unwrap_or_else(|error| {
+    if identity::is_change_due() {
+        return become_owner();
+    }
+    if process_one::is_first() {
+        return process_one::stand_in(std::env::args_os()).unwrap_or_else(|error| {
             let hint = "as process 1 of a container it runs itself once more: is /proc mounted?";
             let error = format!("cannot start as a child of process 1: {error}");
             failure::report(&Failure::new(Code::Failed, error, hint), false)
@@ -166,6 +175,30 @@ pub fn main() -> ExitCode {
         Ok(code) => code.into(),
         Err(failure) => failure::report(&failure, std::env::args().any(|arg| arg == "--json")),
     }
+}
+
+/// Becomes the owner of the shared folder and starts again as that user; returns the exit code if that fails.
+fn become_owner() -> ExitCode {
+    let cli = match parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(error) => return failure::of_usage(&error),
+    };
+    let common = std::path::absolute(&cli.global.common).unwrap_or(cli.global.common);
+    let host = match &cli.verb {
+        Some(Verb::Run(args)) => &args.docker_host,
+        _ => &cli.run.docker_host,
+    };
+    let socket = host.strip_prefix("unix://").map(std::path::Path::new);
+    let error = identity::become_owner(&common, socket, std::env::args_os());
+    let (code, hint) = match error {
+        IdentityError::Variable { .. } => (Code::Usage, "unset it: the owner of Common is found out"),
+        IdentityError::Owner { .. } => (Code::Volume, "is the shared folder mounted?"),
+        IdentityError::Refused { .. } => (
+            Code::Failed,
+            "the container needs the capabilities SETUID and SETGID (cap_add), or start it as that user (user:)",
+        ),
+    };
+    failure::report(&Failure::new(code, error.to_string(), hint), cli.global.json)
 }
 
 /// Reads the command line. What only `run` takes is refused before another verb instead of being ignored; what the environment
@@ -200,6 +233,7 @@ fn dispatch(cli: Cli, context: &mut Context) -> Result<Code, Failure> {
     match cli.verb {
         None => run::run(&cli.run, context),
         Some(Verb::Run(args)) => run::run(&args, context),
+        Some(Verb::Init) => init::init(context),
         Some(Verb::Trigger(args)) => trigger::trigger(&args, context),
         Some(Verb::Exec(args)) => trigger::exec(&args, context),
         Some(Verb::Jobs(verb)) => jobs::jobs(&verb, context),

@@ -11,12 +11,15 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use super::access::explain;
 use super::http::Api;
+use super::ready::{Outside, announce};
 use super::{Code, Context, Failure};
 use crate::client::{default_device, host_name};
 use crate::coordinator::run::{Containers, Options, RunError, run as run_device};
-use crate::coordinator::{End, Host};
+use crate::coordinator::{BeginError, End, Host};
 use crate::exec::docker::DEFAULT_HOST;
+use crate::exec::identity;
 use crate::model::config::{Config, KEPT_AT_LEAST};
 use crate::model::container::{Allowed, Limits, is_plain_path};
 use crate::model::device::Me;
@@ -96,7 +99,7 @@ pub(super) struct RunArgs {
     backup_keep: usize,
     /// The container engine, for jobs with a [docker] table: unix://PATH or tcp://HOST:PORT; `none` for none.
     #[arg(long, env = "DOCKER_HOST", default_value = DEFAULT_HOST, value_name = "URL")]
-    docker_host: String,
+    pub(super) docker_host: String,
     /// What of the engine's host the containers of jobs may see, exactly these, comma-separated: absolute paths, and names of
     /// volumes.
     #[arg(long, env = "AIOS_ALLOWED_VOLUMES", default_value = "", value_name = "LIST", value_parser = Allowed::parse, hide_default_value = true)]
@@ -125,6 +128,8 @@ pub(super) struct RunArgs {
     /// From which pages of others a browser may use the HTTP API, comma-separated: https://HOST[:PORT].
     #[arg(long, env = "AIOS_HTTP_ORIGINS", value_name = "LIST", value_delimiter = ',')]
     pub(super) http_origins: Vec<String>,
+    #[command(flatten)]
+    outside: Outside,
     /// How often it is looked for what was kept long enough.
     #[arg(long, hide = true, default_value = "1h", value_parser = duration, value_name = "D")]
     keep_every: Duration,
@@ -177,16 +182,30 @@ pub(super) fn run(args: &RunArgs, context: &mut Context) -> Result<Code, Failure
     tracing::info!(
         device = %options.me.device, session = %options.me.session, slots = options.me.slots,
         common = %options.layout.common.display(), programs = %options.layout.programs.display(),
-        version = env!("CARGO_PKG_VERSION"), "device starts"
+        version = env!("CARGO_PKG_VERSION"), user = rustix::process::geteuid().as_raw(), "device starts"
     );
+    if identity::is_bare_root() {
+        tracing::warn!(
+            "this device and its native jobs are root without capabilities: Common belongs to root, or AIOS_UID says so"
+        );
+    }
     let api = Api::new(args, context, &options)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::new(Code::Failed, format!("cannot start the runtime: {error}"), "see `ulimit -a`"))?;
     let mut server = None;
-    let begun = || server = api.and_then(Api::start);
+    let (device, layout, quiet) = (options.me.device.clone(), options.layout.clone(), context.global.quiet);
+    let begun = || {
+        if let Some((started, served)) = api.and_then(Api::start) {
+            server = Some(started);
+            if !quiet {
+                announce(device.as_str(), &layout, served, &args.outside);
+            }
+        }
+    };
     let end = runtime.block_on(run_device(options, begun)).map_err(|error| match error {
+        RunError::Begin(BeginError::Volume(error)) => explain(error, &context.client.layout),
         RunError::Begin(begin) => begin.into(),
         RunError::System(..) | RunError::Executor(_) => {
             Failure::new(Code::Failed, error.to_string(), "see `ulimit -a`")

@@ -83,8 +83,8 @@ impl Client {
     /// Makes the folders that are missing; whether it was no volume before.
     ///
     /// # Errors
-    /// Exit code 4.
-    pub fn make_volume(&self) -> Result<bool, Failure> {
+    /// What the system said of which folder.
+    pub fn make_volume(&self) -> Result<bool, crate::volume::Error> {
         let is_new = self.disk.stat(&self.layout.volume_id()).is_err_and(|error| crate::volume::is_absent(&error));
         open_volume(&*self.disk, &self.layout, &self.session)?;
         Ok(is_new)

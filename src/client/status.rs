@@ -251,6 +251,9 @@ fn next(client: &Client, catalog: &Catalog, state: &State) -> Result<Vec<Next>, 
     Ok(next)
 }
 
+/// The file that keeps an empty folder in a repository.
+const KEEPS_FOLDER: &str = ".gitkeep";
+
 /// Names in the inbox that nobody will take.
 fn ignored(client: &Client) -> Result<Vec<String>, Failure> {
     let folder = client.layout.triggers();
@@ -259,7 +262,8 @@ fn ignored(client: &Client) -> Result<Vec<String>, Failure> {
         client.disk.stat(&folder.join(name)).is_ok_and(|meta| now - meta.changed >= IGNORED_AGE)
     };
     let names = found(client.disk.list(&folder)).on("list", &folder)?.unwrap_or_default();
-    let strange = names.into_iter().filter(|name| !is_trigger_name(name) && !OWN_FOLDERS.iter().any(|own| name == own));
+    let is_own = |name: &std::ffi::OsString| name == KEEPS_FOLDER || OWN_FOLDERS.iter().any(|own| name == own);
+    let strange = names.into_iter().filter(|name| !is_trigger_name(name) && !is_own(name));
     let mut ignored: Vec<String> = strange.filter(is_old).map(|name| name.to_string_lossy().into_owned()).collect();
     ignored.sort();
     Ok(ignored)

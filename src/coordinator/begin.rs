@@ -1,5 +1,7 @@
 //! Before the first tick: a volume that works, and an id that is this device's alone.
 
+use std::path::PathBuf;
+
 use crate::model::device::Beat;
 use crate::model::ids::{DeviceId, Session};
 use crate::model::time::rfc3339;
@@ -29,17 +31,7 @@ pub enum BeginError {
 /// # Errors
 /// What the system said.
 pub fn open_volume(disk: &dyn Disk, layout: &Layout, session: &Session) -> Result<String, volume::Error> {
-    let folders = [
-        layout.devices(),
-        layout.running(),
-        layout.waiting(),
-        layout.keys(),
-        layout.processed(),
-        layout.results(),
-        layout.logs(),
-        layout.programs.clone(),
-    ];
-    for folder in &folders {
+    for folder in folders(layout).iter().chain([&layout.programs]) {
         disk.make_folders(folder).on("make the folder", folder)?;
     }
     secrets::make_folder(disk, layout);
@@ -52,6 +44,31 @@ pub fn open_volume(disk: &dyn Disk, layout: &Layout, session: &Session) -> Resul
         write_new(disk, &mut Temporary::new(session.clone()), &path, format!("{session}\n").as_bytes())?;
     }
     Ok(session.to_string())
+}
+
+/// Makes and removes a file in each folder that devices write.
+///
+/// # Errors
+/// The first folder that refuses, with the system's error.
+pub fn check_writable(disk: &dyn Disk, layout: &Layout, names: &mut Temporary) -> Result<(), volume::Error> {
+    for folder in [layout.common.clone(), layout.triggers()].iter().chain(&folders(layout)) {
+        let probe = names.beside(&folder.join("probe"));
+        disk.create(&probe, b"").and_then(|()| disk.remove(&probe)).on("write to the folder", folder)?;
+    }
+    Ok(())
+}
+
+/// The folders of a volume.
+fn folders(layout: &Layout) -> [PathBuf; 7] {
+    [
+        layout.devices(),
+        layout.running(),
+        layout.waiting(),
+        layout.keys(),
+        layout.processed(),
+        layout.results(),
+        layout.logs(),
+    ]
 }
 
 /// The right to be a device.

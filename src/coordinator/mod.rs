@@ -57,7 +57,7 @@ pub mod run;
 mod spec;
 mod tell;
 
-pub use begin::{BeginError, claim_identity, open_volume};
+pub use begin::{BeginError, check_writable, claim_identity, open_volume};
 pub use chores::Chore;
 
 /// How long a tick that was refused waits before it tries again.

@@ -30,6 +30,7 @@ pub mod device;
 pub mod docker;
 mod end;
 pub mod fleet;
+pub mod identity;
 pub mod init;
 pub mod launch;
 mod ledger;

@@ -14,7 +14,7 @@ use crate::model::state::{CHAIN_LENGTH, REBUILD_STEP, SCHEMA, State};
 use crate::model::time::Moment;
 use crate::volume::atomic::{Temporary, discard, stage};
 use crate::volume::disk::{Disk, Guard};
-use crate::volume::layout::Layout;
+use crate::volume::layout::{Layout, is_hidden};
 use crate::volume::{self, Context, found, heartbeat};
 
 mod moves;
@@ -348,7 +348,7 @@ impl Store {
     fn has_history(&self) -> bool {
         [self.layout.running(), self.layout.waiting(), self.layout.results()]
             .iter()
-            .any(|folder| self.disk.list(folder).is_ok_and(|names| !names.is_empty()))
+            .any(|folder| self.disk.list(folder).is_ok_and(|names| names.iter().any(|name| !is_hidden(name))))
     }
 
     fn keep_damaged(&mut self, now: Moment, why: &str) -> Result<(), volume::Error> {

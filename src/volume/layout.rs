@@ -1,5 +1,6 @@
 //! Where everything is: the one place that knows the names of folders and files (`formats.md`, "Folders").
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -293,4 +294,9 @@ impl Layout {
     pub fn log(&self, job: &JobName, lease: &Lease) -> PathBuf {
         self.common.join(Self::log_name(job, lease))
     }
+}
+/// Returns whether a name is hidden: an unfinished file, one of the orchestrator's own, or one that keeps an empty folder in a repository.
+#[must_use]
+pub fn is_hidden(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(b".")
 }

@@ -401,6 +401,26 @@ pub fn is_network(path: &Path) -> bool {
     there.is_some_and(|stat| NETWORK.contains(&(stat.f_type as u64 & 0xFFFF_FFFF)))
 }
 
+/// Who owns a file, and what its mode allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner {
+    /// The user.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+    /// The permission bits.
+    pub mode: u32,
+}
+
+/// Returns the owner of what is at a path, or of what a link there leads to.
+///
+/// # Errors
+/// As the system says.
+pub fn owner_of(path: &Path) -> io::Result<Owner> {
+    let found = rustix::fs::stat(path)?;
+    Ok(Owner { uid: found.st_uid, gid: found.st_gid, mode: found.st_mode & 0o7777 })
+}
+
 /// Renames without replacing, by the system's own means alone. `false`: it has none here, and nothing moved.
 ///
 /// # Errors

@@ -15,7 +15,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
 
 use super::disk::{Disk, Kind};
-use super::layout::Layout;
+use super::layout::{Layout, is_hidden};
 use super::results::days_in;
 use super::{Context, Error, found, keys};
 use crate::model::config::KEY_KEPT;
@@ -26,7 +26,7 @@ use crate::model::time::rfc3339;
 
 pub mod rule;
 
-use rule::{Cut, Place, Room, Rule, Verdict, day_stays, is_hidden, minute};
+use rule::{Cut, Place, Room, Rule, Verdict, day_stays, minute};
 
 /// The largest state that is read, bytes.
 const STATE_LIMIT: u64 = 256 << 20;

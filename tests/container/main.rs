@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 mod contract;
 mod engine;
+mod fresh_clone;
 mod podman;
 mod stack;
 mod swarm;

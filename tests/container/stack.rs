@@ -1,7 +1,7 @@
 //! The image and the compose file as people use them: several devices in containers, one folder, and what goes wrong.
 //!
-//! The image is `AIOS_IMAGE`, by default `aios-orchestrator`, and the slim one that name with the tag `slim`, as
-//! `./debug.sh slim` makes them.
+//! The image is `AIOS_IMAGE`, by default `aios-orchestrator`, as `./debug.sh image` makes it, and the slim one that name with the
+//! tag `slim`, as `./debug.sh slim` makes it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -60,24 +60,15 @@ impl Stack {
         if with_plugin {
             command.arg("compose");
         }
-        let socket = "/var/run/docker.sock";
-        let id = |path: &str, what: &str| {
-            let said = Command::new("stat").args(["-c", what, path]).output().unwrap();
-            String::from_utf8(said.stdout).unwrap().trim().to_owned()
-        };
-        let common = self.path("Common").to_str().unwrap().to_owned();
         command
             .args(["-p", &self.name, "-f", concat!(env!("CARGO_MANIFEST_DIR"), "/docker-compose.yml")])
             .args(words)
             .env("AIOS_IMAGE", image())
             // Any port that is free.
             .env("AIOS_HTTP_PORT", "0")
-            .env("AIOS_COMMON", &common)
+            .env("AIOS_COMMON", self.path("Common"))
             .env("AIOS_PROGRAMS", self.path("Programs"))
             .env("AIOS_ALLOWED_VOLUMES", self.path("ledger"))
-            .env("AIOS_UID", id(&common, "%u"))
-            .env("AIOS_GID", id(&common, "%g"))
-            .env("DOCKER_GID", id(socket, "%g"))
             .stdin(Stdio::null());
         let done = command.output().unwrap();
         let said = String::from_utf8_lossy(&done.stdout).into_owned();
@@ -291,8 +282,6 @@ fn what_a_dead_device_left_running_is_ended_before_its_run_goes_on() {
             &name,
             "--label",
             &label,
-            "--user",
-            "0:0",
             "-v",
             &common,
             "-v",
@@ -386,22 +375,7 @@ fn the_slim_image_starts_containers() {
     let common = format!("{}:/aios/Common", stack.path("Common").display());
     let programs = format!("{}:/aios/Programs:ro", stack.path("Programs").display());
     let socket = "/var/run/docker.sock:/var/run/docker.sock";
-    let words = [
-        "run",
-        "-d",
-        "--label",
-        &label,
-        "--user",
-        "0:0",
-        "--read-only",
-        "-v",
-        &common,
-        "-v",
-        &programs,
-        "-v",
-        socket,
-        &slim,
-    ];
+    let words = ["run", "-d", "--label", &label, "--read-only", "-v", &common, "-v", &programs, "-v", socket, &slim];
     docker(&words).unwrap();
     stack.wait_for("Common/Triggers");
     stack.drop_trigger("job", "job");

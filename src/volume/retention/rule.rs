@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
@@ -14,6 +13,7 @@ use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use crate::model::config::KEPT_AT_LEAST;
 use crate::model::ids::RunId;
 use crate::volume::audit::part_over;
+use crate::volume::layout::is_hidden;
 use crate::volume::{processed, results};
 
 /// What a folder holds.
@@ -119,12 +119,6 @@ fn attempt_of(name: &OsStr) -> Option<u32> {
 #[must_use]
 pub fn day_stays(day: &str, now: DateTime<Utc>) -> bool {
     day >= (now - TimeDelta::days(1)).format("%Y-%m-%d").to_string().as_str()
-}
-
-/// Whether a name is one of those that the sweep of leftovers is for.
-#[must_use]
-pub fn is_hidden(name: &OsStr) -> bool {
-    name.as_bytes().starts_with(b".")
 }
 
 /// The run that a file belongs to. A rejected one belongs to none, and is named after the run it would have been.
