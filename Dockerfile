@@ -19,16 +19,16 @@ COPY src src
 RUN echo "== the orchestrator: about 1 min 30 s on two cores with the profile quick, 5 min with release" \
     && touch src/main.rs src/lib.rs \
     && cargo build --profile "$PROFILE" --locked --bin orchestrator --target "$(rustc -vV | sed -n 's/^host: //p')" \
-    && mkdir -p /slim/usr/local/bin /slim/etc/ssl/certs /slim/aios \
+    && mkdir -p /slim/usr/local/bin /slim/etc/ssl/certs /slim/aios/Programs \
     && cp target/*/"$PROFILE"/orchestrator /slim/usr/local/bin/ \
     && cp /etc/ssl/certs/ca-certificates.crt /slim/etc/ssl/certs/ \
     && mkdir -m 1777 /slim/tmp
 
-# Both images start as root and become the owner of /aios/Common at once, without capabilities: AIOS_UID asks for that.
+# Both images start as root and become the owner of /aios/Common at once, without capabilities (src/exec/identity.rs).
 FROM scratch AS slim
 COPY --from=build /slim /
 WORKDIR /aios
-ENV AIOS_COMMON=/aios/Common AIOS_PROGRAMS=/aios/Programs AIOS_UID=owner HOME=/tmp PATH=/usr/local/bin
+ENV AIOS_COMMON=/aios/Common AIOS_PROGRAMS=/aios/Programs AIOS_IN_CONTAINER=1 HOME=/tmp PATH=/usr/local/bin
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=30s --timeout=15s --start-period=10s CMD ["orchestrator", "health"]
 ENTRYPOINT ["orchestrator"]
@@ -38,8 +38,9 @@ RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends ca-certificates python3 \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/dpkg.log /var/log/apt
 COPY --from=build /slim/usr/local/bin/orchestrator /usr/local/bin/orchestrator
+COPY --from=build /slim/aios /aios
 WORKDIR /aios
-ENV AIOS_COMMON=/aios/Common AIOS_PROGRAMS=/aios/Programs AIOS_UID=owner HOME=/tmp
+ENV AIOS_COMMON=/aios/Common AIOS_PROGRAMS=/aios/Programs AIOS_IN_CONTAINER=1 HOME=/tmp
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=30s --timeout=15s --start-period=10s CMD ["orchestrator", "health"]
 ENTRYPOINT ["orchestrator"]

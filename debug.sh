@@ -9,18 +9,36 @@ cd -- "$ROOT"
 # A path from the caller's environment means what it meant where the caller stood.
 absolute() { case $1 in /*) printf '%s\n' "$1" ;; *) printf '%s\n' "$CALLED_FROM/$1" ;; esac }
 
+# What stands in .env counts here as it does for compose: behind the environment.
+from_env_file() {
+    local name value
+    [ -f "$ROOT/.env" ] || return 0
+    for name in AIOS_COMMON AIOS_PROGRAMS AIOS_IMAGE AIOS_PROFILE AIOS_UID AIOS_GID DOCKER_SOCKET; do
+        [ -z "${!name:-}" ] || continue
+        value=$(sed -n "s/^$name=//p" "$ROOT/.env" | tail -n 1)
+        value=${value#[\"\']}
+        value=${value%[\"\']}
+        # A path there means what it means to compose: from the file's folder on.
+        case $name=$value in AIOS_COMMON=[!/]* | AIOS_PROGRAMS=[!/]*) value=$ROOT/${value#./} ;; esac
+        [ -z "$value" ] || printf -v "$name" '%s' "$value"
+    done
+}
+from_env_file
+
 COMMON=$(absolute "${AIOS_COMMON:-$ROOT/Common}")
 PROGRAMS=$(absolute "${AIOS_PROGRAMS:-$ROOT/Programs}")
 TARGET=$(absolute "${CARGO_TARGET_DIR:-$ROOT/target}")
 PROFILE=${AIOS_PROFILE:-quick}
 BIN=$(absolute "${ORCHESTRATOR:-$TARGET/$PROFILE/orchestrator}")
-export AIOS_COMMON=$COMMON AIOS_PROGRAMS=$PROGRAMS AIOS_PROFILE=$PROFILE CARGO_TARGET_DIR=$TARGET
+export AIOS_COMMON=$COMMON AIOS_PROGRAMS=$PROGRAMS CARGO_TARGET_DIR=$TARGET
 # What devices call this script, and the folders, in the lines that they print once they work.
 export AIOS_STARTED_WITH=./debug.sh
 # What was started from this checkout: one machine's matter, so never in the shared folder.
 RUN=$ROOT/.run
 IMAGE=${AIOS_IMAGE:-aios-orchestrator}
-SLIM=$IMAGE:slim
+# tagged NAME TAG: the name with another tag; a port in the name is none.
+tagged() { case ${1##*/} in *:*) printf '%s:%s\n' "${1%:*}" "$2" ;; *) printf '%s:%s\n' "$1" "$2" ;; esac; }
+SLIM=$(tagged "$IMAGE" slim)
 UP_SECONDS=${UP_SECONDS:-20}
 DOWN_SECONDS=${DOWN_SECONDS:-20}
 
@@ -43,7 +61,7 @@ usage: ./debug.sh [VERB]
   trigger [NAME]   drop an example trigger (default: hello) from examples/triggers
   state            show state.json and how many files lie where
   test             run every test (20 min on two cores, half of it building)
-  test quick       without containers and long simulations (2 min, once built)
+  test quick       without containers and long simulations (2 min 30 s, once built)
   checks           everything that must hold before a change is taken (.ci/run)
   bench            run the benchmark
   clean [--yes] [--all]   delete what runs left in Common; --all: waiting triggers, archives and the state too
@@ -73,6 +91,7 @@ fail() {
 }
 # For verbs that take no further words.
 no_more() { [ $# -eq 0 ] || fail "what is '$1'?" "./debug.sh help" 2; }
+whose() { id -un 2>/dev/null || true; }
 have() { command -v "$1" >/dev/null 2>&1; }
 
 # --- tools -----------------------------------------------------------------------------------------------------------
@@ -174,6 +193,12 @@ ids_started() {
     done
 }
 
+started_here() {
+    local ids
+    ids=$(ids_started | paste -sd ' ' -)
+    printf 'started here: %s\n' "${ids:-nothing}"
+}
+
 # Whether the volume shows a device alive. Ids need no quoting in JSON, so no JSON reader is needed here.
 shown_alive() {
     { "$BIN" devices list --json 2>/dev/null || true; } | tr -d ' \t\r\n' | tr '{' '\n' \
@@ -192,19 +217,18 @@ with_lock() {
     fi
 }
 
-# Reads a device's output and prints the lines that it ends its start with: what is where, and what to type next.
-ready_lines() { sed -n '/^ready     device /,/ down  /p'; }
+# The last lines with which a device ends its start, from its output: what is where, and what to type next.
+ready_lines() { tac | sed -n '/ stop   /,/^ready     device /{p;/^ready     device /q}' | tac; }
 
-# wait_ready COMMAND…: prints these lines once the command, which shows a device's output, has all of them.
+# wait_ready COMMAND…: prints these lines once the command, which shows a device's output, has them.
 wait_ready() {
-    local waited=0 lines
-    while [ "$waited" -lt $((UP_SECONDS * 10)) ]; do
+    local until=$((SECONDS + UP_SECONDS)) lines
+    while [ "$SECONDS" -lt "$until" ]; do
         lines=$("$@" 2>/dev/null | ready_lines)
-        case $lines in *' down  '*) printf '%s\n' "$lines"; return ;; esac
+        [ -z "$lines" ] || { printf '%s\n' "$lines"; return; }
         sleep 0.1
-        waited=$((waited + 1))
     done
-    return 1
+    say "next      ./debug.sh status; the device says no more yet: $*"
 }
 
 cmd_up() {
@@ -261,13 +285,11 @@ up_native() {
         sleep 0.1
         seconds=$((seconds + 1))
     done
-    say "device    $id is alive (process $pid); its log: $COMMON/Logs/orchestrator.$id.$(date -u +%F).log, start-up messages: $out"
-    # A device without an API, such as a second one on this machine, has no such lines.
-    if grep -q 'no HTTP API' "$out" || [ "${AIOS_HTTP:-}" = none ]; then
-        say "next      ./debug.sh trigger hello, ./debug.sh status, ./debug.sh logs, ./debug.sh down"
-    else
-        wait_ready cat "$out" || say "next      ./debug.sh status; it says no more yet: read $out"
-    fi
+    say "device    $id is alive (process $pid)"
+    say "log       $COMMON/Logs/orchestrator.$id.$(date -u +%F).log"
+    say "          start-up messages: $out"
+    case " $* " in *' -q '* | *' --quiet '*) return ;; esac
+    wait_ready cat "$out"
 }
 
 cmd_down() {
@@ -275,7 +297,7 @@ cmd_down() {
     local id pid ids=() waited=0 left
     if [ $# -gt 0 ]; then
         check_id "$1"
-        [ -e "$RUN/$1.pid" ] || fail "no device $1 was started here" "started here: $(ids_started | paste -sd ' ' -)" 3
+        [ -e "$RUN/$1.pid" ] || fail "no device $1 was started here" "$(started_here)" 3
         ids=("$1")
     else
         mapfile -t ids < <(ids_started)
@@ -317,7 +339,8 @@ cmd_restart() {
     local id=${1:-}
     if [ -z "$id" ] && [ -f docker-compose.yml ] && engine_answers >/dev/null && has_compose && compose_running; then
         build_image full "$IMAGE"
-        compose up -d --force-recreate
+        # As many workers as there are.
+        compose_up --force-recreate --scale "worker=$(compose ps -q worker | wc -l)"
         return
     fi
     # Without an id: all that were started here, or the default one.
@@ -334,9 +357,9 @@ cmd_restart() {
 cmd_kill() {
     no_more "${@:2}"
     local id=${1:-} pid
-    [ -n "$id" ] || fail "kill: which device?" "started here: $(ids_started | paste -sd ' ' -)" 2
+    [ -n "$id" ] || fail "kill: which device?" "$(started_here)" 2
     check_id "$id"
-    pid=$(pid_of "$id") || fail "no device $id runs that was started here" "started here: $(ids_started | paste -sd ' ' -)" 3
+    pid=$(pid_of "$id") || fail "no device $id runs as a process that was started here" "$(started_here); in containers: docker compose kill SERVICE" 3
     kill -KILL "$pid"
     rm -f "$RUN/$id.pid"
     say "$id: killed (process $pid). Once its lease has run out, the other devices take its runs."
@@ -344,23 +367,30 @@ cmd_kill() {
 
 # --- containers ------------------------------------------------------------------------------------------------------
 
-engine_socket() { printf '%s\n' "${DOCKER_SOCKET:-/var/run/docker.sock}"; }
+# The socket of the engine that docker speaks with; one that is no socket of this machine is not handed over.
+engine_socket() {
+    local host=${DOCKER_HOST:-$(docker context inspect --format '{{.Endpoints.docker.Host}}' 2>/dev/null || true)}
+    case $host in unix://*) host=${host#unix://} ;; *) host=/var/run/docker.sock ;; esac
+    printf '%s\n' "${DOCKER_SOCKET:-$host}"
+}
 engine_answers() { have docker && timeout 10 docker version --format '{{.Server.Version}}' 2>/dev/null; }
 has_compose() { docker compose version >/dev/null 2>&1 || have docker-compose; }
 need_engine() {
     have docker || fail "no docker in PATH" "install Docker; Debian: apt-get install docker.io docker-compose"
-    engine_answers >/dev/null || fail "no container engine answers" "is it running, and may $(id -un 2>/dev/null || id -u) use it? docker version"
+    engine_answers >/dev/null || fail "no container engine answers" "is it running, and may $(whose) use it? docker version"
 }
 
 # Says to compose only what differs from its defaults, so that devices started by hand and from here are the same.
 compose() (
-    export AIOS_IMAGE=$IMAGE
+    [ "$IMAGE" = aios-orchestrator ] || export AIOS_IMAGE=$IMAGE
     [ "$COMMON" != "$ROOT/Common" ] || unset AIOS_COMMON
     [ "$PROGRAMS" != "$ROOT/Programs" ] || unset AIOS_PROGRAMS
+    # Of a rootless engine, or another one than the usual.
+    [ "$(engine_socket)" = /var/run/docker.sock ] || export DOCKER_SOCKET=${DOCKER_SOCKET:-$(engine_socket)}
     if docker compose version >/dev/null 2>&1; then docker compose "$@"; else docker-compose "$@"; fi
 )
 
-compose_running() { [ -n "$(compose ps -q 2>/dev/null)" ]; }
+compose_running() { [ -n "$(compose ps -aq 2>/dev/null)" ]; }
 
 # build_image TARGET NAME: the profile is $PROFILE
 build_image() {
@@ -380,6 +410,7 @@ run_image() {
     mkdir -p "$COMMON" || fail "cannot make $COMMON" "look at the rights of the folder above it" 4
     docker image inspect "$IMAGE" >/dev/null 2>&1 || build_image full "$IMAGE"
     docker run --rm --cap-drop ALL --cap-add SETUID --cap-add SETGID --security-opt no-new-privileges --read-only \
+        --env AIOS_UID="${AIOS_UID:-owner}" --env AIOS_GID="${AIOS_GID:-owner}" \
         --tmpfs /tmp:size=64m,mode=1777 --volume "$COMMON:/aios/Common" --volume "$PROGRAMS:/aios/Programs:ro" "$@"
 }
 
@@ -390,15 +421,17 @@ size_of() { docker image inspect --format '{{.Size}}' "$1" | awk '{ printf "%.1f
 cmd_slim() {
     no_more "$@"
     PROFILE=release
-    build_image full "$IMAGE:full"
+    local full
+    full=$(tagged "$IMAGE" full)
+    build_image full "$full"
     build_image slim "$SLIM"
-    printf '%-24s %10s\n' "$IMAGE:full" "$(size_of "$IMAGE:full")" "$SLIM" "$(size_of "$SLIM")"
+    printf '%-24s %10s\n' "$full" "$(size_of "$full")" "$SLIM" "$(size_of "$SLIM")"
 }
 
 cmd_base-images() { docker/base-images "$@"; }
 cmd_image-test() { run_image --env DEVICE_ID=selftest "$IMAGE" --test "$@"; }
-# The shell is who runs this script.
-cmd_shell() { no_more "$@"; run_image --user "$(id -u):$(id -g)" --interactive --tty --entrypoint bash "$IMAGE"; }
+# The shell is who the devices are.
+cmd_shell() { no_more "$@"; run_image --user "$(stat -c %u:%g -- "$COMMON")" --interactive --tty --entrypoint bash "$IMAGE"; }
 cmd_compose-logs() { need_engine; compose logs --tail 100 -f "$@"; }
 
 up_containers() {
@@ -406,13 +439,27 @@ up_containers() {
     docker image inspect "$IMAGE" >/dev/null 2>&1 || say "building the image: about 4 min 30 s on two cores the first time"
     build_image full "$IMAGE"
     mkdir -p "$COMMON" "$RUN"
-    if ! compose up -d "$@"; then
-        compose logs --no-color setup >&2
-        fail "the devices were not started" "the last lines say why" 4
-    fi
-    wait_ready compose logs --no-log-prefix orchestrator \
-        || say "next      ./debug.sh status; the devices say no more yet: ./debug.sh compose-logs"
+    compose_up "$@"
 }
+
+# Starts the devices; says why where that fails, and what comes next where it does not.
+compose_up() {
+    local code=0 device setup
+    compose up -d "$@" || code=$?
+    setup=$(compose ps -aq setup 2>/dev/null | head -n 1)
+    if [ "$code" != 0 ] && [ -n "$setup" ] && [ "$(docker inspect --format '{{.State.ExitCode}}' "$setup")" = 4 ]; then
+        docker logs "$setup" >&2
+        fail "no device was started: the folder $COMMON cannot be used" "the line above names the command that fixes it" 4
+    elif [ "$code" != 0 ]; then
+        fail "compose ended with exit code $code" "its lines above say why; is the port taken? AIOS_HTTP_PORT names another; ./debug.sh down stops what was started" "$code"
+    fi
+    device=$(compose ps -q orchestrator | head -n 1)
+    [ -n "$device" ] || return 0
+    wait_ready device_output "$device"
+}
+
+# What a container has printed since its last start.
+device_output() { docker logs --since "$(docker inspect --format '{{.State.StartedAt}}' "$1")" "$1" 2>&1; }
 
 # --- looking ---------------------------------------------------------------------------------------------------------
 
@@ -486,7 +533,7 @@ bad() {
 check_tool() {
     local found
     found=$(lacks "$1")
-    if [ -n "$found" ]; then bad "$2" "${found%%|*}" "${found#*|}"; else good "$2" "$3"; fi
+    if [ -n "$found" ]; then "$4" "$2" "${found%%|*}" "${found#*|}"; else good "$2" "$3"; fi
 }
 
 check_limit() {
@@ -505,7 +552,7 @@ check_folders() {
     if ! mkdir -p "$COMMON" 2>/dev/null; then
         bad Common "$COMMON cannot be made" "make it, or name another folder in AIOS_COMMON"
     elif ! probe=$(mktemp "$COMMON/.check.XXXXXX" 2>/dev/null); then
-        bad Common "$COMMON is not writable for $(id -un 2>/dev/null || id -u)" "give the rights, or look whether it is mounted read-only or full"
+        bad Common "$COMMON is not writable for $(whose)" "give the rights, or look whether it is mounted read-only or full"
     else
         good Common "$COMMON is writable"
         if ! have flock; then
@@ -557,7 +604,7 @@ check_engine() {
         if has_compose; then good compose "$(docker compose version --short 2>/dev/null || docker-compose version --short)"
         else note compose "neither docker compose nor docker-compose is there" "./debug.sh up starts a process instead"; fi
     elif [ -S "$socket" ] && ! [ -w "$socket" ]; then
-        note engine "$socket is not writable for $(id -un 2>/dev/null || id -u)" "it belongs to the group $(stat -c %G -- "$socket"): usermod -aG $(stat -c %G -- "$socket") USER"
+        note engine "$socket is not writable for $(whose)" "it belongs to the group $(stat -c %G -- "$socket"): usermod -aG $(stat -c %G -- "$socket") USER"
     else
         note engine "no container engine answers" "start it; docker version says more"
     fi
@@ -565,9 +612,12 @@ check_engine() {
 
 cmd_check() {
     no_more "$@"
-    check_tool cargo rust "$(rust_found) (expected $(rust_wanted) or newer)"
-    check_tool cc compiler "$(command -v cc || true)"
-    check_tool python3 python3 "$(python3 --version 2>&1 || true) (expected 3.8 or newer)"
+    # Who starts devices in containers needs none of these.
+    local bad=bad
+    if engine_answers >/dev/null && has_compose; then bad=note; fi
+    check_tool cargo rust "$(rust_found) (expected $(rust_wanted) or newer)" "$bad"
+    check_tool cc compiler "$(command -v cc || true)" "$bad"
+    check_tool python3 python3 "$(python3 --version 2>&1 || true) (expected 3.8 or newer)" "$bad"
     if [ -x "$BIN" ]; then good binary "$BIN"; else note binary "not built yet" "./debug.sh build"; fi
     check_limit max_user_instances 128
     check_limit max_user_watches 8192
@@ -592,8 +642,9 @@ cmd_test() {
     else
         say "running every test: about 20 min on two cores, half of it building the first time; ./debug.sh test quick takes 2 min once built"
     fi
+    case ${1:-} in '' | -*) ;; *) fail "test: what is '$1'?" "./debug.sh test [quick] [OPTIONS of cargo test]" 2 ;; esac
     cargo test --locked "${tests[@]}" "$@" || failed+=("cargo test")
-    [ "$what" = quick ] || PYTHONDONTWRITEBYTECODE=1 python3 -m unittest discover -s tests/programs || failed+=("Python tests")
+    PYTHONDONTWRITEBYTECODE=1 python3 -m unittest discover -s tests/programs || failed+=("Python tests")
     if [ ${#failed[@]} -gt 0 ]; then
         say "FAILED: $(printf '%s, ' "${failed[@]}" | sed 's/, $//') ($((SECONDS - started)) s)"
         return 1
@@ -607,7 +658,7 @@ cmd_bench() { need cargo cc; cargo bench --locked --bench pipeline "$@"; }
 # Removes a file or folder; of a folder that the repository keeps only what is in it.
 empty() {
     if [ -e "$1/.gitkeep" ]; then
-        find "$1" -mindepth 1 -maxdepth 1 ! -name .gitkeep -exec rm -rf -- {} +
+        find "$1/" -mindepth 1 -maxdepth 1 ! -name .gitkeep -exec rm -rf -- {} +
     else
         rm -rf -- "$1"
     fi
@@ -616,7 +667,7 @@ empty() {
 # Whether there is a file or folder with something in it that the repository does not keep.
 holds() {
     [ -e "$1" ] || [ -L "$1" ] || return 1
-    [ ! -e "$1/.gitkeep" ] || [ -n "$(find "$1" -mindepth 1 ! -name .gitkeep -print -quit)" ]
+    [ ! -e "$1/.gitkeep" ] || [ -n "$(find "$1/" -mindepth 1 ! -name .gitkeep -print -quit)" ]
 }
 
 cmd_clean() {
@@ -638,7 +689,7 @@ cmd_clean() {
         if [ -x "$BIN" ]; then
             alive=$({ "$BIN" devices list --json 2>/dev/null || true; } | grep -cE '"alive": *true' || true)
         else
-            alive=$(find "$COMMON/Devices" -name '*.json' -mmin -1 | wc -l)
+            alive=$(find "$COMMON/Devices" -name '*.json' -mmin -1 -exec grep -LE '"left": *true' {} + | wc -l)
         fi
         [ "$alive" = 0 ] || fail "devices still live on $COMMON" "stop them where they run; see ./debug.sh status"
     fi

@@ -20,56 +20,86 @@ pub(super) fn explain(error: volume::Error, layout: &Layout) -> Failure {
         uid: rustix::process::geteuid().as_raw(),
         gid: rustix::process::getegid().as_raw(),
         is_in_container: identity::is_in_container(),
+        shown_common: std::env::var("AIOS_SHOWN_COMMON").ok().filter(|path| !path.is_empty()),
     };
-    let cause = if is_read_only {
-        Cause::ReadOnly
-    } else if me.uid == 0 && is_network(path) {
-        Cause::RootSquash
-    } else if me.uid == owner.uid {
-        Cause::Mode
-    } else {
-        Cause::Owner
-    };
-    Failure::new(Code::Volume, line(&error.to_string(), path, owner, me, cause, layout), "")
+    let cause = cause(is_read_only, path, owner, &me, layout);
+    Failure::new(Code::Volume, line(&error.to_string(), path, owner, &me, cause, layout), "")
 }
 
-/// The user that this process is.
-#[derive(Debug, Clone, Copy)]
+/// The user that this process is, and how the folder is called outside.
+#[derive(Debug, Clone)]
 struct Me {
     uid: u32,
     gid: u32,
     is_in_container: bool,
+    /// Where Common lies on the host, as whoever started the container calls it.
+    shown_common: Option<String>,
 }
 
 /// Why the folder cannot be written.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Cause {
     ReadOnly,
+    /// It is a folder of the container's own image, where something was to be mounted.
+    NotMounted,
+    /// The shared folder is not there yet, and the one above it is another's.
+    Missing,
     /// The file server takes root for nobody.
     RootSquash,
-    /// The owner is this user, and the permission bits deny it.
-    Mode,
+    /// A container that may not become the owner.
+    NoCapabilities,
+    /// The owner is a user of the host that this user namespace does not know.
+    Unmapped,
     /// The owner is another user.
     Owner,
+    /// The owner is this user, and the permission bits deny it.
+    Mode,
+    /// The permission bits allow it.
+    Other,
 }
 
-fn line(error: &str, path: &Path, owner: Owner, me: Me, cause: Cause, layout: &Layout) -> String {
+/// What the kernel shows for users that a user namespace does not map.
+const OVERFLOW: u32 = 65_534;
+
+fn cause(is_read_only: bool, path: &Path, owner: Owner, me: &Me, layout: &Layout) -> Cause {
+    let is_outside = !path.starts_with(&layout.common);
+    match (is_read_only, me.is_in_container && is_outside) {
+        (_, true) => Cause::NotMounted,
+        (true, false) => Cause::ReadOnly,
+        (false, false) if is_outside && layout.common.starts_with(path) => Cause::Missing,
+        (false, false) if me.uid == 0 && is_network(path) => Cause::RootSquash,
+        (false, false) if me.is_in_container && owner.uid == OVERFLOW => Cause::Unmapped,
+        (false, false) if me.is_in_container && me.uid == 0 && owner.uid != 0 => Cause::NoCapabilities,
+        (false, false) if me.uid != owner.uid => Cause::Owner,
+        (false, false) if owner.mode & 0o300 != 0o300 => Cause::Mode,
+        (false, false) => Cause::Other,
+    }
+}
+
+fn line(error: &str, path: &Path, owner: Owner, me: &Me, cause: Cause, layout: &Layout) -> String {
     let Owner { uid, gid, mode } = owner;
-    let (subject, place, folder) = if me.is_in_container {
-        ("this container", "on the host, beside docker-compose.yml", folder_on_host(path, layout))
-    } else {
-        ("this process", "run", path.display().to_string())
-    };
+    let folder = folder_outside(path, me, layout);
+    let (subject, place) = if me.is_in_container { ("this container", "on the host") } else { ("this process", "run") };
     let fix = match cause {
-        Cause::ReadOnly if me.is_in_container => {
-            "mount it without `:ro`, or on the host: sudo mount -o remount,rw MOUNTPOINT".to_owned()
+        Cause::ReadOnly => format!(
+            "mount it without `:ro`, or its file system read-write: sudo mount -o remount,rw MOUNTPOINT ({folder})"
+        ),
+        Cause::NotMounted => format!("mount a folder of the host there: --volume FOLDER:{}", error_path(error, path)),
+        Cause::Missing => {
+            format!("run: sudo install -d -o {} -g {} {}", me.uid, me.gid, layout.common.display())
         }
-        Cause::ReadOnly => "run: sudo mount -o remount,rw MOUNTPOINT".to_owned(),
         Cause::RootSquash => format!(
             "the file server maps root to nobody (root_squash): on the server, give the folder to a user: sudo chown -R 1000:1000 {folder}"
         ),
-        Cause::Mode => format!("{place}: chmod -R u+rwX {folder}"),
+        Cause::NoCapabilities => "it could not become the owner: add the capabilities SETUID and SETGID (cap_add), or start it as that user (user:)".to_owned(),
+        Cause::Unmapped => format!(
+            "the owner is unknown in this container's user namespace: {place}: sudo chown -R to a user that it maps (/proc/self/uid_map): {folder}"
+        ),
         Cause::Owner => format!("{place}: sudo chown -R {}:{} {folder}", me.uid, me.gid),
+        Cause::Mode => format!("{place}: chmod -R u+rwX {folder}"),
+        Cause::Other => format!(
+            "the permission bits allow it: look at SELinux (mount with `:z`), access lists (getfacl) and attributes (lsattr) of {folder}"
+        ),
     };
     format!(
         "{error}: {} belongs to user {uid}, group {gid} (mode {mode:04o}), {subject} is user {}, group {}; {fix}",
@@ -79,13 +109,21 @@ fn line(error: &str, path: &Path, owner: Owner, me: Me, cause: Cause, layout: &L
     )
 }
 
-/// The name that a path of the container has in the folder of `docker-compose.yml`.
-fn folder_on_host(path: &Path, layout: &Layout) -> String {
-    match path.strip_prefix(&layout.common) {
-        Ok(rest) if rest.as_os_str().is_empty() => "Common".to_owned(),
-        Ok(rest) => format!("Common/{}", rest.display()),
-        Err(_) => path.display().to_string(),
-    }
+/// The path that the error is about, if it says one; else the one that was looked at.
+fn error_path(error: &str, path: &Path) -> String {
+    let named = error.split(' ').find(|word| word.starts_with('/'));
+    named.map_or_else(|| path.display().to_string(), |named| named.trim_end_matches(':').to_owned())
+}
+
+/// The name of a folder for whoever has to mend it.
+fn folder_outside(path: &Path, me: &Me, layout: &Layout) -> String {
+    let common = match (&me.shown_common, me.is_in_container) {
+        (Some(shown), _) => shown.clone(),
+        (None, true) => format!("the folder mounted at {}", layout.common.display()),
+        (None, false) => layout.common.display().to_string(),
+    };
+    // What is wrong with one is wrong with others: the command is for all of them.
+    if path.starts_with(&layout.common) { common } else { path.display().to_string() }
 }
 
 #[cfg(test)]
@@ -95,20 +133,29 @@ mod tests {
     #[test]
     fn one_line_names_folder_owner_user_and_command() {
         let layout = Layout { common: "/aios/Common".into(), programs: "/aios/Programs".into() };
-        let owner = Owner { uid: 0, gid: 0, mode: 0o755 };
-        let me = Me { uid: 1000, gid: 1001, is_in_container: true };
-        let said = |path: &str, cause, me| line("cannot write", Path::new(path), owner, me, cause, &layout);
-        assert_eq!(
-            said("/aios/Common/Devices", Cause::Owner, me),
-            "cannot write: /aios/Common/Devices belongs to user 0, group 0 (mode 0755), this container is user 1000, group 1001; on the host, beside docker-compose.yml: sudo chown -R 1000:1001 Common/Devices"
-        );
-        assert!(said("/aios/Common", Cause::Mode, me).ends_with("chmod -R u+rwX Common"));
-        assert!(said("/aios/Common", Cause::ReadOnly, me).ends_with("sudo mount -o remount,rw MOUNTPOINT"));
-        let native = Me { is_in_container: false, ..me };
-        assert!(
-            said("/srv/Common", Cause::Owner, native)
-                .ends_with("this process is user 1000, group 1001; run: sudo chown -R 1000:1001 /srv/Common")
-        );
-        assert!(said("/aios/Common", Cause::RootSquash, me).contains("root_squash"));
+        let root = Owner { uid: 0, gid: 0, mode: 0o755 };
+        let me = Me { uid: 1000, gid: 1001, is_in_container: true, shown_common: Some("./Common".into()) };
+        let native = Me { is_in_container: false, shown_common: None, ..me.clone() };
+        let bare = Me { uid: 0, ..me.clone() };
+        let of = |mode| Owner { uid: 1000, gid: 1000, mode };
+        let rows = [
+            ("/aios/Common", root, &me, false, Cause::Owner, "on the host: sudo chown -R 1000:1001 ./Common"),
+            ("/aios/Common/Devices", root, &native, false, Cause::Owner, "run: sudo chown -R 1000:1001 /aios/Common"),
+            ("/", root, &native, false, Cause::Missing, "run: sudo install -d -o 1000 -g 1001 /aios/Common"),
+            ("/aios/Common", of(0o555), &me, false, Cause::Mode, "chmod -R u+rwX ./Common"),
+            ("/aios/Common", of(0o755), &me, false, Cause::Other, "SELinux"),
+            ("/aios/Common", of(0o755), &bare, false, Cause::NoCapabilities, "SETUID"),
+            ("/aios/Common", Owner { uid: OVERFLOW, ..root }, &me, false, Cause::Unmapped, "user namespace"),
+            ("/aios/Common", root, &me, true, Cause::ReadOnly, "remount,rw"),
+            ("/aios", root, &me, false, Cause::NotMounted, "--volume FOLDER:/aios/Programs"),
+        ];
+        for (path, owner, me, is_read_only, expected, fix) in rows {
+            let path = Path::new(path);
+            assert_eq!(cause(is_read_only, path, owner, me, &layout), expected, "{fix}");
+            let said = line("cannot make the folder /aios/Programs: denied", path, owner, me, expected, &layout);
+            for part in [&format!("{} belongs to user {}", path.display(), owner.uid), fix] {
+                assert!(said.contains(part), "{part}: {said}");
+            }
+        }
     }
 }

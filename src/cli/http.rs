@@ -89,7 +89,11 @@ impl Api {
                     // At once, since it is known nowhere else; and not through the log: that one is kept in the shared folder.
                     let text =
                         format!("The first key of the HTTP API, for an admin; it is shown this once:\n  {key}\n");
-                    let _ = std::io::stderr().write_all(text.as_bytes());
+                    let write = move || {
+                        let _ = std::io::stderr().write_all(text.as_bytes());
+                    };
+                    // On a thread of its own: whoever was to read this may never do so.
+                    let _ = std::thread::Builder::new().name("aios-key".to_owned()).spawn(write);
                 }
                 Some((server, Served { url, first_key }))
             }

@@ -149,11 +149,11 @@ enum Verb {
 /// Parses the command line, does what it says, and says what went wrong.
 #[must_use]
 pub fn main() -> ExitCode {
-    if let Some(orders) = launch::wanted(std::env::args_os()) {
-        return launch::launch(&orders);
-    }
     if identity::is_change_due() {
         return become_owner();
+    }
+    if let Some(orders) = launch::wanted(std::env::args_os()) {
+        return launch::launch(&orders);
     }
     if process_one::is_first() {
         return process_one::stand_in(std::env::args_os()).unwrap_or_else(|error| {
@@ -191,11 +191,13 @@ fn become_owner() -> ExitCode {
     let socket = host.strip_prefix("unix://").map(std::path::Path::new);
     let error = identity::become_owner(&common, socket, std::env::args_os());
     let (code, hint) = match error {
-        IdentityError::Variable { .. } => (Code::Usage, "unset it: the owner of Common is found out"),
+        IdentityError::Variable { .. } => {
+            (Code::Usage, "unset it: the owner of Common and the socket's group are found out")
+        }
         IdentityError::Owner { .. } => (Code::Volume, "is the shared folder mounted?"),
         IdentityError::Refused { .. } => (
             Code::Failed,
-            "the container needs the capabilities SETUID and SETGID (cap_add), or start it as that user (user:)",
+            "a container that starts as root needs the capabilities SETUID and SETGID (cap_add); or start it as that user (user:)",
         ),
     };
     failure::report(&Failure::new(code, error.to_string(), hint), cli.global.json)

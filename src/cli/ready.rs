@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use crate::exec::identity;
 use crate::volume::layout::Layout;
 
 /// Devices that start together say their part first, so that these lines are the last ones.
@@ -37,49 +38,56 @@ pub(super) struct Served {
 }
 
 /// Writes the lines to standard error, a moment from now. They hold a key, so they do not go through the log.
-pub(super) fn announce(device: &str, layout: &Layout, served: Served, outside: &Outside) {
+///
+/// A device without an API, such as one of many workers, says nothing unless a script waits for it.
+pub(super) fn announce(device: &str, layout: &Layout, served: Option<Served>, outside: &Outside) {
+    if served.is_none() && outside.started_with.is_none() {
+        return;
+    }
     let text = lines(device, layout, served, outside);
+    let write = move || {
+        let _ = std::io::stderr().write_all(text.as_bytes());
+    };
     tokio::spawn(async move {
         tokio::time::sleep(AFTER).await;
-        let _ = std::io::stderr().write_all(text.as_bytes());
+        // On a thread of its own: whoever was to read this may never do so.
+        let _ = std::thread::Builder::new().name("aios-ready".to_owned()).spawn(write);
     });
 }
 
-fn lines(device: &str, layout: &Layout, served: Served, outside: &Outside) -> String {
+fn lines(device: &str, layout: &Layout, served: Option<Served>, outside: &Outside) -> String {
     let shown = |known: &Option<String>, path: &std::path::Path| known.clone().unwrap_or(path.display().to_string());
     let common = shown(&outside.shown_common, &layout.common);
     let programs = shown(&outside.shown_programs, &layout.programs);
-    let url = outside.public_url.clone().unwrap_or(served.url);
-    let key = served.first_key.map_or_else(
-        || "shown at the first start; for another one: orchestrator keys create NAME".to_owned(),
-        |key| format!("{key} (the first one, for an admin)"),
-    );
-    let next: [(String, &str); 4] = match &outside.started_with {
-        Some(script) => [
-            (format!("{script} trigger hello"), "drop an example trigger"),
-            (format!("{script} status"), "what runs, what waits and why"),
-            (format!("{script} logs"), "follow the devices' logs"),
-            (format!("{script} down"), "stop"),
-        ],
-        None => [
-            ("orchestrator trigger hello".to_owned(), "write a trigger"),
-            ("orchestrator status".to_owned(), "what runs, what waits and why"),
-            ("orchestrator logs -f".to_owned(), "follow the devices' logs"),
-            ("Ctrl-C, or SIGTERM".to_owned(), "stop"),
-        ],
+    let verb =
+        if identity::is_in_container() { "docker compose exec orchestrator orchestrator" } else { "orchestrator" };
+    let (url, key) = match served {
+        None => ("none on this device".to_owned(), "none".to_owned()),
+        Some(Served { url, first_key }) => (
+            outside.public_url.clone().unwrap_or(url),
+            first_key.map_or_else(
+                || format!("shown at the first start; for another one: {verb} keys create --name NAME --role ROLE"),
+                |key| format!("{key} (the first one, for an admin)"),
+            ),
+        ),
     };
-    let mut text = format!(
+    let commands = match &outside.started_with {
+        Some(script) => ["trigger hello", "status", "logs", "down"].map(|word| format!("{script} {word}")),
+        None => ["orchestrator trigger hello", "orchestrator status", "orchestrator logs -f", "Ctrl-C, or SIGTERM"]
+            .map(str::to_owned),
+    };
+    let [example, status, logs, stop] = commands;
+    format!(
         "ready     device {device}\n\
          folders   {common} with Triggers, Results and Logs; jobs in {programs}\n\
          API       {url}\n\
          key       {key}\n\
-         next      {:<34} drop a file\n",
-        format!("cp FILE.json {common}/Triggers/")
-    );
-    for (command, effect) in next {
-        text.push_str(&format!("          {command:<34} {effect}\n"));
-    }
-    text
+         next      drop a file       cp FILE.json {common}/Triggers/\n\
+         \x20         try an example    {example}\n\
+         \x20         look              {status}\n\
+         \x20         follow the logs   {logs}\n\
+         \x20         stop              {stop}\n"
+    )
 }
 
 #[cfg(test)]
@@ -90,7 +98,7 @@ mod tests {
     fn the_lines_name_what_people_see_from_outside() {
         let layout = Layout { common: "/aios/Common".into(), programs: "/aios/Programs".into() };
         let served =
-            |key: Option<&str>| Served { url: "http://0.0.0.0:8080".into(), first_key: key.map(str::to_owned) };
+            |key: Option<&str>| Some(Served { url: "http://0.0.0.0:8080".into(), first_key: key.map(str::to_owned) });
         let mut outside = Outside { public_url: None, started_with: None, shown_common: None, shown_programs: None };
         let said = lines("a", &layout, served(Some("aios_k")), &outside);
         for part in
@@ -98,6 +106,7 @@ mod tests {
         {
             assert!(said.contains(part), "{part}: {said}");
         }
+        assert!(lines("a", &layout, None, &outside).contains("API       none"));
         outside.public_url = Some("http://localhost:81".into());
         outside.shown_common = Some("./Common".into());
         outside.started_with = Some("./debug.sh".into());

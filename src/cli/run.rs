@@ -26,6 +26,7 @@ use crate::model::device::Me;
 use crate::model::ids::{DeviceId, Tag};
 use crate::model::limits::{read_cpus, read_memory, read_pids, read_slots};
 use crate::model::time::{DURATION_RULE, SIZE_RULE, parse_duration, parse_size, show_duration};
+use crate::volume::mounts::{Kind, mount_of};
 
 /// Instead of an engine: this device runs no containers.
 pub(super) const NO_ENGINE: &str = "none";
@@ -186,7 +187,14 @@ pub(super) fn run(args: &RunArgs, context: &mut Context) -> Result<Code, Failure
     );
     if identity::is_bare_root() {
         tracing::warn!(
-            "this device and its native jobs are root without capabilities: Common belongs to root, or AIOS_UID says so"
+            "this device and its native jobs are root without capabilities, because Common belongs to root, or AIOS_UID says so: a job may leave a setuid program there; better give the folder to a user (sudo chown -R 1000:1000 Common)"
+        );
+    }
+    if identity::is_in_container() && mount_of(&options.layout.common).is_some_and(|mount| mount.kind == Kind::Overlay)
+    {
+        tracing::warn!(
+            common = %options.layout.common.display(),
+            "the shared folder is not mounted from outside: what it holds is lost with this container"
         );
     }
     let api = Api::new(args, context, &options)?;
@@ -197,11 +205,10 @@ pub(super) fn run(args: &RunArgs, context: &mut Context) -> Result<Code, Failure
     let mut server = None;
     let (device, layout, quiet) = (options.me.device.clone(), options.layout.clone(), context.global.quiet);
     let begun = || {
-        if let Some((started, served)) = api.and_then(Api::start) {
-            server = Some(started);
-            if !quiet {
-                announce(device.as_str(), &layout, served, &args.outside);
-            }
+        let (started, served) = api.and_then(Api::start).unzip();
+        server = started;
+        if !quiet {
+            announce(device.as_str(), &layout, served, &args.outside);
         }
     };
     let end = runtime.block_on(run_device(options, begun)).map_err(|error| match error {
@@ -334,15 +341,19 @@ fn start_log(args: &RunArgs, context: &Context, device: &DeviceId) -> Result<imp
     };
     let to_file = file.map(|writer| tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(writer));
     let quiet = context.global.quiet;
+    // Through a queue and a thread of its own, as the file: a pipe that nobody reads, or a terminal that is stopped, holds up
+    // that thread and not the device.
+    let (people, people_guard) =
+        NonBlockingBuilder::default().buffered_lines_limit(LOG_LINES).finish(std::io::stderr());
     let to_people = tracing_subscriber::fmt::layer()
         .with_target(false)
         .with_ansi(context.out.color && std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .with_writer(std::io::stderr);
+        .with_writer(people);
     tracing_subscriber::registry()
         .with(filter)
         .with(to_file)
         .with((!quiet).then_some(to_people))
         .try_init()
         .map_err(|error| Failure::new(Code::Failed, format!("cannot start the log: {error}"), ""))?;
-    Ok(guard)
+    Ok((guard, people_guard))
 }

@@ -1,9 +1,9 @@
 //! The user that a container's orchestrator becomes: the owner of the shared folder, in the group of the engine's socket.
 //!
-//! A container starts as root, because whose folder it is given is known only then. The image sets `AIOS_UID`, which asks for
-//! the change: the process looks whom the folder belongs to, becomes that user, gives up every capability, rules out new
-//! privileges, and executes itself again. It does so before it does anything else, process 1 as well as every
-//! `docker exec`, and while it has one thread only: Linux keeps users and capabilities per thread.
+//! A container starts as root, because whose folder it is given is known only then. The process looks whom the folder belongs
+//! to, becomes that user, gives up every capability, rules out new privileges, and executes itself again. Process 1 does so as
+//! well as every `docker exec`, before it looks at anything else, and while it has one thread only: Linux keeps users and
+//! capabilities per thread.
 
 use std::ffi::OsString;
 use std::io;
@@ -14,27 +14,32 @@ use std::process::Command;
 use rustix::process::{Gid, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
-use crate::volume::os::owner_of;
+use super::init;
+use crate::volume::os::{link_owner_of, owner_of};
 
-/// The user to become: a number, or `owner` for the owner of the shared folder. Unset or empty: the process stays what it is.
+/// The user to become: a number, or `owner` (the default) for the owner of the shared folder.
 const UID: &str = "AIOS_UID";
 /// The group to become, likewise.
 const GID: &str = "AIOS_GID";
-/// A further group: a number, or unset for the group of the engine's socket.
+/// The group of the engine's socket, where the socket does not tell.
 const ENGINE_GID: &str = "DOCKER_GID";
 /// The value that stands for the owner of the shared folder.
 const OWNER: &str = "owner";
+/// Set in the images.
+const IN_CONTAINER: &str = "AIOS_IN_CONTAINER";
 
 /// The change of the user cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     /// A variable holds no id.
-    #[error("{name} is {value:?}: expected a number, or `owner`")]
+    #[error("{name} is {value:?}: expected {expected}")]
     Variable {
         /// The variable.
         name: &'static str,
         /// Its value.
         value: String,
+        /// What it may be.
+        expected: &'static str,
     },
     /// No folder above the shared one can be looked at.
     #[error("cannot find out who owns {}: {source}", .path.display())]
@@ -58,16 +63,16 @@ pub enum IdentityError {
     },
 }
 
-/// Returns whether this process has to become another user: it is root, has capabilities, and `AIOS_UID` is set.
+/// Returns whether this process has to become another user: it is in a container, is root, and has capabilities.
 #[must_use]
 pub fn is_change_due() -> bool {
-    variable(UID).is_some() && rustix::process::geteuid().is_root() && has_capabilities()
+    rustix::process::geteuid().is_root() && is_in_container() && has_capabilities()
 }
 
-/// Returns whether the image says that this process is in a container.
+/// Returns whether this process is in a container: it is process 1, or the image says so.
 #[must_use]
 pub fn is_in_container() -> bool {
-    variable(UID).is_some()
+    init::is_first() || std::env::var_os(IN_CONTAINER).is_some()
 }
 
 /// Returns whether this process is root and has no capability, so that it may write only what belongs to root.
@@ -93,9 +98,9 @@ pub fn become_owner(common: &Path, socket: Option<&Path>, words: impl IntoIterat
     }
     let mut words = words.into_iter();
     let name = words.next().unwrap_or_default();
-    let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/proc/self/exe"));
     // The new program is readable in /proc for its own user, as one whose user has changed is not.
-    refused("execute this program again", Command::new(program).arg0(name).args(words).exec())
+    let started = std::env::current_exe().map(|program| Command::new(program).arg0(name).args(words).exec());
+    refused("execute this program again (is /proc mounted?)", started.unwrap_or_else(|error| error))
 }
 
 /// Who to become.
@@ -112,7 +117,12 @@ impl Identity {
     fn assume(&self) -> Result<(), (&'static str, rustix::io::Errno)> {
         let Self { uid, gid, engine } = self;
         let (user, group) = (Uid::from_raw(*uid), Gid::from_raw(*gid));
-        let groups: Vec<Gid> = std::iter::once(group).chain(engine.map(Gid::from_raw)).collect();
+        // Those that the container was given (`--group-add`) stay, but for root's.
+        let given = rustix::process::getgroups().map_err(|error| ("read its groups", error))?;
+        let kept = given.iter().copied().filter(|group| !group.is_root());
+        let mut groups: Vec<Gid> = [group].into_iter().chain(engine.map(Gid::from_raw)).chain(kept).collect();
+        groups.sort_unstable_by_key(|group| group.as_raw());
+        groups.dedup();
         let none = CapabilitySets {
             effective: CapabilitySet::empty(),
             permitted: CapabilitySet::empty(),
@@ -122,9 +132,16 @@ impl Identity {
         for capability in CapabilitySet::all().iter() {
             let _ = rustix::thread::remove_capability_from_bounding_set(capability);
         }
-        rustix::thread::set_thread_groups(&groups).map_err(|error| ("set its groups", error))?;
-        rustix::thread::set_thread_res_gid(group, group, group).map_err(|error| ("set its group", error))?;
-        rustix::thread::set_thread_res_uid(user, user, user).map_err(|error| ("set its user", error))?;
+        // A change of nothing needs no capability.
+        if groups != given {
+            rustix::thread::set_thread_groups(&groups).map_err(|error| ("set its groups", error))?;
+        }
+        if !group.is_root() {
+            rustix::thread::set_thread_res_gid(group, group, group).map_err(|error| ("set its group", error))?;
+        }
+        if !user.is_root() {
+            rustix::thread::set_thread_res_uid(user, user, user).map_err(|error| ("set its user", error))?;
+        }
         // Root keeps what it has until here.
         rustix::thread::set_capabilities(None, none).map_err(|error| ("give up its capabilities", error))?;
         // Without it root would get capabilities back with the next program that it executes.
@@ -136,8 +153,8 @@ impl Identity {
 fn choose(common: &Path, socket: Option<&Path>, variable: Variables<'_>) -> Result<Identity, IdentityError> {
     let number = |name| number(name, variable(name));
     let (uid, gid) = (number(UID)?, number(GID)?);
-    // A folder that is not there yet is made by the owner of the one above it.
-    let owner = match common.ancestors().find_map(|path| owner_of(path).ok()) {
+    // A folder that is not there yet is made by the owner of the one above it. A link is never followed: a job could make one.
+    let owner = match common.ancestors().find_map(|path| link_owner_of(path).ok()) {
         Some(owner) => owner,
         None => return Err(IdentityError::Owner { path: common.to_owned(), source: io::ErrorKind::NotFound.into() }),
     };
@@ -159,7 +176,10 @@ fn number(name: &'static str, value: Option<String>) -> Result<Option<u32>, Iden
         // The largest number means "no change" to the system.
         Some(value) => match value.parse() {
             Ok(id) if id != u32::MAX => Ok(Some(id)),
-            Ok(_) | Err(_) => Err(IdentityError::Variable { name, value }),
+            Ok(_) | Err(_) => {
+                let expected = if name == ENGINE_GID { "the number of a group" } else { "a number, or `owner`" };
+                Err(IdentityError::Variable { name, value, expected })
+            }
         },
     }
 }
@@ -192,6 +212,9 @@ mod tests {
         let inside = folder.path().join("Common");
         assert_eq!(chosen(folder.path(), None, &[]), Ok(owner.clone()));
         assert_eq!(chosen(&inside, None, &[("AIOS_UID", "owner")]), Ok(owner.clone()), "the nearest folder above");
+        std::os::unix::fs::symlink("/", &inside).unwrap();
+        assert_eq!(chosen(&inside, None, &[]), Ok(owner.clone()), "a link says nothing of what it leads to");
+        std::fs::remove_file(&inside).unwrap();
         let socket = Some(folder.path());
         assert_eq!(chosen(&inside, socket, &[]), Ok(Identity { engine: Some(own.gid()), ..owner.clone() }));
         assert_eq!(chosen(&inside, Some(&inside), &[]), Ok(owner.clone()), "no socket, no group");
@@ -203,8 +226,8 @@ mod tests {
     #[test]
     fn what_is_no_id_is_refused_by_name_and_value() {
         for (name, value) in [("AIOS_UID", "bob"), ("AIOS_GID", "-1"), ("DOCKER_GID", "4294967295")] {
-            let said = chosen(Path::new("/"), None, &[(name, value)]);
-            assert_eq!(said, Err(format!("{name} is {value:?}: expected a number, or `owner`")));
+            let said = chosen(Path::new("/"), None, &[(name, value)]).unwrap_err();
+            assert!(said.starts_with(&format!("{name} is {value:?}: expected ")), "{said}");
         }
     }
 }

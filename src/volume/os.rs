@@ -13,10 +13,11 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use fs2::FileExt;
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps, UTIME_NOW};
+use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps, UTIME_NOW};
 
 use super::disk::{Disk, Guard, Kind, Meta};
-use super::is_absent;
+use super::layout::Layout;
+use super::{Error, is_absent};
 use crate::model::entry::FileId;
 use crate::model::space::Space;
 
@@ -417,8 +418,32 @@ pub struct Owner {
 /// # Errors
 /// As the system says.
 pub fn owner_of(path: &Path) -> io::Result<Owner> {
-    let found = rustix::fs::stat(path)?;
-    Ok(Owner { uid: found.st_uid, gid: found.st_gid, mode: found.st_mode & 0o7777 })
+    Ok(owner(&rustix::fs::stat(path)?))
+}
+
+/// Returns the owner of what is at a path; of a link its own.
+///
+/// # Errors
+/// As the system says.
+pub fn link_owner_of(path: &Path) -> io::Result<Owner> {
+    Ok(owner(&rustix::fs::lstat(path)?))
+}
+
+/// Looks for one of the devices' own files that this process may not read and write. What people have put there is not looked at.
+#[must_use]
+pub fn refused_file(layout: &Layout) -> Option<Error> {
+    let devices = layout.devices();
+    let names = fs::read_dir(&devices).into_iter().flatten().flatten().map(|entry| entry.path());
+    let own = [layout.lock(), layout.state(), layout.volume_id(), layout.security()];
+    own.into_iter().chain(names).find_map(|path| {
+        let refused = rustix::fs::access(&path, Access::READ_OK | Access::WRITE_OK).err();
+        let refused = refused.filter(|error| *error != rustix::io::Errno::NOENT)?;
+        Some(Error { doing: "read and write", path, source: refused.into() })
+    })
+}
+
+fn owner(found: &Stat) -> Owner {
+    Owner { uid: found.st_uid, gid: found.st_gid, mode: found.st_mode & 0o7777 }
 }
 
 /// Renames without replacing, by the system's own means alone. `false`: it has none here, and nothing moved.
@@ -435,7 +460,7 @@ pub fn renames_at_once(from: &Path, to: &Path) -> io::Result<bool> {
 /// Whether this user may write at a path, as its rights and its mount have it.
 #[must_use]
 pub fn may_write(path: &Path) -> bool {
-    rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_ok()
+    rustix::fs::access(path, Access::WRITE_OK).is_ok()
 }
 
 /// The rights of a file or folder, as `chmod` counts them; a link has none.
