@@ -16,7 +16,7 @@ use governor::{Quota, RateLimiter};
 use subtle::ConstantTimeEq;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::app::App;
 use super::problem::{Kind, Problem};
@@ -379,8 +379,13 @@ impl Guard {
     }
 }
 
-/// Looks for what was made a moment ago: somebody shows a key that is not known.
+/// Looks for what was made a moment ago: somebody shows a key that is not known. A look that was only just made is too old, so
+/// the next one is waited for.
 pub(super) async fn refresh_soon(app: &App) {
+    let wait = LOOK_SOON.saturating_sub(app.guard.age(app.now().boot));
+    if !wait.is_zero() {
+        sleep(wait + Duration::from_millis(1)).await;
+    }
     look_for(app, LOOK_SOON).await;
 }
 

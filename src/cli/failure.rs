@@ -41,7 +41,7 @@ pub(super) fn report(failure: &Failure, json: bool) -> ExitCode {
 pub(super) fn of_usage(error: &clap::Error) -> ExitCode {
     use clap::error::ErrorKind;
     let is_help = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-    if !is_help && std::env::args().any(|arg| arg == "--json") {
+    if !is_help && std::env::args_os().any(|arg| arg == "--json") {
         let text = error.render().to_string();
         let first = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
         return report(&Failure::new(Code::Usage, first, "`orchestrator --help` shows the usage"), true);

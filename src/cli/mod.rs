@@ -173,7 +173,7 @@ pub fn main() -> ExitCode {
     let outcome = Context::new(&cli.global, out).and_then(|mut context| dispatch(cli, &mut context));
     match outcome {
         Ok(code) => code.into(),
-        Err(failure) => failure::report(&failure, std::env::args().any(|arg| arg == "--json")),
+        Err(failure) => failure::report(&failure, std::env::args_os().any(|arg| arg == "--json")),
     }
 }
 

@@ -1,5 +1,7 @@
 //! Status: what is, what waits and why, what comes next, what failed, and what hinders.
 
+use std::time::Duration;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 
@@ -10,9 +12,11 @@ use super::{Client, Failure, devices};
 use crate::decide::catalog::Catalog;
 use crate::decide::explain::{Scene, why};
 use crate::decide::queue::job_name;
+use crate::model::device::Beat;
 use crate::model::entry::{Entry, FileKey};
 use crate::model::ids::{DeviceId, JobName, RunId};
 use crate::model::state::State;
+use crate::model::time::show_duration;
 use crate::model::trigger::Target;
 use crate::volume::inbox::is_trigger_name;
 use crate::volume::processed::{self, Rejection};
@@ -191,11 +195,27 @@ pub fn of_devices(devices: &[Device], state: &State) -> Vec<String> {
             ));
         }
     }
+    problems.extend(unequal_leases(devices));
     let known = |id: &DeviceId| devices.iter().any(|device| device.beat.device == *id);
     let lost: std::collections::BTreeSet<_> =
         state.runs.values().filter_map(|held| held.device.as_ref()).filter(|id| !known(id)).collect();
     problems.extend(lost.into_iter().map(|id| format!("{id} holds runs and has no heartbeat")));
     problems
+}
+
+/// Warns where living devices have different leases: the longest decides how soon a death is noticed.
+fn unequal_leases(devices: &[Device]) -> Option<String> {
+    let living = || devices.iter().filter(|device| device.alive).map(|device| &device.beat);
+    let shortest = living().min_by_key(|beat| beat.lease_ms)?;
+    let longest = living().max_by_key(|beat| beat.lease_ms)?;
+    let shown = |beat: &Beat| format!("{} has {}", beat.device, show_duration(Duration::from_millis(beat.lease_ms)));
+    (shortest.lease_ms != longest.lease_ms).then(|| {
+        format!(
+            "devices have different leases: {}, {}; a device counts as dead after its own or the observer's, whichever is longer: give all the same --lease",
+            shown(shortest),
+            shown(longest)
+        )
+    })
 }
 
 /// What waits and why, in the order in which it will be taken.

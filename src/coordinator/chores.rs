@@ -71,13 +71,18 @@ impl Thread {
     fn work(&self, work: impl FnOnce(&OsDisk) -> Duration + Send + 'static) {
         self.busy.store(true, Ordering::Release);
         let working = Working(self.clone());
-        tokio::task::spawn_blocking(move || {
+        let later = self.clone();
+        let work = move || {
             let disk = OsDisk::new();
             // Should it panic.
             working.0.again_at(disk.boot() + REST);
             let rest = work(&disk);
             working.0.again_at(disk.boot() + rest + Duration::from_millis(1));
-        });
+        };
+        if let Err(error) = std::thread::Builder::new().name("aios-chores".to_owned()).spawn(work) {
+            tracing::warn!(%error, "no thread for cleaning up, rotating logs or a backup: it is tried again");
+            later.again_at(OsDisk::new().boot() + REST);
+        }
     }
 }
 

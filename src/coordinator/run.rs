@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use chrono::Utc;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 
@@ -106,6 +106,7 @@ pub async fn run(options: Options, begun: impl FnOnce()) -> Result<End, RunError
         signal(SignalKind::terminate()).map_err(|error| RunError::System("listen for SIGTERM", error))?;
     let mut interrupt =
         signal(SignalKind::interrupt()).map_err(|error| RunError::System("listen for SIGINT", error))?;
+    let mut others = Others::listen().map_err(|error| RunError::System("listen for signals", error))?;
     let wake = Arc::new(Notify::new());
     let begun = tokio::select! {
         begun = begin(&options, &wake) => begun?,
@@ -148,8 +149,61 @@ pub async fn run(options: Options, begun: impl FnOnce()) -> Result<End, RunError
             biased;
             _ = terminate.recv() => device.leave(clock()),
             _ = interrupt.recv() => device.leave(clock()),
+            order = others.next() => match order {
+                Order::Leave => device.leave(clock()),
+                Order::LookAgain => {
+                    tracing::info!("SIGHUP: everything is looked at again");
+                    mailbox.all();
+                }
+                Order::Ignore => {}
+            },
             () = wake.notified() => {}
             () = pause_until(pause) => {}
+        }
+    }
+}
+
+/// What a signal beside SIGTERM and SIGINT asks for.
+enum Order {
+    /// SIGQUIT, and SIGHUP of a terminal that was closed: the same as SIGTERM.
+    Leave,
+    /// SIGHUP of a device that has no terminal, as service managers and log rotation send it.
+    LookAgain,
+    /// SIGUSR1, SIGUSR2 and SIGALRM mean nothing here. Unheard they would end the process.
+    Ignore,
+}
+
+/// The signals whose default would end this process and lose its runs.
+struct Others {
+    hangup: Signal,
+    quit: Signal,
+    rest: [Signal; 3],
+    has_terminal: bool,
+}
+
+impl Others {
+    fn listen() -> std::io::Result<Self> {
+        use std::io::IsTerminal;
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            quit: signal(SignalKind::quit())?,
+            rest: [
+                signal(SignalKind::user_defined1())?,
+                signal(SignalKind::user_defined2())?,
+                signal(SignalKind::alarm())?,
+            ],
+            has_terminal: std::io::stdin().is_terminal() || std::io::stderr().is_terminal(),
+        })
+    }
+
+    async fn next(&mut self) -> Order {
+        let [first, second, third] = &mut self.rest;
+        tokio::select! {
+            _ = self.hangup.recv() => if self.has_terminal { Order::Leave } else { Order::LookAgain },
+            _ = self.quit.recv() => Order::Leave,
+            _ = first.recv() => Order::Ignore,
+            _ = second.recv() => Order::Ignore,
+            _ = third.recv() => Order::Ignore,
         }
     }
 }
@@ -433,7 +487,8 @@ impl Syncer {
         }
         self.dirty_since = None;
         let (common, busy, synced) = (Arc::clone(&self.common), Arc::clone(&self.busy), Arc::clone(&self.synced));
-        tokio::task::spawn_blocking(move || {
+        let failed = Arc::clone(&self.busy);
+        let work = move || {
             match sync(&common) {
                 Ok(()) => synced.store(happened, Ordering::Release),
                 Err(error) => {
@@ -441,7 +496,13 @@ impl Syncer {
                 }
             }
             busy.store(false, Ordering::Release);
-        });
+        };
+        // Without a free thread it is tried again at the next turn of the loop.
+        if let Err(error) = std::thread::Builder::new().name("aios-sync".to_owned()).spawn(work) {
+            tracing::warn!(%error, "the volume is not synced for want of a thread: a power cut may take the last seconds");
+            failed.store(false, Ordering::Release);
+            self.dirty_since = Some(now);
+        }
     }
 
     /// When there is something to sync next.

@@ -1,6 +1,6 @@
 //! Who lives: judged by what this device saw with its own clock, never by comparing clocks.
 //!
-//! A device is dead when its beat stood still for a whole lease while the observer was itself ticking and itself able to
+//! A device is dead when its beat stood still for a whole lease (its own, or the observer's if that is longer) while the observer was itself ticking and itself able to
 //! write (after client-go's leader election, which tolerates any clock offset).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -110,7 +110,8 @@ impl Liveness {
     pub fn verdict(&self, lease: &Lease, device: &DeviceId, session: &Session, now: Duration) -> Verdict {
         let peer = self.peers.get(device);
         let is_silent = peer.is_none_or(|peer| self.is_dead(peer, now));
-        let was_met = self.met.get(lease).is_some_and(|since| now.saturating_sub(*since) >= self.lease);
+        let patience = peer.map_or(self.lease, |peer| self.patience(peer));
+        let was_met = self.met.get(lease).is_some_and(|since| now.saturating_sub(*since) >= patience);
         match peer {
             Some(peer) if !is_silent && peer.beat.session != *session => Verdict::Replaced,
             Some(_) | None if is_silent && was_met => Verdict::Dead,
@@ -154,13 +155,22 @@ impl Liveness {
     /// When the next verdict can change by time alone.
     #[must_use]
     pub fn next_verdict(&self, now: Duration) -> Option<Duration> {
-        let moved = self.peers.values().map(|peer| peer.moved_at);
-        moved.chain(self.met.values().copied()).map(|since| since + self.lease).filter(|&at| at > now).min()
+        let moved = self.peers.values().map(|peer| peer.moved_at + self.patience(peer));
+        // Whose claim it is decides how long it counts: it may be any of these.
+        let spans = || self.peers.values().map(|peer| self.patience(peer)).chain([self.lease]);
+        let met = self.met.values().flat_map(|since| spans().map(move |span| *since + span));
+        moved.chain(met).filter(|&at| at > now).min()
     }
 
     fn is_dead(&self, peer: &Peer, now: Duration) -> bool {
         let still_since = peer.missing_since.unwrap_or(peer.moved_at).max(self.watching_since);
-        peer.beat.left || now.saturating_sub(still_since) >= self.lease
+        peer.beat.left || now.saturating_sub(still_since) >= self.patience(peer)
+    }
+
+    /// Returns for how long a device may stand still: its own lease, which its heartbeat announces, or the observer's if that is
+    /// longer. So an observer with a shorter lease takes nothing away from a device that keeps its own.
+    fn patience(&self, peer: &Peer) -> Duration {
+        self.lease.max(Duration::from_millis(peer.beat.lease_ms))
     }
 }
 
@@ -218,6 +228,21 @@ mod tests {
             seen.observe(at(now), vec![beat(1, 7)], &[], true);
         }
         assert_eq!(verdict(&seen, 1, 1_044), Verdict::Dead);
+    }
+
+    #[test]
+    fn a_device_is_judged_by_the_longer_lease() {
+        for (own, announced, dies_at) in [(6, 60, 60), (60, 6, 60)] {
+            let mut seen = Liveness::new(at(own), at(0));
+            let beat = || vec![Beat { lease_ms: announced * 1_000, ..beat(1, 7) }];
+            for now in (0..dies_at).step_by(2) {
+                seen.observe(at(now), beat(), &[], true);
+                assert_eq!(verdict(&seen, 1, now), Verdict::Alive, "{own} {announced} {now}");
+            }
+            assert!(seen.next_verdict(at(dies_at - 1)).is_some_and(|next| next <= at(dies_at)), "{own} {announced}");
+            seen.observe(at(dies_at), beat(), &[], true);
+            assert_eq!(verdict(&seen, 1, dies_at), Verdict::Dead, "{own} {announced}");
+        }
     }
 
     #[test]

@@ -48,6 +48,27 @@ pub(super) enum Fault {
     KeyTwice { key: Range<usize> },
 }
 
+/// Returns how many arrays and objects a JSON text nests, at the deepest.
+#[must_use]
+pub fn depth(json: &str) -> usize {
+    let (mut now, mut deepest, mut in_string, mut escaped) = (0_usize, 0, false, false);
+    for byte in json.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            _ if in_string => {}
+            b'[' | b'{' => {
+                now += 1;
+                deepest = deepest.max(now);
+            }
+            b']' | b'}' => now = now.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
 /// Scans the whole of `text`, which must be one JSON value.
 pub(super) fn scan(text: &str) -> Result<Value, Fault> {
     let mut scanner = Scanner { text, at: 0, brackets: Vec::new(), open: Vec::new(), fault: None };

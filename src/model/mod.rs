@@ -11,7 +11,7 @@ pub mod device;
 pub mod entry;
 pub mod ids;
 pub mod job;
-mod json_scan;
+pub mod json_scan;
 pub mod lease;
 pub mod limits;
 pub mod message;

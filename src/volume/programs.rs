@@ -25,6 +25,8 @@ pub const LIMIT: u64 = 1 << 20;
 /// Where the sizes of pools stand.
 const POOLS: &str = "pools.toml";
 /// Files in `Programs/` that look like jobs and are none.
+/// Stands for every job where jobs are named (`POST /restart/all`), so no job has this name.
+pub const ALL_JOBS: &str = "all";
 const NO_JOBS: [&str; 3] = [POOLS, "pyproject.toml", "Cargo.toml"];
 
 #[derive(Debug)]
@@ -197,7 +199,7 @@ pub fn job_of(name: &OsString) -> Option<JobName> {
     if NO_JOBS.contains(&text) {
         return None;
     }
-    JobName::new(text.strip_suffix(".toml")?).ok()
+    JobName::new(text.strip_suffix(".toml")?).ok().filter(|job| job.as_str() != ALL_JOBS)
 }
 
 /// What is wrong with a file that looks like a job's and whose name is none.
@@ -208,11 +210,12 @@ pub fn misnamed_job(name: &OsString) -> Option<JobError> {
     if NO_JOBS.contains(&&*file) || job_of(name).is_some() {
         return None;
     }
+    let rule = if stem == ALL_JOBS { "another one: this stands for every job" } else { NAME_RULE };
     Some(JobError {
         file: file.to_string(),
         line: 1,
         column: 1,
-        error: format!("the file's name gives the job the name {stem:?}: expected {NAME_RULE}"),
+        error: format!("the file's name gives the job the name {stem:?}: expected {rule}"),
         hint: "rename the file".to_owned(),
     })
 }

@@ -55,11 +55,17 @@ pub fn reject(
     };
     let note_path = folder.join(format!("{stem}.{id}.error.json"));
     let bytes = serde_json::to_vec(&note).map_err(io::Error::from).on("write", &note_path)?;
-    write_new(disk, names, &note_path, &bytes)?;
+    let is_mine = write_new(disk, names, &note_path, &bytes)?;
     let target = folder.join(format!("{stem}.{id}.json"));
     match in_folder(disk, &target, || disk.rename_new(path, &target)) {
         Ok(()) => Ok(true),
-        Err(error) if is_absent(&error) => Ok(false),
+        Err(error) if is_absent(&error) => {
+            // Another device has moved it. If it read the file's times before they changed, it knows the file by another id.
+            if is_mine && disk.stat(&target).is_err_and(|error| is_absent(&error)) {
+                disk.remove(&note_path).on("remove", &note_path)?;
+            }
+            Ok(false)
+        }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             // The same name, content and instant were rejected before: both are kept.
             let other = folder.join(format!(
@@ -72,5 +78,44 @@ pub fn reject(
             disk.rename_new(path, &other).on("move", path).map(|()| true)
         }
         Err(error) => Err(error).on("move", path),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::time::Duration;
+
+    use chrono::{DateTime, Utc};
+
+    use super::*;
+    use crate::model::ids::Session;
+    use crate::volume::os::OsDisk;
+
+    #[test]
+    fn a_file_that_two_devices_reject_has_one_note() {
+        let home = tempfile::tempdir().unwrap();
+        let layout = Layout { common: home.path().join("Common"), programs: home.path().join("Programs") };
+        let (disk, mut names) = (OsDisk::new(), Temporary::new(Session::from_random(7)));
+        let file = layout.triggers().join("bad.json");
+        std::fs::create_dir_all(layout.triggers()).unwrap();
+        std::fs::write(&file, "{").unwrap();
+        let now = Moment { boot: Duration::ZERO, wall: DateTime::<Utc>::UNIX_EPOCH };
+        let refusal =
+            Refusal { error: "no JSON".into(), hint: String::new(), line: None, column: None, unfinished: false };
+        let mut rejects = |id: u64| {
+            let id = RunId::new(DateTime::UNIX_EPOCH, id);
+            let (file, device) = ((file.as_path(), OsStr::new("bad.json")), DeviceId::new("a").unwrap());
+            reject(&disk, &layout, &mut names, file, (&id, &refusal), &device, now).unwrap()
+        };
+        assert!(rejects(1));
+        // The second one comes too late: by the same id, and by one that it made from the time of the move.
+        assert!(!rejects(1) && !rejects(2));
+        let mut left: Vec<PathBuf> =
+            std::fs::read_dir(layout.rejected("1970-01-01")).unwrap().map(|entry| entry.unwrap().path()).collect();
+        left.sort();
+        let id = RunId::new(DateTime::UNIX_EPOCH, 1);
+        let named = |ending: &str| layout.rejected("1970-01-01").join(format!("bad.{id}.{ending}"));
+        assert_eq!(left, [named("error.json"), named("json")]);
     }
 }

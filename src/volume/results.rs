@@ -10,8 +10,9 @@ use super::disk::{Disk, Kind};
 use super::layout::Layout;
 use super::secrets::Masker;
 use super::{Context, Error, found};
-use crate::model::config::RESULT_LIMIT;
+use crate::model::config::{RESULT_LIMIT, TRIGGER_DEPTH};
 use crate::model::ids::{JobName, RunId, Session, is_name};
+use crate::model::json_scan::depth;
 use crate::model::lease::Lease;
 use crate::model::result::Outcome;
 use crate::model::trigger::Json;
@@ -160,9 +161,13 @@ fn check_output(bytes: &[u8], kind: Kind, size: u64) -> Result<Json, String> {
     if size > RESULT_LIMIT {
         return Err(format!("AIOS_RESULT has {size} bytes, at most {RESULT_LIMIT} are taken"));
     }
-    serde_json::from_slice::<Box<RawValue>>(bytes)
-        .map(Json::from)
-        .map_err(|error| format!("AIOS_RESULT is not JSON: {error}"))
+    let json =
+        serde_json::from_slice::<Box<RawValue>>(bytes).map_err(|error| format!("AIOS_RESULT is not JSON: {error}"))?;
+    let levels = depth(json.get());
+    if levels > TRIGGER_DEPTH {
+        return Err(format!("AIOS_RESULT has {levels} levels, at most {TRIGGER_DEPTH} are taken"));
+    }
+    Ok(Json::from(json))
 }
 
 /// A result's or log's name, taken apart.

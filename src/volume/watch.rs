@@ -47,6 +47,12 @@ impl Mailbox {
     pub fn take(&self) -> Dirty {
         std::mem::take(&mut *self.dirty.lock().unwrap_or_else(PoisonError::into_inner))
     }
+
+    /// Has everything looked at again.
+    pub fn all(&self) {
+        let mut dirty = self.dirty.lock().unwrap_or_else(PoisonError::into_inner);
+        (dirty.inbox, dirty.programs, dirty.state) = (true, true, true);
+    }
 }
 
 /// The watches of one volume.

@@ -23,6 +23,7 @@ mod rotation;
 mod schedules;
 mod schemas;
 mod secrets;
+mod surroundings;
 mod tidy;
 mod triggers;
 mod volume;

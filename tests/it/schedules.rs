@@ -71,26 +71,26 @@ fn a_new_interval_is_due_at_once_and_not_again_after_a_restart() {
 fn what_was_missed_while_nobody_was_up_is_made_up_for_as_the_job_says() {
     let mut volume = Volume::new();
     let every = TimeDelta::hours(1);
-    for missed in ["once", "all", "skip"] {
+    for (job, missed) in [("once", "once"), ("each", "all"), ("skip", "skip")] {
         let text = format!(
             "type = \"interval\"\ninterval = \"1h\"\nmissed = \"{missed}\"\nenabled = false\ncommand = [\"true\"]\n"
         );
-        volume.job(missed, &text);
+        volume.job(job, &text);
     }
     volume.start("a", &[]);
     leave(&mut volume, "a");
     let now = Utc::now().timestamp() / 3_600 * 3_600;
     let newest = DateTime::from_timestamp(now, 0).unwrap();
-    for missed in ["once", "all", "skip"] {
-        set_mark(&volume, missed, newest - every * 100, newest - every * 4);
-        let path = volume.path("Programs").join(format!("{missed}.toml"));
+    for job in ["once", "each", "skip"] {
+        set_mark(&volume, job, newest - every * 100, newest - every * 4);
+        let path = volume.path("Programs").join(format!("{job}.toml"));
         let text = std::fs::read_to_string(&path).unwrap().replace("enabled = false\n", "");
         std::fs::write(path, text).unwrap();
     }
     volume.start("a", &[]);
-    volume.wait("all to be made up for", |volume| volume.finals("all") == 4 && volume.finals("once") == 1);
+    volume.wait("all to be made up for", |volume| volume.finals("each") == 4 && volume.finals("once") == 1);
     assert_eq!(due_times(&volume, "once"), [newest]);
-    assert_eq!(due_times(&volume, "all"), [newest - every * 3, newest - every * 2, newest - every, newest]);
+    assert_eq!(due_times(&volume, "each"), [newest - every * 3, newest - every * 2, newest - every, newest]);
     // Unless this very minute was due.
     let is_young = Utc::now() - newest < TimeDelta::seconds(90);
     assert!(is_young || volume.finals("skip") == 0, "{:?}", due_times(&volume, "skip"));

@@ -19,7 +19,7 @@ use crate::store::Refused;
 use crate::volume::disk::{Guard, Kind};
 use crate::volume::os::real_path;
 use crate::volume::programs::write::{self, path_of};
-use crate::volume::programs::{LIMIT, job_of, read, read_text};
+use crate::volume::programs::{ALL_JOBS, LIMIT, job_of, read, read_text};
 use crate::volume::{self, Context as _, found};
 
 /// So many errors of a file are told.
@@ -125,6 +125,10 @@ fn file_of(job: &JobName) -> OsString {
 
 /// A job's name. Where a file has that name and it is none, the file is what is wrong.
 fn named(client: &Client, name: &str, hint: &str) -> Result<JobName, Failure> {
+    if name == ALL_JOBS {
+        let error = format!("a job cannot be called {ALL_JOBS:?}: the name stands for every job");
+        return Err(Failure::new(Code::Usage, error, hint));
+    }
     JobName::new(name).map_err(|bad| {
         let file = format!("{name}.toml");
         let is_file = !name.contains('/') && client.disk.stat(&client.layout.programs.join(&file)).is_ok();
