@@ -83,7 +83,6 @@ pub fn reject(
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
     use std::time::Duration;
 
     use chrono::{DateTime, Utc};
@@ -98,8 +97,8 @@ mod tests {
         let layout = Layout { common: home.path().join("Common"), programs: home.path().join("Programs") };
         let (disk, mut names) = (OsDisk::new(), Temporary::new(Session::from_random(7)));
         let file = layout.triggers().join("bad.json");
-        std::fs::create_dir_all(layout.triggers()).unwrap();
-        std::fs::write(&file, "{").unwrap();
+        disk.make_folders(&layout.triggers()).unwrap();
+        disk.create(&file, b"{").unwrap();
         let now = Moment { boot: Duration::ZERO, wall: DateTime::<Utc>::UNIX_EPOCH };
         let refusal =
             Refusal { error: "no JSON".into(), hint: String::new(), line: None, column: None, unfinished: false };
@@ -111,11 +110,9 @@ mod tests {
         assert!(rejects(1));
         // The second one comes too late: by the same id, and by one that it made from the time of the move.
         assert!(!rejects(1) && !rejects(2));
-        let mut left: Vec<PathBuf> =
-            std::fs::read_dir(layout.rejected("1970-01-01")).unwrap().map(|entry| entry.unwrap().path()).collect();
+        let mut left = disk.list(&layout.rejected("1970-01-01")).unwrap();
         left.sort();
         let id = RunId::new(DateTime::UNIX_EPOCH, 1);
-        let named = |ending: &str| layout.rejected("1970-01-01").join(format!("bad.{id}.{ending}"));
-        assert_eq!(left, [named("error.json"), named("json")]);
+        assert_eq!(left, [format!("bad.{id}.error.json"), format!("bad.{id}.json")]);
     }
 }

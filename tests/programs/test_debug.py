@@ -23,6 +23,10 @@ if sys.argv[1] == "run":
     if name == "stubborn":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     (devices / (name + ".json")).write_text(json.dumps({"device": name, "pid": os.getpid(), "tags": os.environ.get("DEVICE_TAGS")}))
+    script = os.environ["AIOS_STARTED_WITH"]
+    print("ready     device " + name)
+    print("next      try an example    " + script + " trigger hello")
+    print("          stop              " + script + " down", flush=True)
     time.sleep(60)
 elif sys.argv[1] == "devices":
     found = []
