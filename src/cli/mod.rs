@@ -1,7 +1,7 @@
 //! The command line: one file a verb. Every verb works on the volume directly, without a running device.
 //!
 //! This room promises exact words: each failure names the thing, what was found, what was expected, a hint, and ends with
-//! the exit code of `formats.md`. With `--json` there is one document on standard output, and errors are JSON too.
+//! the exit code of `docs/reference/formats.md`. With `--json` there is one document on standard output, and errors are JSON too.
 
 use std::ffi::OsString;
 use std::path::PathBuf;

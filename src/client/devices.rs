@@ -15,7 +15,7 @@ use crate::model::state::{Ask, Extra, Setting, State};
 use crate::model::time::utc;
 use crate::volume::{Context as _, found, heartbeat};
 
-/// One device in a list (`formats.md`, "JSON shapes").
+/// One device in a list (`docs/reference/formats.md`, "JSON shapes").
 #[derive(Debug, Serialize)]
 pub struct Row {
     /// Its id.

@@ -15,7 +15,7 @@ use crate::model::time::rfc3339;
 /// How many due times are told.
 const TOLD: usize = 5;
 
-/// The answer (`formats.md`, "JSON shapes").
+/// The answer (`docs/reference/formats.md`, "JSON shapes").
 #[derive(Debug, Serialize)]
 pub struct Answer {
     /// The job.

@@ -4,7 +4,7 @@ use crate::coordinator::BeginError;
 use crate::store::Refused;
 use crate::volume;
 
-/// How what was asked for ended (`formats.md`, "Exit codes").
+/// How what was asked for ended (`docs/reference/formats.md`, "Exit codes").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Code {
     /// Done.

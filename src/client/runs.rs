@@ -70,7 +70,7 @@ impl Filter {
     }
 }
 
-/// One run in a list (`formats.md`, "JSON shapes").
+/// One run in a list (`docs/reference/formats.md`, "JSON shapes").
 #[derive(Debug, Serialize)]
 pub struct Row {
     /// Its id.

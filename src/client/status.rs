@@ -32,7 +32,7 @@ pub const LOOKED_AT: usize = 2_000;
 /// What belongs into the inbox beside triggers.
 const OWN_FOLDERS: [&str; 3] = [".running", ".waiting", ".ids"];
 
-/// One screen (`formats.md`, "JSON shapes").
+/// One screen (`docs/reference/formats.md`, "JSON shapes").
 #[derive(Debug, Serialize)]
 pub struct Screen {
     /// Who is there.

@@ -1,4 +1,4 @@
-//! From a claimed attempt to everything its start needs (`formats.md`, "What a program is given").
+//! From a claimed attempt to everything its start needs (`docs/reference/formats.md`, "What a program is given").
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -15,7 +15,7 @@ use crate::model::job::{Job, command_job_name, for_command};
 use crate::model::time::Moment;
 use crate::model::trigger::Target;
 
-/// Higher priority first, then the older, then the smaller id (`formats.md`, "Order").
+/// Higher priority first, then the older, then the smaller id (`docs/reference/formats.md`, "Order").
 type Rank = (std::cmp::Reverse<i16>, RunId, FileKey);
 
 /// Entries of one group block each other where their job forbids overlap; commands share one group and never block.

@@ -1,4 +1,4 @@
-//! Where everything is: the one place that knows the names of folders and files (`formats.md`, "Folders").
+//! Where everything is: the one place that knows the names of folders and files (`docs/reference/formats.md`, "Folders").
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};

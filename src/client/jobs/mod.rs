@@ -37,7 +37,7 @@ pub fn files(client: &Client) -> Result<(Vec<File>, Vec<JobError>), Failure> {
     Ok((files, programs.errors_beside().cloned().collect()))
 }
 
-/// One job in a list (`formats.md`, "JSON shapes").
+/// One job in a list (`docs/reference/formats.md`, "JSON shapes").
 #[derive(Debug, Serialize)]
 pub struct Row {
     /// Its name.
