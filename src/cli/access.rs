@@ -115,7 +115,7 @@ fn error_path(error: &str, path: &Path) -> String {
     named.map_or_else(|| path.display().to_string(), |named| named.trim_end_matches(':').to_owned())
 }
 
-/// The name of a folder for whoever has to mend it.
+/// Returns the name of a folder as the person who has to fix it knows it.
 fn folder_outside(path: &Path, me: &Me, layout: &Layout) -> String {
     let common = match (&me.shown_common, me.is_in_container) {
         (Some(shown), _) => shown.clone(),

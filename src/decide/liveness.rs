@@ -1,7 +1,7 @@
 //! Who lives: judged by what this device saw with its own clock, never by comparing clocks.
 //!
-//! A device is dead when its beat stood still for a whole lease (its own, or the observer's if that is longer) while the observer was itself ticking and itself able to
-//! write (after client-go's leader election, which tolerates any clock offset).
+//! A device is dead when its beat stood still for a whole lease (its own, or the observer's if that is longer) while the
+//! observer was itself ticking and itself able to write (after client-go's leader election, which tolerates any clock offset).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -156,9 +156,10 @@ impl Liveness {
     #[must_use]
     pub fn next_verdict(&self, now: Duration) -> Option<Duration> {
         let moved = self.peers.values().map(|peer| peer.moved_at + self.patience(peer));
-        // Whose claim it is decides how long it counts: it may be any of these.
-        let spans = || self.peers.values().map(|peer| self.patience(peer)).chain([self.lease]);
-        let met = self.met.values().flat_map(|since| spans().map(move |span| *since + span));
+        // The holder's lease decides how long a claim counts, so it may be any of these: one, where all devices have the same.
+        let spans: BTreeSet<Duration> =
+            self.peers.values().map(|peer| self.patience(peer)).chain([self.lease]).collect();
+        let met = self.met.values().flat_map(|since| spans.iter().map(|span| *since + *span));
         moved.chain(met).filter(|&at| at > now).min()
     }
 
