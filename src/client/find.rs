@@ -161,7 +161,11 @@ fn is_being_claimed(client: &Client, name: &str) -> Result<bool, Failure> {
     let is_it = |(id, of): (RunId, String)| id.as_str() == name || stem.as_ref().is_some_and(|stem| *stem == of);
     let open = state(client)?;
     let is_unknown = |(id, _): &(RunId, String)| !open.runs.contains_key(id);
-    Ok(taken.iter().filter_map(|file| parse_running(file)).filter(is_unknown).any(is_it))
+    Ok(taken
+        .iter()
+        .filter_map(|file| parse_running(file).map(|(lease, stem)| (lease.run, stem)))
+        .filter(is_unknown)
+        .any(is_it))
 }
 
 /// The failure for a trigger that was rejected.

@@ -112,8 +112,8 @@ impl Device {
                 self.evidence.remove(&lease);
             }
             (Matter::Freed(run), _) => {
-                self.orphans.retain(|orphan| orphan.run != run);
-                self.orphans_since.remove(&run);
+                self.orphans.retain(|orphan| orphan.lease.run != run);
+                self.orphans_since.retain(|lease, _| lease.run != run);
             }
             (Matter::Vanished(run), _) => {
                 self.vanished.remove(&run);

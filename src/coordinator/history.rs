@@ -61,7 +61,10 @@ impl Device {
         for folder in &open {
             for name in found(disk.list(folder)).on("list", folder)?.unwrap_or_default() {
                 let waiting = Waiting::parse(&name).map(|waiting| (waiting.run, waiting.stem));
-                let Some((run, stem)) = waiting.or_else(|| parse_running(&name)) else { continue };
+                let Some((run, stem)) = waiting.or_else(|| parse_running(&name).map(|(lease, stem)| (lease.run, stem)))
+                else {
+                    continue;
+                };
                 if let Ok(job) = JobName::new(&stem) {
                     take(&job, &run);
                 }

@@ -1,7 +1,6 @@
 //! Looking around: heartbeats, job files, the inbox, and what dead devices left behind.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{Device, End, TRY_AGAIN};
@@ -21,6 +20,7 @@ use crate::model::result::Cause;
 use crate::model::state::{Ask, Held};
 use crate::model::time::Moment;
 use crate::model::trigger::{Refusal, Target, parse_own};
+use crate::volume::disk::Disk;
 use crate::volume::heartbeat::Beats;
 use crate::volume::inbox::Look;
 use crate::volume::layout::Layout;
@@ -422,17 +422,10 @@ impl Device {
 
     fn evidence(&self, lease: &Lease, job: &JobName, stem: &str) -> Result<Evidence, volume::Error> {
         let (disk, layout) = (&*self.parts.disk, &self.parts.layout);
-        let mut accepted = results::read(disk, &layout.result(job, lease))?.as_ref().map(Accepted::from);
-        if accepted.is_none() {
-            // Another attempt may have ended the run, where a commit was overwritten.
-            let gap = self.store.state().attempt_gap();
-            accepted = results::final_of(disk, layout, job, &lease.run, lease.attempt.saturating_sub(2 * gap), gap)?
-                .as_ref()
-                .map(Accepted::from);
-        }
+        let accepted = results::read(disk, &layout.result(job, lease))?.as_ref().map(Accepted::from);
         let log = layout.log(job, lease);
         let has_log = found(disk.stat(&log)).on("look at", &log)?.is_some();
-        let file = layout.running_file(&lease.run, stem);
+        let file = layout.running_file(lease, stem);
         let content = found(disk.read(&file, crate::model::config::TRIGGER_LIMIT)).on("read", &file)?;
         let trigger = content.as_ref().and_then(|(bytes, _)| parse_own(bytes).ok());
         let known = match trigger.as_ref().map(|trigger| &trigger.target) {
@@ -468,21 +461,21 @@ impl Device {
         let names = found(self.parts.disk.list(&folder)).on("list", &folder)?.unwrap_or_default();
         let state = Arc::clone(self.store.state());
         let mut there = BTreeSet::new();
-        let mut days = Days::new();
-        for (run, stem) in names.iter().filter_map(|name| parse_running(name)) {
-            let is_held = state.runs.get(&run).is_some_and(|held| held.device.is_some());
-            if is_held || self.mine.contains_key(&run) {
+        for (lease, stem) in names.iter().filter_map(|name| parse_running(name)) {
+            let is_held = state.runs.get(&lease.run).is_some_and(|held| held.device.is_some());
+            // What was fenced here may still run.
+            if is_held || self.mine.contains_key(&lease.run) || self.fenced.contains_key(&lease) {
                 continue;
             }
-            there.insert(run.clone());
-            let since = *self.orphans_since.entry(run.clone()).or_insert(now.boot);
+            there.insert(lease.clone());
+            let since = *self.orphans_since.entry(lease.clone()).or_insert(now.boot);
             let alone = self.liveness.alive(now.boot).all(|peer| peer.beat.device == self.parts.me.device);
             let watched = self.liveness.is_known(&self.parts.me.device);
-            let free = watched && (alone || self.liveness.is_free(&run, &self.parts.me.device, since, now.boot));
-            let is_new = !self.orphans.iter().any(|orphan| orphan.run == run);
+            let free = watched && (alone || self.liveness.is_free(&lease.run, &self.parts.me.device, since, now.boot));
+            let is_new = !self.orphans.iter().any(|orphan| orphan.lease == lease);
             if free
                 && is_new
-                && let Some(orphan) = self.orphan(&run, &stem, now, &mut days)?
+                && let Some(orphan) = self.orphan(&lease, &stem, now)?
             {
                 self.orphans.push(orphan);
             }
@@ -490,8 +483,8 @@ impl Device {
         self.look_for_vanished(&names, now)?;
         let all_saw = |revision: &u64| self.liveness.all_saw(*revision, now.boot);
         self.accounted = state.rebuilt.filter(all_saw).filter(|_| there.is_empty());
-        self.orphans_since.retain(|run, _| there.contains(run));
-        self.orphans.retain(|orphan| there.contains(&orphan.run));
+        self.orphans_since.retain(|lease, _| there.contains(lease));
+        self.orphans.retain(|orphan| there.contains(&orphan.lease));
         Ok(())
     }
 
@@ -500,7 +493,7 @@ impl Device {
         let state = Arc::clone(self.store.state());
         let is_there = |run: &RunId| {
             self.queue.comebacks().any(|(entry, _)| entry.run == *run)
-                || running.iter().any(|name| parse_running(name).is_some_and(|(other, _)| other == *run))
+                || running.iter().any(|name| parse_running(name).is_some_and(|(other, _)| other.run == *run))
         };
         let waits = state.runs.iter().filter(|(_, held)| held.device.is_none());
         let gone: Vec<(RunId, Arc<Held>)> =
@@ -511,24 +504,21 @@ impl Device {
             let since = *self.vanished_since.entry(run.clone()).or_insert(now.boot);
             if now.boot.saturating_sub(since) >= self.parts.config.lease {
                 let (disk, layout) = (&*self.parts.disk, &self.parts.layout);
-                let (gap, next) = (state.attempt_gap(), held.attempt);
-                let first = next.saturating_sub(2 * gap);
-                let is_over = results::final_of(disk, layout, &held.job, &run, first, gap)?.is_some();
-                self.vanished.insert(run, is_over);
+                let next = Lease { run: run.clone(), attempt: held.attempt };
+                let unended = match ended(disk, layout, &held.job, &Lease { attempt: 0, ..next.clone() })? {
+                    Some(_) => None,
+                    None => first_unended(disk, layout, &held.job, next)?,
+                };
+                self.vanished.insert(run, unended);
             }
         }
         Ok(())
     }
 
     /// `None`: it is gone, or was no trigger any more and has been rejected.
-    fn orphan(
-        &mut self,
-        run: &RunId,
-        stem: &str,
-        now: Moment,
-        days: &mut Days,
-    ) -> Result<Option<Orphan>, volume::Error> {
-        let file = self.parts.layout.running_file(run, stem);
+    fn orphan(&mut self, lease: &Lease, stem: &str, now: Moment) -> Result<Option<Orphan>, volume::Error> {
+        let run = &lease.run;
+        let file = self.parts.layout.running_file(lease, stem);
         let limit = crate::model::config::TRIGGER_LIMIT;
         let Some((bytes, _)) = found(self.parts.disk.read(&file, limit)).on("read", &file)? else { return Ok(None) };
         let trigger = match parse_own(&bytes) {
@@ -555,16 +545,18 @@ impl Device {
             Target::Command(_) => (crate::model::job::command_job_name(stem), None),
         };
         let cause = trigger.origin.as_ref().map_or(Cause::Trigger, |origin| origin.cause);
-        let (last_attempt, last_result) = self.traces(run, &job, days)?;
-        let lease = Lease { run: run.clone(), attempt: last_attempt };
-        let evidence = self.evidence(&lease, &job, stem)?;
-        let carried = last_result.as_ref().map_or((0, 0), Accepted::counts_after);
+        let evidence = self.evidence(lease, &job, stem)?;
+        let (disk, layout) = (&*self.parts.disk, &self.parts.layout);
+        let last = results::last_before(disk, layout, &job, &Lease { attempt: lease.attempt + 1, ..lease.clone() })?;
+        let carried = last.as_ref().map(Accepted::from).map_or((0, 0), |accepted| accepted.counts_after());
+        let unstarted = ended(disk, layout, &job, &Lease { attempt: 0, ..lease.clone() })?;
+        let over = unstarted.or_else(|| evidence.accepted.clone().filter(|accepted| accepted.is_final));
         let held = Held {
             job,
             stem: stem.to_owned(),
             cause,
             trigger: cause.is_dropped().then(|| format!("{stem}.json")),
-            attempt: last_attempt + 1,
+            attempt: lease.attempt + 1,
             device: None,
             session: None,
             priority: trigger.priority.or(definition.as_ref().map(|job| job.priority)).unwrap_or(0),
@@ -579,47 +571,32 @@ impl Device {
             losses: carried.1,
             extra: BTreeMap::new(),
         };
-        let over = last_result.filter(|accepted| accepted.is_final);
         let not_before = trigger.not_before;
-        Ok(Some(Orphan { run: run.clone(), held: Arc::new(held), last_attempt, over, not_before, evidence }))
-    }
-
-    /// The largest attempt number in the names of results and logs, and the newest result (a final one before all).
-    fn traces(&self, run: &RunId, job: &JobName, days: &mut Days) -> Result<(u32, Option<Accepted>), volume::Error> {
-        let (disk, layout) = (&*self.parts.disk, &self.parts.layout);
-        let mut last = 0;
-        let mut newest: Option<(u32, Accepted)> = None;
-        for (folder, ending) in [(layout.results(), "json"), (layout.logs(), "log")] {
-            let folder = folder.join(run.date());
-            if !days.contains_key(&folder) {
-                days.insert(folder.clone(), results::names_in(disk, &folder, ending)?);
-            }
-            for named in &days[&folder] {
-                if named.run != *run || named.job != *job {
-                    continue;
-                }
-                last = last.max(named.attempt);
-                if ending == "log" || named.superseded {
-                    continue;
-                }
-                let lease = Lease { run: run.clone(), attempt: named.attempt };
-                if let Some(outcome) = results::read(disk, &layout.result(job, &lease))? {
-                    let accepted = Accepted::from(&outcome);
-                    let newer = newest.as_ref().is_none_or(|(attempt, known)| {
-                        accepted.is_final || (!known.is_final && named.attempt > *attempt)
-                    });
-                    if newer {
-                        newest = Some((named.attempt, accepted));
-                    }
-                }
-            }
-        }
-        Ok((last, newest.map(|(_, accepted)| accepted)))
+        Ok(Some(Orphan { lease: lease.clone(), held: Arc::new(held), over, not_before, evidence }))
     }
 }
 
-/// Days' folders of results and logs that were listed, for as long as one look takes.
-type Days = BTreeMap<PathBuf, Vec<results::Named>>;
+/// Returns the first attempt from this one on that has no result; `None`: one of them has ended the run.
+fn first_unended(
+    disk: &dyn Disk,
+    layout: &Layout,
+    job: &JobName,
+    mut lease: Lease,
+) -> Result<Option<u32>, volume::Error> {
+    while let Some(outcome) = results::read(disk, &layout.result(job, &lease))? {
+        if outcome.is_final {
+            return Ok(None);
+        }
+        lease.attempt += 1;
+    }
+    Ok(Some(lease.attempt))
+}
+
+/// Returns the result of an attempt if it ended the run; attempt 0 is an end without an attempt.
+fn ended(disk: &dyn Disk, layout: &Layout, job: &JobName, lease: &Lease) -> Result<Option<Accepted>, volume::Error> {
+    let outcome = results::read(disk, &layout.result(job, lease))?;
+    Ok(outcome.filter(|outcome| outcome.is_final).as_ref().map(Accepted::from))
+}
 
 /// The machine's load over the last minute.
 fn load() -> f64 {

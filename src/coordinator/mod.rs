@@ -132,7 +132,7 @@ pub struct Device {
     ended: BTreeMap<Lease, Ended>,
     evidence: BTreeMap<Lease, Evidence>,
     orphans: Vec<Orphan>,
-    orphans_since: BTreeMap<RunId, Duration>,
+    orphans_since: BTreeMap<Lease, Duration>,
     /// What jobs want of their own accord.
     agenda: Agenda,
     /// Attempts that an earlier life of it started, which go on.
@@ -153,7 +153,7 @@ pub struct Device {
     remembered: Option<u64>,
     /// Whether it is time to note which jobs there are.
     upkeep: bool,
-    vanished: BTreeMap<RunId, bool>,
+    vanished: BTreeMap<RunId, Option<u32>>,
     vanished_since: BTreeMap<RunId, Duration>,
     accounted: Option<u64>,
     cut: BTreeMap<Lease, u64>,

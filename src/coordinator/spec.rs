@@ -38,7 +38,7 @@ impl Device {
     pub(super) fn start(&mut self, lease: &Lease, now: Moment) {
         let Some(mine) = self.mine.get(&lease.run) else { return };
         // The last look: this device may have stood still since the commit, and another may have taken it for dead.
-        let file = self.parts.layout.running_file(&lease.run, &mine.held.stem);
+        let file = self.parts.layout.running_file(lease, &mine.held.stem);
         if found(self.parts.disk.stat(&file)).is_ok_and(|there| there.is_none()) {
             self.mine.remove(&lease.run);
             tracing::warn!(run = %lease.run, attempt = lease.attempt, "its file has gone from .running: it is not started");
@@ -153,7 +153,7 @@ impl Device {
         let Some(work) = work else { return Ok(None) };
         work.make(disk, layout)?;
         if !container.share_common {
-            work.add(disk, &layout.running_file(&lease.run, &mine.held.stem), TRIGGER_COPY)?;
+            work.add(disk, &layout.running_file(&lease, &mine.held.stem), TRIGGER_COPY)?;
             if let Some((_, result)) = cause_of(mine, layout) {
                 work.add(disk, &result, CAUSE_COPY)?;
             }
@@ -188,7 +188,7 @@ fn inside(mine: &Mine, layout: &Layout, work: Option<&Work>, limits: Limits, goe
     } else {
         mounts.extend(work.map(|work| given(work.given.clone(), true)));
         if container.keep_warm.is_none() {
-            mounts.push(given(layout.running_file(&lease.run, &mine.held.stem), false));
+            mounts.push(given(layout.running_file(&lease, &mine.held.stem), false));
             mounts.extend(cause_of(mine, layout).map(|(_, result)| given(result, false)));
         }
     }
@@ -252,7 +252,7 @@ fn environment(mine: &Mine, parts: &Parts, secrets: Secrets, work: Option<&Work>
         ("AIOS_RUN_ID", lease.run.to_string()),
         ("AIOS_ATTEMPT", lease.attempt.to_string()),
         ("AIOS_DEVICE_ID", me.device.to_string()),
-        ("AIOS_TRIGGER", given(layout.running_file(&lease.run, &mine.held.stem), TRIGGER_COPY)),
+        ("AIOS_TRIGGER", given(layout.running_file(&lease, &mine.held.stem), TRIGGER_COPY)),
         ("AIOS_RESULT", text(&output_of(mine, layout, work))),
         ("AIOS_COMMON", text(&layout.common)),
         ("AIOS_PROGRAMS", text(&layout.programs)),

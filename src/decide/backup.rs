@@ -38,8 +38,8 @@ pub enum Lies {
     Inbox,
     /// In `.waiting`, for this attempt.
     Waiting(u32),
-    /// In `.running`.
-    Running,
+    /// In `.running`, as this attempt.
+    Running(u32),
 }
 
 /// What files of a volume tell of a run.
@@ -64,6 +64,13 @@ impl Traces {
         self.put_away || self.result.is_some() || self.log.is_some()
     }
 
+    /// Returns the attempt that the run has come to, as far as they tell: at least 1.
+    #[must_use]
+    pub fn newest(&self) -> u32 {
+        let newest = if self.over { self.result } else { self.result.max(self.log) };
+        newest.unwrap_or(1).max(1)
+    }
+
     /// Whether they tell of an end of this attempt, or of one behind it. A log begins with its attempt, a result is its end.
     fn pass(&self, attempt: u32) -> bool {
         self.over || self.result.is_some_and(|last| last >= attempt) || self.log.is_some_and(|last| last > attempt)
@@ -80,25 +87,23 @@ impl Traces {
 pub enum Fate {
     /// It comes back to where it lay.
     Returns,
-    /// It comes into `.running`, held by nobody: what its run left behind says more than the archive. Whoever finds it there ends
-    /// the run if it has a final result, and else gives it a number behind all that were used.
+    /// It comes into `.running` as the newest attempt that its run left anything of, held by nobody: that says more than the archive.
+    /// Whoever finds it there ends the run if it has a final result, and else makes it wait for the attempt after that.
     Reconciled,
     /// It stays away: the volume has the run, or had it.
     StaysAway,
 }
 
-/// Decides on an open run's file. `held`: which attempt the archive's state has as held, if it has one.
+/// Decides on an open run's file.
 #[must_use]
-pub fn fate(lies: Lies, held: Option<u32>, traces: &Traces) -> Fate {
+pub fn fate(lies: Lies, traces: &Traces) -> Fate {
     if traces.lies.is_some() || traces.put_away {
         return Fate::StaysAway;
     }
-    let is_newer = match (lies, held) {
-        (Lies::Inbox, _) => traces.reach(1),
-        (Lies::Waiting(next), _) => traces.reach(next),
-        (Lies::Running, Some(attempt)) => traces.pass(attempt),
-        // Held by nobody, it is met as such.
-        (Lies::Running, None) => false,
+    let is_newer = match lies {
+        Lies::Inbox => traces.reach(1),
+        Lies::Waiting(next) => traces.reach(next),
+        Lies::Running(attempt) => traces.pass(attempt),
     };
     if is_newer { Fate::Reconciled } else { Fate::Returns }
 }
@@ -106,11 +111,11 @@ pub fn fate(lies: Lies, held: Option<u32>, traces: &Traces) -> Fate {
 /// Whether an entry of the archive's state still holds once the files are in place. `lies`: where its run's file lies then.
 fn still_holds(held: &Held, lies: Option<Lies>, traces: &Traces) -> bool {
     match (lies, &held.device) {
-        (Some(Lies::Running), Some(_)) => !traces.pass(held.attempt),
+        (Some(Lies::Running(attempt)), Some(_)) => attempt == held.attempt && !traces.pass(attempt),
         (Some(Lies::Waiting(next)), None) => next == held.attempt,
         // Its file had vanished before: whoever meets it says so.
         (None, _) => !traces.put_away && !traces.reach(held.attempt),
-        (Some(Lies::Inbox), _) | (Some(Lies::Running), None) | (Some(Lies::Waiting(_)), Some(_)) => false,
+        (Some(Lies::Inbox), _) | (Some(Lies::Running(_)), None) | (Some(Lies::Waiting(_)), Some(_)) => false,
     }
 }
 
@@ -119,7 +124,7 @@ fn still_holds(held: &Held, lies: Option<Lies>, traces: &Traces) -> bool {
 /// file lies once the files are in place, and what else the volume has of it.
 ///
 /// It counts as a state that was lost and made anew: nothing is claimed until whoever lives has worked through it, what every job
-/// remembers is held against the results that are there, and numbers of attempts that left no trace are passed over.
+/// remembers is held against the results that are there.
 #[must_use]
 pub fn restored(
     archived: State,
@@ -142,12 +147,10 @@ pub fn restored(
         }
         next.requests.clone_from(&own.requests);
         next.revision = next.revision.max(own.revision);
-        next.rebuilds = next.rebuilds.max(own.rebuilds);
     }
     next.revision += REBUILD_STEP;
     // Its own commit counts up once more.
     next.rebuilt = Some(next.revision + 1);
-    next.rebuilds = next.rebuilds.saturating_add(1);
     // No chain of commits leads here: that of the archive ends.
     next.last_commits.clear();
     next

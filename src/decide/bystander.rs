@@ -31,7 +31,7 @@ pub struct Bystander {
     fenced: BTreeMap<Lease, Mine>,
     evidence: BTreeMap<Lease, Evidence>,
     found: BTreeMap<Lease, Outliving>,
-    vanished: BTreeMap<RunId, bool>,
+    vanished: BTreeMap<RunId, Option<u32>>,
     told: BTreeMap<JobName, News>,
 }
 

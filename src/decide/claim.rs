@@ -223,7 +223,7 @@ fn key_move(entry: &Entry) -> Option<Move> {
     let id = entry.trigger.id.clone()?;
     let seen = entry.key_seen.clone().filter(|seen| !matches!(seen, KeySeen::Names(_)))?;
     let (from, stem) = (entry.key.clone(), entry.stem());
-    Some(Move::Key { id, from, stem, run: entry.run.clone(), job: job_name(entry), seen })
+    Some(Move::Key { id, from, stem, lease: entry.lease(), job: job_name(entry), seen })
 }
 
 /// The run that has the entry's idempotency key, if it is another.
@@ -241,7 +241,7 @@ fn take_move(entry: &Entry, job: &JobName) -> Move {
     Move::Take {
         from: entry.key.clone(),
         expect: entry.id,
-        run: entry.run.clone(),
+        lease: entry.lease(),
         stem: entry.stem(),
         job: job.clone(),
         fresh: entry.key.source == Source::Inbox,
@@ -269,9 +269,8 @@ fn end(
     let mut moves = vec![take_move(entry, &job)];
     moves.extend(key_move(entry));
     let note = ended(&outcome);
-    moves.push(Move::Record(Box::new(outcome)));
     let keep = entry.cause().is_dropped();
-    moves.push(Move::Retire { run: entry.run.clone(), stem: entry.stem(), keep });
+    moves.push(Move::EndUnstarted { outcome: Box::new(outcome), lease: entry.lease(), stem: entry.stem(), keep });
     let notes = match &entry.trigger.target {
         Target::Job(name) if seen.catalog.jobs.contains_key(name) => vec![(name.clone(), note)],
         Target::Job(_) | Target::Command(_) => Vec::new(),

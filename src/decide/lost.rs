@@ -132,7 +132,7 @@ fn adopt(seen: &Observation<'_>, lease: &Lease, held: &Held, device: &DeviceId, 
         run: lease.run.clone(),
         moves: vec![
             Move::Unended { job: held.job.clone(), lease: lease.clone() },
-            Move::Expect { run: lease.run.clone(), stem: held.stem.clone() },
+            Move::Expect { lease: lease.clone(), stem: held.stem.clone() },
         ],
         entry: Some(Arc::new(Held { session: Some(seen.me.session.clone()), ..held.clone() })),
         notes: Vec::new(),
@@ -181,15 +181,14 @@ fn lose_one(
             }
         }
     }
-    let (attempt, lease_time) = (lease.attempt + 1, lease.run.time());
     let entry = if is_final {
-        moves.push(Move::Retire { run: run.clone(), stem, keep: held.cause.is_dropped() });
+        moves.push(Move::Retire { lease: lease.clone(), stem, keep: held.cause.is_dropped() });
         None
     } else {
         if evidence.held_file {
-            moves.push(Move::Wait { run: run.clone(), stem, not_before: lease_time, attempt });
+            moves.push(Move::Wait { lease: lease.clone(), stem, not_before: lease.run.time() });
         }
-        waiting(held, attempt, retried, losses)
+        waiting(held, lease.attempt + 1, retried, losses)
     };
     let notes = remembered.into_iter().collect();
     Change { matter: Matter::Lost(lease, held.job.clone()), run, moves, entry, notes }

@@ -73,8 +73,9 @@ pub struct Observation<'a> {
     pub found: &'a BTreeMap<Lease, Outliving>,
     /// Files in `.running` that nobody holds.
     pub orphans: &'a [Orphan],
-    /// Runs listed as waiting whose file has been nowhere for a whole lease, and whether one of their results is final.
-    pub vanished: &'a BTreeMap<RunId, bool>,
+    /// Runs listed as waiting whose file has been nowhere for a whole lease, and the first of their attempts that has no result; `None`:
+    /// one of their results is final.
+    pub vanished: &'a BTreeMap<RunId, Option<u32>>,
     /// The rebuilt state of which every file in `.running` was found to be held, after every living device had worked through
     /// it: the revision in [`State::rebuilt`].
     pub accounted: Option<u64>,
@@ -94,10 +95,10 @@ pub enum Move {
         /// The attempt.
         lease: Lease,
     },
-    /// The file of this held run must be in `.running`.
+    /// The file of this held attempt must be in `.running`.
     Expect {
-        /// The run.
-        run: RunId,
+        /// The attempt.
+        lease: Lease,
         /// Its stem.
         stem: String,
     },
@@ -109,8 +110,8 @@ pub enum Move {
         from: FileKey,
         /// Its stem.
         stem: String,
-        /// The run that has it.
-        run: RunId,
+        /// The attempt whose run has it.
+        lease: Lease,
         /// Its job.
         job: JobName,
         /// What was seen of it: nobody has it, or who has it no longer counts.
@@ -122,8 +123,8 @@ pub enum Move {
         from: FileKey,
         /// The content that was read.
         expect: FileId,
-        /// The run.
-        run: RunId,
+        /// The attempt that begins.
+        lease: Lease,
         /// Its stem.
         stem: String,
         /// Its job.
@@ -149,36 +150,59 @@ pub enum Move {
         /// The content.
         text: String,
     },
+    /// Makes the log of an attempt that nobody has started, so that nobody can: whoever starts an attempt makes its log, and only
+    /// one can.
+    Void {
+        /// The job.
+        job: JobName,
+        /// The attempt.
+        lease: Lease,
+    },
+    /// Writes the result of a run that ends without this attempt, once nobody can start it any more, and takes the run's file out of
+    /// `.running`.
+    EndUnstarted {
+        /// The result.
+        outcome: Box<Outcome>,
+        /// The attempt that would come next.
+        lease: Lease,
+        /// The stem of the run's file.
+        stem: String,
+        /// Somebody handed it in.
+        keep: bool,
+    },
     /// Makes the staged result of an attempt of this session visible.
     Publish {
         /// The job.
         job: JobName,
         /// The attempt.
         lease: Lease,
-        /// The run's file has vanished: other attempts may have been made of it.
-        doubtful: bool,
     },
     /// Writes a result that no program reported.
     Record(Box<Outcome>),
     /// Moves the file of a run that is over from `.running` to `TriggersProcessed`; one that nobody handed in is removed.
     Retire {
-        /// The run.
-        run: RunId,
+        /// The attempt that it is named after.
+        lease: Lease,
         /// Its stem.
         stem: String,
         /// Somebody handed it in.
         keep: bool,
     },
-    /// Moves the file of a run that goes on from `.running` to `.waiting`.
+    /// Moves the file of a run that goes on from `.running` to `.waiting`, for the attempt after this one.
     Wait {
-        /// The run.
-        run: RunId,
+        /// The attempt that is over.
+        lease: Lease,
         /// Its stem.
         stem: String,
         /// Not before this instant.
         not_before: DateTime<Utc>,
-        /// The attempt that comes next.
-        attempt: u32,
+    },
+    /// Renames the file of a run in `.running`, whose next attempt begins at once where this one was.
+    Renew {
+        /// The attempt that is over.
+        lease: Lease,
+        /// Its stem.
+        stem: String,
     },
     /// Moves a trigger whose key was used out of the inbox.
     Duplicate {

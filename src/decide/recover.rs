@@ -14,7 +14,7 @@ use super::settle::waiting;
 use crate::model::ids::{DeviceId, RunId};
 use crate::model::job::{Job, OnLost, Overlap};
 use crate::model::lease::Lease;
-use crate::model::result::Cause;
+use crate::model::result::{Cause, Outcome};
 use crate::model::state::{Ask, Held, Request, State};
 use crate::model::trigger::{Json, Target, Trigger};
 
@@ -56,13 +56,11 @@ impl Mine {
 /// committed, or the state was lost.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Orphan {
-    /// The run.
-    pub run: RunId,
-    /// What an entry for it would be.
+    /// The attempt that it is named after.
+    pub lease: Lease,
+    /// What an entry for its next attempt would be.
     pub held: Arc<Held>,
-    /// The largest attempt number that any result or log carries; 0: none.
-    pub last_attempt: u32,
-    /// Its final result, if it has one.
+    /// The result that ended the run, if one did: that of this attempt, or of an end without one.
     pub over: Option<Accepted>,
     /// Its own time, if it has one.
     pub not_before: Option<DateTime<Utc>>,
@@ -81,8 +79,8 @@ pub fn keep(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
             matter: Matter::Kept(lease.clone()),
             run: mine.run.clone(),
             moves: vec![
-                Move::Unended { job: mine.held.job.clone(), lease },
-                Move::Expect { run: mine.run.clone(), stem: mine.held.stem.clone() },
+                Move::Unended { job: mine.held.job.clone(), lease: lease.clone() },
+                Move::Expect { lease, stem: mine.held.stem.clone() },
             ],
             entry: Some(Arc::clone(&mine.held)),
             notes: Vec::new(),
@@ -141,8 +139,8 @@ fn list_again(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
 /// Lets go on what nobody holds.
 pub fn free(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
     for orphan in seen.orphans {
-        let held_by_somebody = state.runs.get(&orphan.run).is_some_and(|held| held.device.is_some());
-        if !held_by_somebody && !seen.mine.contains_key(&orphan.run) {
+        let held_by_somebody = state.runs.get(&orphan.lease.run).is_some_and(|held| held.device.is_some());
+        if !held_by_somebody && !seen.mine.contains_key(&orphan.lease.run) {
             let change = free_one(state, seen, plan, orphan);
             plan.changes.push(change);
         }
@@ -150,69 +148,74 @@ pub fn free(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
 }
 
 fn free_one(state: &State, seen: &Observation<'_>, plan: &Plan, orphan: &Orphan) -> Change {
-    let (run, stem) = (orphan.run.clone(), orphan.held.stem.clone());
-    let cause = orphan.held.cause;
-    let retire = Move::Retire { run: run.clone(), stem: stem.clone(), keep: cause.is_dropped() };
+    let (lease, held) = (&orphan.lease, &orphan.held);
+    let (run, cause) = (lease.run.clone(), held.cause);
+    let stem = || held.stem.clone();
+    let retire = Move::Retire { lease: lease.clone(), stem: stem(), keep: cause.is_dropped() };
     // Its claim was lost with the state, or never committed: its due time has become a run all the same.
     let due = match cause {
         Cause::Schedule => Some(Note::Due(run.time())),
         Cause::Job => Some(Note::Claimed(run.time())),
         Cause::Trigger | Cause::Always | Cause::Idle | Cause::Api | Cause::Manual => None,
     };
-    let due = due.map(|note| (orphan.held.job.clone(), note));
-    // Taken and never started, it may still have its time before it.
-    let not_before = orphan.not_before.map_or(run.time(), |own| own.max(run.time()));
-    let wait = |attempt| Move::Wait { run: run.clone(), stem: stem.clone(), not_before, attempt };
-    let expect = Move::Expect { run: run.clone(), stem: stem.clone() };
+    let due = due.map(|note| (held.job.clone(), note));
+    let expect = Move::Expect { lease: lease.clone(), stem: stem() };
     let matter = Matter::Freed(run.clone());
+    let after = |lease: &Lease, status, at| {
+        if held.command { Vec::new() } else { follow(seen.catalog, &held.job, lease, status, at) }
+    };
     if let Some(over) = &orphan.over {
         let Accepted { attempt, status, at, .. } = *over;
-        let lease = Lease { run: run.clone(), attempt };
-        let mut moves =
-            if orphan.held.command { Vec::new() } else { follow(seen.catalog, &orphan.held.job, &lease, status, at) };
+        let mut moves = after(&Lease { attempt, ..lease.clone() }, status, at);
         moves.push(retire);
         return Change { matter, run, moves, entry: None, notes: due.into_iter().collect() };
     }
-    let started = orphan.evidence.log.is_some() && orphan.evidence.accepted.is_none();
-    if started {
-        let lease = Lease { run: run.clone(), attempt: orphan.last_attempt };
-        let outcome = orphan_outcome(seen, &lease, &orphan.held, &orphan.evidence);
-        let notes = over(&orphan.held, &outcome).into_iter().chain(due).collect();
-        let attempt = lease.attempt + 1;
-        let mut after = Vec::new();
-        let (last, entry) = if outcome.is_final {
-            if !orphan.held.command {
-                after = follow(seen.catalog, &orphan.held.job, &lease, outcome.status, outcome.finished_at);
-            }
-            (retire, None)
-        } else {
-            let is_alone = open_run(state, plan, &orphan.held.job, &run).is_none();
-            let entry = waiting(&orphan.held, attempt, outcome.retried, outcome.losses);
-            (wait(attempt), entry.filter(|_| is_alone))
-        };
-        let moves = [expect, Move::Record(Box::new(outcome))].into_iter().chain(after).chain([last]).collect();
-        return Change { matter, run: run.clone(), moves, entry, notes };
+    // Taken and never started, it may still have its time before it.
+    let not_before = orphan.not_before.map_or(run.time(), |own| own.max(run.time()));
+    let wait = Move::Wait { lease: lease.clone(), stem: stem(), not_before };
+    // Of an attempt that has its result only what follows from it is missing.
+    if orphan.evidence.accepted.is_some() {
+        let entry = still_listed(state, lease);
+        return Change { matter, run, moves: vec![expect, wait], entry, notes: due.into_iter().collect() };
     }
+    if orphan.evidence.log.is_some() {
+        let outcome = orphan_outcome(seen, lease, held, &orphan.evidence);
+        let notes = over(held, &outcome).into_iter().chain(due).collect();
+        let Outcome { is_final, status, finished_at, retried, losses, .. } = outcome;
+        let mut moves = vec![expect, Move::Record(Box::new(outcome))];
+        if is_final {
+            moves.extend(after(lease, status, finished_at));
+        }
+        moves.push(if is_final { retire } else { wait });
+        let is_alone = || open_run(state, plan, &held.job, &run).is_none();
+        let entry = waiting(held, lease.attempt + 1, retried, losses).filter(|_| !is_final && is_alone());
+        return Change { matter, run, moves, entry, notes };
+    }
+    let void = Move::Void { job: held.job.clone(), lease: lease.clone() };
     // Nobody handed it in, and its job wants another as soon as this one is gone.
     if cause.is_lasting() {
-        return Change { matter, run, moves: vec![expect, retire], entry: None, notes: Vec::new() };
+        return Change { matter, run, moves: vec![expect, void, retire], entry: None, notes: Vec::new() };
     }
-    // Whoever claimed it may only be slow, where the lock does not exclude: the number that it may still use is left to it.
-    let moves = vec![expect, wait(orphan.last_attempt + state.attempt_gap())];
-    // What was never committed was never claimed: the run is not open, and blocks no other.
-    let entry = state.runs.get(&orphan.run).filter(|held| held.device.is_none()).cloned();
-    Change { matter, run, moves, entry, notes: due.into_iter().collect() }
+    let entry = still_listed(state, lease);
+    Change { matter, run, moves: vec![expect, void, wait], entry, notes: due.into_iter().collect() }
+}
+
+/// Returns the entry of a run that was listed as waiting, for the attempt after this one. A run that is not listed was never claimed: it
+/// blocks no other.
+fn still_listed(state: &State, lease: &Lease) -> Option<Arc<Held>> {
+    let held = state.runs.get(&lease.run).filter(|held| held.device.is_none())?;
+    Some(Arc::new(Held { attempt: lease.attempt + 1, ..(**held).clone() }))
 }
 
 /// Takes out runs that are listed as waiting although their files are gone: a person removed them, or a commit was overwritten
 /// where the lock lied.
 pub fn forget(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
-    for (run, is_over) in seen.vanished {
+    for (run, unended) in seen.vanished {
         let Some(held) = state.runs.get(run).filter(|held| held.device.is_none()) else { continue };
         let mut moves = Vec::new();
         let mut notes = Vec::new();
-        if !is_over {
-            let lease = Lease { run: run.clone(), attempt: held.attempt };
+        if let Some(attempt) = *unended {
+            let lease = Lease { run: run.clone(), attempt };
             let error = "its trigger's file has vanished from .waiting, so that it cannot run again".to_owned();
             let outcome = vanished_outcome(seen, &lease, held, error);
             notes.push((held.job.clone(), ended(&outcome)));

@@ -318,23 +318,25 @@ fn accept(lease: &Lease, ended: &Ended, seen: &Observation<'_>) -> Change {
     }
     let mut moves = Vec::with_capacity(3);
     if !ended.by.gone {
-        moves.push(Move::Expect { run: run.clone(), stem: stem.clone() });
+        moves.push(Move::Expect { lease: lease.clone(), stem: stem.clone() });
     }
-    moves.push(Move::Publish { job: ended.held.job.clone(), lease: lease.clone(), doubtful: ended.by.gone });
+    moves.push(Move::Publish { job: ended.held.job.clone(), lease: lease.clone() });
     let entry = match ended.next {
         Next::Over => {
             if !ended.held.command {
                 let Outcome { status, finished_at, .. } = ended.outcome;
                 moves.extend(follow(seen.catalog, &ended.held.job, lease, status, finished_at));
             }
-            moves.push(Move::Retire { run: run.clone(), stem, keep: ended.held.cause.is_dropped() });
+            moves.push(Move::Retire { lease: lease.clone(), stem, keep: ended.held.cause.is_dropped() });
             None
         }
-        Next::Here => Some(stays(&ended.held, seen.now.wall)),
+        Next::Here => {
+            moves.push(Move::Renew { lease: lease.clone(), stem });
+            Some(stays(&ended.held, seen.now.wall))
+        }
         Next::Again { not_before, retried } => {
-            let attempt = lease.attempt + 1;
-            moves.push(Move::Wait { run: run.clone(), stem, not_before, attempt });
-            waiting(&ended.held, attempt, retried, ended.outcome.losses)
+            moves.push(Move::Wait { lease: lease.clone(), stem, not_before });
+            waiting(&ended.held, lease.attempt + 1, retried, ended.outcome.losses)
         }
     };
     Change { matter, run, moves, entry, notes }

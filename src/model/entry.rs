@@ -8,6 +8,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 
 use super::ids::{DeviceId, RunId, parse_stamp, stamp};
+use super::lease::Lease;
 use super::result::{Cause, Status};
 use super::trigger::{Target, Trigger};
 
@@ -108,6 +109,12 @@ impl Entry {
         }
     }
 
+    /// Returns the attempt that comes next.
+    #[must_use]
+    pub fn lease(&self) -> Lease {
+        Lease { run: self.run.clone(), attempt: self.attempt }
+    }
+
     /// What made the run.
     #[must_use]
     pub fn cause(&self) -> Cause {
@@ -172,17 +179,20 @@ pub fn stem_of(name: &OsStr) -> String {
     if stem.is_empty() { "_".to_owned() } else { stem }
 }
 
-/// `.running/<run_id>.<stem>.json`.
+/// Returns the name in `.running/` of the file of a held attempt: `<run_id>.<attempt>.<stem>.json`. The name is the fencing token:
+/// freeing the run renames the file, so that a holder that was taken for dead no longer finds it.
 #[must_use]
-pub fn running_name(run: &RunId, stem: &str) -> String {
-    format!("{run}.{stem}.json")
+pub fn running_name(lease: &Lease, stem: &str) -> String {
+    format!("{}.{}.{stem}.json", lease.run, lease.attempt)
 }
 
-/// Reads [`running_name`]: the run and the stem.
+/// Reads [`running_name`]: the attempt and the stem. Returns `None` if the name is not exactly one.
 #[must_use]
-pub fn parse_running(name: &OsStr) -> Option<(RunId, String)> {
-    let (id, stem) = name.to_str()?.strip_suffix(".json")?.split_once('.')?;
-    Some((RunId::parse(id)?, stem.to_owned()))
+pub fn parse_running(name: &OsStr) -> Option<(Lease, String)> {
+    let mut parts = name.to_str()?.strip_suffix(".json")?.splitn(3, '.');
+    let run = RunId::parse(parts.next()?)?;
+    let attempt = parts.next()?.parse().ok().filter(|&n| n > 0)?;
+    Some((Lease { run, attempt }, parts.next()?.to_owned()))
 }
 
 /// A name in `.waiting/`: `<not_before>.<run_id>.<attempt>.<stem>.json`.
@@ -250,8 +260,12 @@ mod tests {
     fn names_of_what_runs_and_waits_read_back() {
         let run = RunId::parse("20261121T034156123Z-k3f9q2").unwrap();
         let stem = "a.1.b".to_owned();
-        let name = running_name(&run, &stem);
-        assert_eq!(parse_running(OsStr::new(&name)), Some((run.clone(), stem.clone())));
+        let lease = Lease { run: run.clone(), attempt: 3 };
+        let name = running_name(&lease, &stem);
+        assert_eq!(parse_running(OsStr::new(&name)), Some((lease, stem.clone())));
+        for other in ["a.json", "20261121T034156123Z-k3f9q2.a.1.json", "20261121T034156123Z-k3f9q2.0.a.json"] {
+            assert_eq!(parse_running(OsStr::new(other)), None, "{other}");
+        }
         let waiting = Waiting { not_before: run.time(), run, attempt: 12, stem };
         assert_eq!(Waiting::parse(OsStr::new(&waiting.name())), Some(waiting));
         assert_eq!(Waiting::parse(OsStr::new("20261121T034156123Z.x.1.a.json")), None);

@@ -24,13 +24,9 @@ pub const CHAIN_LENGTH: usize = 16;
 /// Keys that a newer program of the same schema added: kept as they are.
 pub type Extra = BTreeMap<String, Value>;
 
-/// How many lost states are allowed for: a volume that loses more is beyond repair.
-const REBUILDS_COUNTED: u32 = 64;
 /// A state that was made anew goes on this far above every revision that anything tells of: more than can be committed between two
 /// heartbeats.
 pub const REBUILD_STEP: u64 = 10_000;
-/// The largest [`State::attempt_gap`].
-pub const LARGEST_GAP: u32 = 2 + REBUILDS_COUNTED;
 
 /// One whole revision of the shared state.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -56,9 +52,6 @@ pub struct State {
     /// The state was lost and made anew with this revision: until every living device has worked through it, nothing is claimed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rebuilt: Option<u64>,
-    /// How often the state was made anew. Each time, numbers of attempts may have been lost with it that left no other trace.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub rebuilds: u32,
     /// Keys of a newer program.
     #[serde(flatten)]
     pub extra: Extra,
@@ -75,20 +68,12 @@ impl Default for State {
             requests: Vec::new(),
             settings: Vec::new(),
             rebuilt: None,
-            rebuilds: 0,
             extra: Extra::new(),
         }
     }
 }
 
 impl State {
-    /// How many numbers an attempt that nobody names is followed by at a distance: one is left to a holder who may only be slow,
-    /// and one for each state that may have given one before it was lost. Bounded, so that looking at each of them stays cheap.
-    #[must_use]
-    pub fn attempt_gap(&self) -> u32 {
-        2 + self.rebuilds.min(REBUILDS_COUNTED)
-    }
-
     /// The runs that `device` holds in `session`, in order.
     pub fn held_by<'a>(
         &'a self,

@@ -268,8 +268,7 @@ impl Store {
 
     fn move_one(&mut self, change: &Change) -> Result<(), Failure> {
         for step in &change.moves {
-            let gap = self.state.attempt_gap();
-            moves::perform(&*self.disk, &self.layout, &mut self.names, &self.me.session, gap, step)?;
+            moves::perform(&*self.disk, &self.layout, &mut self.names, &self.me.session, step)?;
         }
         Ok(())
     }
@@ -303,7 +302,7 @@ impl Store {
                 // An empty folder where the volume was mounted is no volume that lost its state.
                 let path = self.layout.volume_id();
                 self.disk.stat(&path).on("look at", &path)?;
-                self.seen_revision()?.0 == 0 && !self.has_history()
+                self.seen_revision()? == 0 && !self.has_history()
             }
             Loaded::Damaged(why) => {
                 self.keep_damaged(now, &why)?;
@@ -311,14 +310,13 @@ impl Store {
             }
         };
         let mut state = State::default();
-        let (revision, count) = self.seen_revision()?;
+        let revision = self.seen_revision()?;
         state.revision = if is_first { 0 } else { revision + REBUILD_STEP };
         // Lost again before anybody has seen it, it must not go on from the same number.
         let note = format!("{}\n", state.revision + 1);
         let lock = self.layout.lock();
         self.disk.append(&lock, note.as_bytes()).on("write", &lock)?;
         if !is_first {
-            state.rebuilds = count;
             // Its own commit counts up once more.
             state.rebuilt = Some(state.revision + 1);
             self.notices.push(format!(
@@ -333,15 +331,15 @@ impl Store {
     }
 
     /// The largest revision of which anything is known: seen here, told by a heartbeat, or noted in the lock's file when a state
-    /// was made; and how many were made.
-    fn seen_revision(&self) -> Result<(u64, u32), Refused> {
+    /// was made.
+    fn seen_revision(&self) -> Result<u64, Refused> {
         let beats = heartbeat::read_all(&*self.disk, &self.layout)?.beats;
         let lock = self.layout.lock();
         let noted = found(self.disk.read_head(&lock, NOTED)).on("read", &lock)?.unwrap_or_default();
-        let noted: Vec<u64> = String::from_utf8_lossy(&noted).lines().filter_map(|line| line.parse().ok()).collect();
+        let noted = String::from_utf8_lossy(&noted);
+        let noted = noted.lines().filter_map(|line| line.parse().ok());
         let told = beats.iter().map(|beat| beat.revision);
-        let revision = told.chain(noted.iter().copied()).fold(self.state.revision, u64::max);
-        Ok((revision, u32::try_from(noted.len()).unwrap_or(u32::MAX).max(1)))
+        Ok(told.chain(noted).fold(self.state.revision, u64::max))
     }
 
     /// Whether the volume was used before: then a missing state is a lost one.

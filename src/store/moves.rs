@@ -7,7 +7,8 @@ use crate::decide::plan::Move;
 use crate::model::entry::{FileId, FileKey, KeySeen, Waiting, split_dropped};
 use crate::model::ids::{JobName, RunId, Session};
 use crate::model::lease::Lease;
-use crate::volume::atomic::{Temporary, in_folder, write_new, write_over};
+use crate::model::result::Outcome;
+use crate::volume::atomic::{Temporary, discard, in_folder, write_new, write_over};
 use crate::volume::disk::{Disk, Kind};
 use crate::volume::layout::Layout;
 use crate::volume::results::{self, staged_path};
@@ -36,15 +37,12 @@ pub enum Failure {
     Volume(#[from] volume::Error),
 }
 
-/// Does one move. `gap`: how far behind an attempt that nobody named the next one may be ([`State::attempt_gap`]).
-///
-/// [`State::attempt_gap`]: crate::model::state::State::attempt_gap
+/// Does one move. Every move names the attempt whose file it moves, so that one that comes too late finds nothing to move.
 pub(super) fn perform(
     disk: &dyn Disk,
     layout: &Layout,
     names: &mut Temporary,
     session: &Session,
-    gap: u32,
     step: &Move,
 ) -> Result<(), Failure> {
     match step {
@@ -52,72 +50,118 @@ pub(super) fn perform(
             let path = layout.result(job, lease);
             found(disk.stat(&path)).on("look at", &path)?.map_or(Ok(()), |_| Err(Failure::Gone))
         }
-        Move::Expect { run, stem } => {
-            let path = layout.running_file(run, stem);
+        Move::Expect { lease, stem } => {
+            let path = layout.running_file(lease, stem);
             found(disk.stat(&path)).on("look at", &path)?.map(|_| ()).ok_or(Failure::Gone)
         }
-        Move::Key { id, from, stem, run, job, seen } => {
-            let made = make_key(disk, layout, names, id, run, job, seen);
+        Move::Key { id, from, stem, lease, job, seen } => {
+            let made = make_key(disk, layout, names, id, &lease.run, job, seen);
             if made.is_err() {
-                relocate(disk, &layout.running_file(run, stem), &layout.entry(from))?;
+                relocate(disk, &layout.running_file(lease, stem), &layout.entry(from))?;
             }
             made
         }
-        Move::Take { from, expect, run, stem, job, fresh } => {
-            // An id that a name carries may well be used already; one that was made here can only clash by chance.
-            if *fresh && split_dropped(&from.name).1.is_some() && is_used(disk, layout, job, run, from, stem)? {
-                return Err(Failure::Taken);
-            }
-            take(disk, layout, from, *expect, &layout.running_file(run, stem))?;
-            if *fresh {
-                if is_used(disk, layout, job, run, from, stem)? {
-                    relocate(disk, &layout.running_file(run, stem), &layout.entry(from))?;
-                    return Err(Failure::Taken);
-                }
-                return Ok(());
-            }
-            match Waiting::parse(&from.name) {
-                Some(waiting) if is_over(disk, layout, job, run, before(waiting.attempt, gap))? => {
-                    retire(disk, &layout.running_file(run, stem), &layout.processed_file(run, stem))?;
-                    Err(Failure::Gone)
-                }
-                Some(_) | None => Ok(()),
-            }
+        Move::Take { from, expect, lease, stem, job, fresh: true } => {
+            take_fresh(disk, layout, from, *expect, lease, stem, job)
         }
-        Move::Publish { job, lease, doubtful } => {
-            let later = lease.attempt + 1..=lease.attempt + if *doubtful { 2 * gap } else { gap };
-            if is_over(disk, layout, job, &lease.run, before(lease.attempt, gap).chain(later))? {
-                return Err(Failure::Taken);
-            }
+        Move::Take { from, expect, lease, stem, job, fresh: false } => {
+            take(disk, layout, from, *expect, &layout.running_file(lease, stem))?;
+            take_up_end(disk, layout, job, lease, stem)
+        }
+        Move::Void { job, lease } => void(disk, layout, job, lease),
+        Move::EndUnstarted { outcome, lease, stem, keep } => {
+            end_unstarted(disk, layout, names, outcome, lease)?;
+            retire(disk, layout, lease, stem, *keep)
+        }
+        Move::Publish { job, lease } => {
             publish(disk, &staged_path(layout, job, lease, session), &layout.result(job, lease))
         }
-        Move::Record(outcome) => {
-            let lease = Lease { run: outcome.run_id.clone(), attempt: outcome.attempt };
-            let others = (0..=lease.attempt + gap).filter(|attempt| *attempt != lease.attempt);
-            if outcome.is_final && is_over(disk, layout, &outcome.job, &lease.run, others)? {
-                return Err(Failure::Taken);
-            }
-            let path = layout.result(&outcome.job, &lease);
-            let bytes = serde_json::to_vec(outcome).map_err(io::Error::from).on("write", &path)?;
-            if write_new(disk, names, &path, &bytes)? { Ok(()) } else { Err(Failure::Taken) }
+        Move::Record(outcome) => record(disk, layout, names, outcome),
+        Move::Make { run, job, text } => make(disk, layout, names, job, run, text),
+        Move::Chain { run, job, text } => chain(disk, layout, names, job, run, text),
+        Move::Retire { lease, stem, keep } => retire(disk, layout, lease, stem, *keep),
+        Move::Wait { lease, stem, not_before } => {
+            let (run, attempt) = (lease.run.clone(), lease.attempt + 1);
+            let name = Waiting { not_before: *not_before, run, attempt, stem: stem.clone() };
+            relocate(disk, &layout.running_file(lease, stem), &layout.waiting_file(&name))
         }
-        Move::Make { run, job, text } => make(disk, layout, names, job, run, text, gap),
-        Move::Chain { run, job, text } => chain(disk, layout, names, job, run, text, gap),
-        Move::Retire { run, stem, keep: true } => {
-            retire(disk, &layout.running_file(run, stem), &layout.processed_file(run, stem))
-        }
-        Move::Retire { run, stem, keep: false } => {
-            let path = layout.running_file(run, stem);
-            Ok(found(disk.remove(&path)).on("remove", &path).map(|_| ())?)
-        }
-        Move::Wait { run, stem, not_before, attempt } => {
-            let name = Waiting { not_before: *not_before, run: run.clone(), attempt: *attempt, stem: stem.clone() };
-            relocate(disk, &layout.running_file(run, stem), &layout.waiting_file(&name))
+        Move::Renew { lease, stem } => {
+            let next = Lease { attempt: lease.attempt + 1, ..lease.clone() };
+            relocate(disk, &layout.running_file(lease, stem), &layout.running_file(&next, stem))
         }
         Move::Duplicate { from, run, stem, first } => {
             relocate(disk, &layout.entry(from), &layout.duplicate_file(run, stem, first))
         }
     }
+}
+
+/// Takes a fresh drop. An id that its name carries may well be used already; one that was made here can only clash by chance.
+fn take_fresh(
+    disk: &dyn Disk,
+    layout: &Layout,
+    from: &FileKey,
+    expect: FileId,
+    lease: &Lease,
+    stem: &str,
+    job: &JobName,
+) -> Result<(), Failure> {
+    if split_dropped(&from.name).1.is_some() && is_used(disk, layout, job, &lease.run, from, stem)? {
+        return Err(Failure::Taken);
+    }
+    let file = layout.running_file(lease, stem);
+    take(disk, layout, from, expect, &file)?;
+    if is_used(disk, layout, job, &lease.run, from, stem)? {
+        relocate(disk, &file, &layout.entry(from))?;
+        return Err(Failure::Taken);
+    }
+    Ok(())
+}
+
+/// Looks whether an attempt that was just taken has its end already: a device that was slow has made the run's file anew. Then only what
+/// follows from that end is missing, and nothing is claimed.
+fn take_up_end(disk: &dyn Disk, layout: &Layout, job: &JobName, lease: &Lease, stem: &str) -> Result<(), Failure> {
+    let Some(outcome) = results::read(disk, &layout.result(job, lease))? else { return Ok(()) };
+    if outcome.is_final {
+        retire(disk, layout, lease, stem, outcome.cause.is_dropped())?;
+    } else {
+        let (run, attempt) = (lease.run.clone(), lease.attempt + 1);
+        let next = Waiting { not_before: run.time(), run, attempt, stem: stem.to_owned() };
+        relocate(disk, &layout.running_file(lease, stem), &layout.waiting_file(&next))?;
+    }
+    Err(Failure::Gone)
+}
+
+/// Makes the log of an attempt in the place of whoever would start it.
+fn void(disk: &dyn Disk, layout: &Layout, job: &JobName, lease: &Lease) -> Result<(), Failure> {
+    let path = layout.log(job, lease);
+    match in_folder(disk, &path, || disk.create(&path, VOID)) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(Failure::Gone),
+        made => Ok(made.on("create", &path)?),
+    }
+}
+
+/// What the log of an attempt says that was claimed and can no longer start.
+const VOID: &[u8] = b"[this attempt was never started: its claim was not committed]\n";
+
+fn end_unstarted(
+    disk: &dyn Disk,
+    layout: &Layout,
+    names: &mut Temporary,
+    outcome: &Outcome,
+    lease: &Lease,
+) -> Result<(), Failure> {
+    void(disk, layout, &outcome.job, lease)?;
+    let recorded = record(disk, layout, names, outcome);
+    // The result says the same from now on.
+    discard(disk, &layout.log(&outcome.job, lease));
+    recorded
+}
+
+/// Writes a result that no program reported.
+fn record(disk: &dyn Disk, layout: &Layout, names: &mut Temporary, outcome: &Outcome) -> Result<(), Failure> {
+    let path = layout.result(&outcome.job, &Lease { run: outcome.run_id.clone(), attempt: outcome.attempt });
+    let bytes = serde_json::to_vec(outcome).map_err(io::Error::from).on("write", &path)?;
+    if write_new(disk, names, &path, &bytes)? { Ok(()) } else { Err(Failure::Taken) }
 }
 
 /// The claim: one rename, which only one device can win.
@@ -138,21 +182,13 @@ fn make(
     job: &JobName,
     run: &RunId,
     text: &str,
-    gap: u32,
 ) -> Result<(), Failure> {
-    if has_traces(disk, layout, job, run, gap)? || waits(disk, layout, run)? {
+    let first = Lease { run: run.clone(), attempt: 1 };
+    if has_traces(disk, layout, job, run)? {
         return Err(Failure::Taken);
     }
-    let path = layout.running_file(run, job.as_str());
-    if !write_new(disk, names, &path, text.as_bytes())? {
-        return Err(Failure::Taken);
-    }
-    // Where the lock does not exclude, another may have made it, run it and taken it out since the first look.
-    if has_traces(disk, layout, job, run, gap)? {
-        disk.remove(&path).on("remove", &path)?;
-        return Err(Failure::Taken);
-    }
-    Ok(())
+    let path = layout.running_file(&first, job.as_str());
+    if write_new(disk, names, &path, text.as_bytes())? { Ok(()) } else { Err(Failure::Taken) }
 }
 
 /// A run that another's end causes: made once, however often it is asked for.
@@ -163,44 +199,26 @@ fn chain(
     job: &JobName,
     run: &RunId,
     text: &str,
-    gap: u32,
 ) -> Result<(), Failure> {
-    let running = layout.running_file(run, job.as_str());
+    let running = layout.running_file(&Lease { run: run.clone(), attempt: 1 }, job.as_str());
     let is_running = found(disk.stat(&running)).on("look at", &running)?.is_some();
-    if is_running || waits(disk, layout, run)? || has_traces(disk, layout, job, run, gap)? {
-        return Ok(());
+    if !is_running && !has_traces(disk, layout, job, run)? {
+        let name = Waiting { not_before: run.time(), run: run.clone(), attempt: 1, stem: job.to_string() };
+        write_new(disk, names, &layout.waiting_file(&name), text.as_bytes())?;
     }
-    let name = Waiting { not_before: run.time(), run: run.clone(), attempt: 1, stem: job.to_string() };
-    let path = layout.waiting_file(&name);
-    write_new(disk, names, &path, text.as_bytes())?;
     Ok(())
 }
 
-/// Whether a run has left anything behind: a result, or a log.
-fn has_traces(disk: &dyn Disk, layout: &Layout, job: &JobName, run: &RunId, gap: u32) -> Result<bool, Failure> {
-    // A file that nobody named goes on at a distance.
-    for attempt in 0..=1 + gap {
-        let lease = Lease { run: run.clone(), attempt };
-        for path in [layout.result(job, &lease), layout.log(job, &lease)] {
-            if found(disk.stat(&path)).on("look at", &path)?.is_some() {
-                return Ok(true);
-            }
+/// Returns whether a run was there before: its first attempt leaves a result or a log, also if it was never started, and an end without an
+/// attempt leaves a result.
+fn has_traces(disk: &dyn Disk, layout: &Layout, job: &JobName, run: &RunId) -> Result<bool, Failure> {
+    let lease = |attempt| Lease { run: run.clone(), attempt };
+    for path in [layout.result(job, &lease(0)), layout.result(job, &lease(1)), layout.log(job, &lease(1))] {
+        if found(disk.stat(&path)).on("look at", &path)?.is_some() {
+            return Ok(true);
         }
     }
     Ok(false)
-}
-
-/// The attempts that may have ended a run before this one without its being seen. Each one since has looked at as many before
-/// itself, so that no more need be looked at however many a daemon has had.
-fn before(attempt: u32, gap: u32) -> impl Iterator<Item = u32> {
-    std::iter::once(0).chain(attempt.saturating_sub(2 * gap).max(1)..attempt)
-}
-
-/// Whether a run waits for another attempt.
-fn waits(disk: &dyn Disk, layout: &Layout, run: &RunId) -> Result<bool, Failure> {
-    let folder = layout.waiting();
-    let names = found(disk.list(&folder)).on("list", &folder)?.unwrap_or_default();
-    Ok(names.iter().any(|name| Waiting::parse(name).is_some_and(|waiting| waiting.run == *run)))
 }
 
 /// An id that a name carries, or a hash that met its like, may have had its run already: then the trigger gets another id.
@@ -225,23 +243,6 @@ fn is_used(
     Ok(false)
 }
 
-/// Whether one of these attempts ended the run: where a lock lies, a commit may not have seen it.
-fn is_over(
-    disk: &dyn Disk,
-    layout: &Layout,
-    job: &JobName,
-    run: &RunId,
-    attempts: impl Iterator<Item = u32>,
-) -> Result<bool, Failure> {
-    for attempt in attempts {
-        let path = layout.result(job, &Lease { run: run.clone(), attempt });
-        if results::read(disk, &path)?.is_some_and(|outcome| outcome.is_final) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
 /// A rename that never replaces.
 fn relocate(disk: &dyn Disk, from: &Path, to: &Path) -> Result<(), Failure> {
     match in_folder(disk, to, || disk.rename_new(from, to)) {
@@ -260,23 +261,24 @@ fn publish(disk: &dyn Disk, staged: &Path, to: &Path) -> Result<(), Failure> {
     }
 }
 
-/// The file of a run that is over. That it is gone changes nothing for the run.
-fn retire(disk: &dyn Disk, from: &Path, to: &Path) -> Result<(), Failure> {
-    match relocate(disk, from, to) {
-        Err(Failure::Gone) => Ok(()),
-        Err(Failure::Taken) => {
-            // Somebody put a file of that name there: both are kept.
-            let beside = (1_u32..).map(|n| to.with_extension(format!("{n}.json")));
-            for path in beside.take(100) {
-                match relocate(disk, from, &path) {
-                    Err(Failure::Taken) => {}
-                    other => return other,
-                }
-            }
-            Err(Failure::Taken)
-        }
-        other => other,
+/// Takes the file of a run that is over out of `.running`; one that nobody handed in is removed. That it is gone changes nothing for the
+/// run.
+fn retire(disk: &dyn Disk, layout: &Layout, lease: &Lease, stem: &str, keep: bool) -> Result<(), Failure> {
+    let from = layout.running_file(lease, stem);
+    if !keep {
+        return Ok(found(disk.remove(&from)).on("remove", &from).map(|_| ())?);
     }
+    let to = layout.processed_file(&lease.run, stem);
+    // Somebody may have put a file of that name there: both are kept.
+    let beside = (1_u32..100).map(|n| to.with_extension(format!("{n}.json")));
+    for path in std::iter::once(to.clone()).chain(beside) {
+        match relocate(disk, &from, &path) {
+            Err(Failure::Taken) => {}
+            Err(Failure::Gone) => return Ok(()),
+            other => return other,
+        }
+    }
+    Err(Failure::Taken)
 }
 
 fn make_key(

@@ -22,7 +22,6 @@ use crate::decide::queue::job_name;
 use crate::model::config::{SETTLE, TRIGGER_LIMIT};
 use crate::model::entry::{Entry, FileId, FileKey, Source, Waiting, split_dropped};
 use crate::model::ids::RunId;
-use crate::model::lease::Lease;
 use crate::model::time::Moment;
 use crate::model::trigger::{Refusal, Trigger, parse, parse_own};
 
@@ -304,17 +303,13 @@ fn entry(
 /// Counts and the dropped name stand in the newest earlier result.
 fn take_up_history(disk: &dyn Disk, layout: &Layout, entry: &mut Entry) -> Result<(), Error> {
     let job = job_name(entry);
-    for attempt in (1..entry.attempt).rev() {
-        let lease = Lease { run: entry.run.clone(), attempt };
-        if let Some(outcome) = results::read(disk, &layout.result(&job, &lease))? {
-            (entry.retried, entry.losses) = Accepted::from(&outcome).counts_after();
-            entry.last = Some((outcome.device, outcome.status));
-            if let Some(dropped) = outcome.trigger {
-                entry.dropped = dropped.into();
-            }
-            entry.was_started = true;
-            break;
+    if let Some(outcome) = results::last_before(disk, layout, &job, &entry.lease())? {
+        (entry.retried, entry.losses) = Accepted::from(&outcome).counts_after();
+        entry.last = Some((outcome.device, outcome.status));
+        if let Some(dropped) = outcome.trigger {
+            entry.dropped = dropped.into();
         }
+        entry.was_started = true;
     }
     Ok(())
 }

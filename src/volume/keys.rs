@@ -11,7 +11,6 @@ use super::{Context, Error, found, results};
 use crate::model::config::KEY_KEPT;
 use crate::model::entry::{KeySeen, Waiting, parse_running};
 use crate::model::ids::{JobName, RunId};
-use crate::model::state::LARGEST_GAP;
 
 /// So young a key counts in any case: a network file system may not show yet where its run is.
 const YOUNG: std::time::Duration = std::time::Duration::from_secs(600);
@@ -65,12 +64,12 @@ pub fn runs(disk: &dyn Disk, layout: &Layout) -> Result<BTreeSet<RunId>, Error> 
 fn counts(disk: &dyn Disk, layout: &Layout, key: &Key, now: DateTime<Utc>) -> Result<bool, Error> {
     let names =
         |folder: std::path::PathBuf| found(disk.list(&folder)).on("list", &folder).map(Option::unwrap_or_default);
-    let is_held = |name: &std::ffi::OsString| parse_running(name).is_some_and(|(run, _)| run == key.run_id);
+    let is_held = |name: &std::ffi::OsString| parse_running(name).is_some_and(|(lease, _)| lease.run == key.run_id);
     let waits = |name: &std::ffi::OsString| Waiting::parse(name).is_some_and(|waiting| waiting.run == key.run_id);
     if names(layout.running())?.iter().any(is_held) || names(layout.waiting())?.iter().any(waits) {
         return Ok(true);
     }
-    let ended = results::final_of(disk, layout, &key.job, &key.run_id, 1, LARGEST_GAP)?;
+    let ended = results::final_of(disk, layout, &key.job, &key.run_id)?;
     Ok(ended.is_some_and(|outcome| (now - outcome.finished_at).to_std().map_or(true, |age| age < KEY_KEPT)))
 }
 

@@ -187,10 +187,10 @@ impl Layout {
         self.source(key.source).join(&key.name)
     }
 
-    /// A held run's file.
+    /// Returns the path of a held attempt's file.
     #[must_use]
-    pub fn running_file(&self, run: &RunId, stem: &str) -> PathBuf {
-        self.running().join(running_name(run, stem))
+    pub fn running_file(&self, lease: &Lease, stem: &str) -> PathBuf {
+        self.running().join(running_name(lease, stem))
     }
 
     /// The file of a run that waits for another attempt.

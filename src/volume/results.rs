@@ -204,27 +204,36 @@ pub fn of_day(disk: &dyn Disk, layout: &Layout, date: &str) -> Result<Vec<Named>
     names_in(disk, &layout.results().join(date), "json")
 }
 
-/// The result that ended a run, if one did. Attempts are looked for by name, 0 and then one after another from `first`, until `gap` of them in a row are
-/// missing: a day's folder may hold too many to be listed for one run.
+/// How many attempts in a row are taken for never started: each is a device that died between its claim and its commit.
+const UNSTARTED: u32 = 8;
+
+/// Returns the result that ended a run, if one did. Attempts are looked for by name, 0 and then one after another until several in a row
+/// are missing (those that were never started leave none): a day's folder may hold too many to be listed for one run.
 ///
 /// # Errors
 /// What the system said.
-pub fn final_of(
-    disk: &dyn Disk,
-    layout: &Layout,
-    job: &JobName,
-    run: &RunId,
-    first: u32,
-    gap: u32,
-) -> Result<Option<Outcome>, Error> {
+pub fn final_of(disk: &dyn Disk, layout: &Layout, job: &JobName, run: &RunId) -> Result<Option<Outcome>, Error> {
     let mut missing = 0;
-    for attempt in std::iter::once(0).chain(first.max(1)..) {
+    for attempt in 0.. {
         match read(disk, &layout.result(job, &Lease { run: run.clone(), attempt }))? {
             Some(outcome) if outcome.is_final => return Ok(Some(outcome)),
             Some(_) => missing = 0,
-            // A run that was not ended while it waited has no attempt 0.
-            None if missing > gap => break,
+            None if missing > UNSTARTED => break,
             None => missing += 1,
+        }
+    }
+    Ok(None)
+}
+
+/// Returns the result of the newest attempt before this one that has left any. Attempts that were never started leave none.
+///
+/// # Errors
+/// What the system said.
+pub fn last_before(disk: &dyn Disk, layout: &Layout, job: &JobName, next: &Lease) -> Result<Option<Outcome>, Error> {
+    for attempt in (1..next.attempt).rev() {
+        let lease = Lease { run: next.run.clone(), attempt };
+        if let Some(outcome) = read(disk, &layout.result(job, &lease))? {
+            return Ok(Some(outcome));
         }
     }
     Ok(None)

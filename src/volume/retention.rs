@@ -21,7 +21,7 @@ use super::{Context, Error, found, keys};
 use crate::model::config::KEY_KEPT;
 use crate::model::entry::{Waiting, parse_running};
 use crate::model::ids::{DeviceId, RunId};
-use crate::model::state::{Held, LARGEST_GAP, SCHEMA, State};
+use crate::model::state::{Held, SCHEMA, State};
 use crate::model::time::rfc3339;
 
 pub mod rule;
@@ -123,7 +123,7 @@ pub fn round(disk: &dyn Disk, layout: &Layout, terms: &Terms, stop: &dyn Fn() ->
 }
 
 /// How many of the newest attempts of a daemon's run stay, whatever their age: more than are ever looked back on.
-const ATTEMPTS_KEPT: u32 = 4 * LARGEST_GAP;
+const ATTEMPTS_KEPT: u32 = 64;
 
 /// How long it is until a round is due; `None`: it is.
 fn not_yet(disk: &dyn Disk, layout: &Layout, terms: &Terms) -> Result<Option<Duration>, Error> {
@@ -160,7 +160,7 @@ fn what_stays(disk: &dyn Disk, layout: &Layout) -> Result<Option<BTreeMap<RunId,
 /// The runs whose files lie in `.running` and `.waiting`.
 fn in_hand(disk: &dyn Disk, layout: &Layout) -> Result<BTreeSet<RunId>, Error> {
     let list = |folder: PathBuf| disk.list(&folder).on("list", &folder);
-    let running = list(layout.running())?.into_iter().filter_map(|name| Some(parse_running(&name)?.0));
+    let running = list(layout.running())?.into_iter().filter_map(|name| Some(parse_running(&name)?.0.run));
     let waiting = list(layout.waiting())?.into_iter().filter_map(|name| Some(Waiting::parse(&name)?.run));
     Ok(running.chain(waiting).collect())
 }

@@ -76,7 +76,7 @@ fn runs_in(archive: &Path) -> (BTreeSet<RunId>, BTreeSet<RunId>) {
         match path.parent().unwrap().to_str().unwrap() {
             "Triggers" => assert!(open.insert(split_dropped(file).1.unwrap()), "{name}"),
             "Triggers/.waiting" => assert!(open.insert(Waiting::parse(file).unwrap().run), "{name}"),
-            "Triggers/.running" => assert!(open.insert(parse_running(file).unwrap().0), "{name}"),
+            "Triggers/.running" => assert!(open.insert(parse_running(file).unwrap().0.run), "{name}"),
             folder if folder.starts_with("Results/") => {
                 ended.insert(results::parse_name(file, "json").unwrap().run);
             }
@@ -319,7 +319,7 @@ fn what_moves_is_archived_as_it_lies_under_the_lock() {
     let dropped = files(&triggers).pop().unwrap();
     std::fs::write(triggers.join("stays.json"), "{\"command\": [\"true\"]}").unwrap();
     // While the backup looks around, a device claims one, and a person drops another.
-    let (running, late) = (format!("Triggers/.running/{RUN}.true.json"), triggers.join("late.json"));
+    let (running, late) = (format!("Triggers/.running/{RUN}.1.true.json"), triggers.join("late.json"));
     let claimed = volume.common(&running);
     let claim = move || {
         std::fs::rename(dropped, claimed).unwrap();
@@ -680,14 +680,14 @@ fn hostile() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         (
             "a trigger that is too large",
             Forged::new(&[("running", 1, 2 << 20)])
-                .file(&format!("Triggers/.running/{RUN}.a.json"), &vec![b' '; 2 << 20])
+                .file(&format!("Triggers/.running/{RUN}.1.a.json"), &vec![b' '; 2 << 20])
                 .pack(),
             "expected at most 1048576",
         ),
         ("a size that lies", lying, "cannot be read to its end"),
         (
             "a run in two places",
-            open(&[&format!("Triggers/a.{RUN}.json"), &format!("Triggers/.running/{RUN}.a.json")]),
+            open(&[&format!("Triggers/a.{RUN}.json"), &format!("Triggers/.running/{RUN}.1.a.json")]),
             "lies in two places",
         ),
         (

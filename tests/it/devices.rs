@@ -194,7 +194,7 @@ fn a_damaged_file_in_running_is_put_aside_and_holds_nothing_up() {
     volume.check("t", 1);
     volume.kill("a");
     std::fs::remove_file(volume.common("state.json")).unwrap();
-    std::fs::write(volume.common("Triggers/.running/20261121T034156123Z-k3f9q2.torn.json"), "{\"job\": ").unwrap();
+    std::fs::write(volume.common("Triggers/.running/20261121T034156123Z-k3f9q2.1.torn.json"), "{\"job\": ").unwrap();
     volume.drop_trigger("u.json", "{\"job\": \"t\"}");
     volume.start("a", &[]);
     volume.check("t", 2);

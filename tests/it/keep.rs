@@ -132,7 +132,7 @@ fn what_was_kept_long_enough_goes_and_the_rest_stays() {
         "jobs": {"a": {"since": null, "last_run_id": LAST, "last_status": "succeeded"}},
     }));
     let waits = "20260105T000000000Z-00000d";
-    bed.put(&format!("Triggers/.running/{OPEN}.a.json"), "{}", 90 * DAY);
+    bed.put(&format!("Triggers/.running/{OPEN}.1.a.json"), "{}", 90 * DAY);
     bed.put(&format!("Triggers/.waiting/20310101T000000000Z.{waits}.2.a.json"), "{}", 90 * DAY);
     let mut stays = Vec::new();
     for run in [OPEN, LAST, waits, OVER] {
@@ -423,7 +423,7 @@ fn a_folder_stays_for_a_run_that_is_claimed_meanwhile() {
     let bed = Bed::new();
     let folder = bed.path("Results/2026-01-05");
     std::fs::create_dir_all(&folder).unwrap();
-    let claimed = bed.path(&format!("Triggers/.running/{OVER}.a.json"));
+    let claimed = bed.path(&format!("Triggers/.running/{OVER}.1.a.json"));
     let claim = Box::new({
         let claimed = claimed.clone();
         move || std::fs::write(claimed, "{}").unwrap()

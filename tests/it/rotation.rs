@@ -36,7 +36,7 @@ impl Bed {
             std::fs::create_dir_all(bed(folder)).unwrap();
         }
         std::fs::write(bed(".volume"), "v\n").unwrap();
-        std::fs::write(bed(&format!("Triggers/.running/{RUN}.a.json")), r#"{"job": "a"}"#).unwrap();
+        std::fs::write(bed(&format!("Triggers/.running/{RUN}.1.a.json")), r#"{"job": "a"}"#).unwrap();
         let held = json!({"job": "a", "stem": "a", "cause": "trigger", "trigger": "a.json", "attempt": 1, "device": "d",
             "session": "0123", "priority": 0, "slots": 1, "claimed_at": "2026-11-21T03:41:57Z"});
         let state = json!({"schema": 1, "revision": 1, "last_commits": [], "runs": {RUN: held}, "jobs": {}});

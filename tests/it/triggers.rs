@@ -119,9 +119,9 @@ fn what_was_taken_and_never_started_still_waits_for_its_time_and_may_expire() {
     let at = |seconds: i64| (chrono::Utc::now() + chrono::TimeDelta::seconds(seconds)).to_rfc3339();
     let running = |name: &str| volume.common("Triggers/.running").join(name);
     let later = format!("{{\"job\": \"note\", \"time\": \"{}\"}}", at(3_600));
-    volume.place(&running("20261121T034156123Z-k3f9q2.later.json"), &later);
+    volume.place(&running("20261121T034156123Z-k3f9q2.1.later.json"), &later);
     let late = format!("{{\"job\": \"gone\", \"expires\": \"{}\"}}", at(-3_600));
-    volume.place(&running("20261121T034156123Z-k3f9q3.late.json"), &late);
+    volume.place(&running("20261121T034156123Z-k3f9q3.1.late.json"), &late);
     assert_eq!(volume.outcome("gone")["status"], "expired");
     let waits = |volume: &Volume| std::fs::read_dir(volume.common("Triggers/.waiting")).unwrap().count();
     volume.wait("the other waits", |volume| waits(volume) == 1);

@@ -255,11 +255,11 @@ fn a_lost_state_goes_on_above_every_revision_and_a_lost_volume_is_left_alone() {
         second.ensure(now()).unwrap();
         let rebuilt = second.state().revision;
         assert!(rebuilt > 10_000, "{rebuilt}");
-        assert_eq!((second.state().rebuilt, second.state().rebuilds), (Some(rebuilt), 1));
+        assert_eq!(second.state().rebuilt, Some(rebuilt));
         a.remove(&layout(root).state()).unwrap();
         let mut third = store(root, a, "c", 3);
         third.ensure(now()).unwrap();
-        assert!(third.state().revision > rebuilt && third.state().rebuilds == 2);
+        assert!(third.state().revision > rebuilt);
         a.remove(&layout(root).state()).unwrap();
         a.remove(&layout(root).volume_id()).unwrap();
         assert!(matches!(third.ensure(now()), Err(Refused::Volume(_))));

@@ -92,7 +92,7 @@ fn of_triggers(rest: &str) -> Option<(Part, Option<RunId>)> {
             is_hash.then_some((Part::Keys, None))
         }
         Some((".waiting", file)) => Some((Part::Waiting, Some(Waiting::parse(OsStr::new(file))?.run))),
-        Some((".running", file)) => Some((Part::Running, Some(parse_running(OsStr::new(file))?.0))),
+        Some((".running", file)) => Some((Part::Running, Some(parse_running(OsStr::new(file))?.0.run))),
         Some(_) => None,
         None => {
             let run = split_dropped(OsStr::new(rest)).1.filter(|_| inbox::is_trigger_name(OsStr::new(rest)))?;

@@ -249,7 +249,7 @@ fn archived_name(part: Part, name: &OsStr, moved: &Moved) -> Option<(Option<RunI
     let own = |run: Option<RunId>| name.to_str().map(|name| (run, name.to_owned()));
     match part {
         Part::Waiting => Waiting::parse(name).and_then(|waiting| own(Some(waiting.run))),
-        Part::Running => parse_running(name).and_then(|(run, _)| own(Some(run))),
+        Part::Running => parse_running(name).and_then(|(lease, _)| own(Some(lease.run))),
         Part::Keys => Place::parse(&format!("Triggers/.ids/{}", name.to_string_lossy())).and_then(|_| own(None)),
         Part::Inbox if inbox::is_trigger_name(name) => {
             let (stem, carried) = split_dropped(name);

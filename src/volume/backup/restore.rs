@@ -28,6 +28,7 @@ use crate::model::backup::{MOVING_MOST, Manifest, Part};
 use crate::model::device::Me;
 use crate::model::entry::{Waiting, parse_running, split_dropped};
 use crate::model::ids::{DeviceId, RunId, stamp};
+use crate::model::lease::Lease;
 use crate::model::result::Outcome;
 use crate::model::state::State;
 use crate::model::time::utc;
@@ -379,13 +380,12 @@ impl Work<'_> {
         for (place, bytes, modified) in &plan.moving {
             let Some((run, stem, lies)) = opened(place) else { continue };
             let traces = seen.traces(&run)?;
-            let held = plan.state.as_ref().and_then(|state| state.runs.get(&run));
-            let held = held.filter(|held| held.device.is_some()).map(|held| held.attempt);
-            let (path, lies) = match fate(lies, held, &traces) {
+            let (path, lies) = match fate(lies, &traces) {
                 Fate::Returns => (place.path(layout), Some(lies)),
                 Fate::Reconciled => {
                     self.done.runs_reconciled += 1;
-                    (layout.running_file(&run, &stem), Some(Lies::Running))
+                    let newest = Lease { run: run.clone(), attempt: traces.newest() };
+                    (layout.running_file(&newest, &stem), Some(Lies::Running(newest.attempt)))
                 }
                 Fate::StaysAway => {
                     self.done.runs_stayed_away += 1;
@@ -483,8 +483,8 @@ fn opened(place: &Place) -> Option<(RunId, String, Lies)> {
             Some((waiting.run, waiting.stem, Lies::Waiting(waiting.attempt)))
         }
         Part::Running => {
-            let (run, stem) = parse_running(name)?;
-            Some((run, stem, Lies::Running))
+            let (lease, stem) = parse_running(name)?;
+            Some((lease.run, stem, Lies::Running(lease.attempt)))
         }
         Part::State | Part::Keys | Part::Programs | Part::Security | Part::Results => None,
     }

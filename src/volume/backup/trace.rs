@@ -79,7 +79,7 @@ impl<'a> Seen<'a> {
                 open.extend(Waiting::parse(&name).map(|waiting| (waiting.run, Lies::Waiting(waiting.attempt))));
             }
             for name in list(self.layout.running())? {
-                open.extend(parse_running(&name).map(|(run, _)| (run, Lies::Running)));
+                open.extend(parse_running(&name).map(|(lease, _)| (lease.run, Lies::Running(lease.attempt))));
             }
             self.open = Some(open);
         }
