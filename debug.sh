@@ -693,7 +693,7 @@ cmd_clean() {
         fi
         [ "$alive" = 0 ] || fail "devices still live on $COMMON" "stop them where they run; see ./debug.sh status"
     fi
-    [ "$all" = 0 ] || names+=(Backups Triggers Devices state.json .state.lock .volume .kept)
+    [ "$all" = 0 ] || names+=(Backups Triggers Devices state.json .revisions .state.lock .volume .kept)
     # Kept when a damaged state was made anew.
     for name in "$COMMON"/state.json.corrupt-*; do names+=("${name##*/}"); done
     for name in "${names[@]}"; do

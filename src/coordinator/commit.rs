@@ -69,13 +69,12 @@ impl Device {
         for notice in self.store.take_notices() {
             tracing::warn!("{notice}");
         }
-        if let Some(breach) = self.store.breach().cloned() {
+        if let Some(breach) = self.store.breach().map(str::to_owned) {
             self.problem(
                 "exclusion",
                 format!(
-                    "the volume does not honour locks: revision {} was committed here and is missing from revision {}; \
-                     hint: put Common on a file system whose locks exclude: a local disk, a named volume, NFS with its lock service",
-                    breach.lost, breach.seen
+                    "the volume does not honour locks: {breach}; \
+                     hint: put Common on a file system whose locks exclude: a local disk, a named volume, NFS with its lock service"
                 ),
             );
         }

@@ -70,6 +70,7 @@ impl Device {
         let layout = &self.parts.layout;
         let mut folders = vec![
             layout.common.clone(),
+            layout.revisions(),
             layout.devices(),
             layout.keys(),
             layout.triggers(),

@@ -97,6 +97,11 @@ impl Device {
         let others = self.liveness.alive(now.boot).any(|peer| peer.beat.device != self.parts.me.device);
         self.store.set_watched(others);
         self.refresh(now);
+        if self.store.is_copy_behind()
+            && let Err(refused) = self.store.ensure(now)
+        {
+            tracing::debug!(%refused, "state.json is brought up to date later");
+        }
         self.upkeep = true;
         self.look_at_space();
         self.say_what_is_not_held();

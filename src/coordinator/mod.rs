@@ -249,7 +249,8 @@ impl Device {
         let Remembered { beat, drained, set } = before;
         parts.me.slots = set.slots.unwrap_or(parts.me.slots);
         let names = Temporary::new(parts.me.session.clone());
-        let store = Store::new(Rc::clone(&parts.disk), parts.layout.clone(), parts.me.clone());
+        let mut store = Store::new(Rc::clone(&parts.disk), parts.layout.clone(), parts.me.clone());
+        store.set_patience(parts.config.lease);
         Self {
             names,
             store,

@@ -361,9 +361,9 @@ fn unstarted(
     }
 }
 
-/// The slots that this device's runs take once the plan has happened.
+/// The slots that this device's runs take once the plan has happened, those of an earlier life included.
 fn busy(state: &State, seen: &Observation<'_>, plan: &Plan) -> u32 {
-    let mine = plan.open_after(state).filter(|(_, held)| held.is_held_by(&seen.me.device, &seen.me.session));
+    let mine = plan.open_after(state).filter(|(_, held)| held.device.as_ref() == Some(&seen.me.device));
     mine.map(|(_, held)| held.slots_taken()).sum()
 }
 

@@ -1,32 +1,30 @@
 //! The shared state behind one door: [`Store::transact`].
 //!
-//! A commit is the next state and the moves of files that go with it, in one lock hold. This room promises that a committed
-//! revision never disappears while the lock excludes; where it does not, the chain of commits shows it and
-//! [`Store::breach`] says so. Nothing is waited for inside the hold: no process, no network, no reading of the inbox.
+//! A commit is the next state and the moves of files that go with it, in one lock hold. It takes effect by the exclusive creation of
+//! the next revision's file ([`crate::volume::revisions`]): a committed revision never disappears, even where the lock does not exclude or its
+//! holder stood still and was passed by. Nothing is waited for inside the hold: no process, no network, no reading of the inbox.
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::decide::plan::{Change, Matter, Plan, sign};
 use crate::model::device::Me;
 use crate::model::state::{CHAIN_LENGTH, REBUILD_STEP, SCHEMA, State};
 use crate::model::time::Moment;
-use crate::volume::atomic::{Temporary, discard, stage};
+use crate::volume::atomic::{Temporary, discard, stage, write_over};
 use crate::volume::disk::{Disk, Guard};
 use crate::volume::layout::{Layout, is_hidden};
+use crate::volume::revisions::{self, HEAD, STATE_LIMIT};
 use crate::volume::{self, Context, found, heartbeat};
 
 mod moves;
 
 pub use moves::Failure;
 
-/// How much of `state.json` names its revision and newest commits, bytes; generously.
-const HEAD: usize = 1_024;
 /// How much of the lock's file is read for the revisions noted there, bytes: more than were ever rebuilt.
 const NOTED: usize = 64 << 10;
-/// The largest state that is read, bytes.
-const STATE_LIMIT: u64 = 256 << 20;
 
 /// Why nothing was committed.
 #[derive(Debug, thiserror::Error)]
@@ -41,7 +39,7 @@ pub enum Refused {
         found: u64,
     },
     /// Another device committed while this one held the lock.
-    #[error("state.json changed while the lock was held: the volume does not honour locks")]
+    #[error("another device committed while this one held the lock")]
     Raced,
     /// The volume failed.
     #[error(transparent)]
@@ -64,15 +62,6 @@ impl Committed {
     }
 }
 
-/// A revision that was committed here and is missing from a later chain.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Breach {
-    /// The revision that disappeared.
-    pub lost: u64,
-    /// The revision in which it is missing.
-    pub seen: u64,
-}
-
 /// The state of a volume, as one session sees and changes it.
 pub struct Store {
     disk: Rc<dyn Disk>,
@@ -83,16 +72,37 @@ pub struct Store {
     /// The first bytes of the file that [`Store::state`] was read from or written to; empty: none.
     head: Vec<u8>,
     mine: Vec<u64>,
-    breach: Option<Breach>,
+    /// What proves that two devices held the lock at once, if anything does.
+    breach: Option<String>,
+    /// How long the lock may be busy without a commit before its file is replaced; `None`: it is never.
+    patience: Option<Duration>,
+    busy: Option<Busy>,
     /// Something to say to people: a state was rebuilt, a damaged one kept.
     notices: Vec<String>,
     is_watched: bool,
+}
+
+/// The lock is busy.
+#[derive(Debug, Clone, Copy)]
+struct Busy {
+    since: Duration,
+    last_seen: Duration,
+    /// The newest revision then.
+    revision: u64,
+}
+
+/// The lock, held, and since when.
+struct Hold {
+    _guard: Guard,
+    since: Duration,
 }
 
 /// A state as it lies on the disk.
 enum Loaded {
     Same,
     New(State, Vec<u8>),
+    /// The newest revision is not in `state.json` yet, or not any more: its text, and what is wrong with the file if it is damaged.
+    Ahead(State, Vec<u8>, Option<String>),
     Missing,
     Damaged(String),
 }
@@ -110,6 +120,8 @@ impl Store {
             head: Vec::new(),
             mine: Vec::new(),
             breach: None,
+            patience: None,
+            busy: None,
             notices: Vec::new(),
             is_watched: true,
         }
@@ -121,10 +133,16 @@ impl Store {
         &self.state
     }
 
-    /// A proof that two devices held the lock at once, if one was seen.
+    /// What proves that two devices held the lock at once, if anything was seen that does.
     #[must_use]
-    pub fn breach(&self) -> Option<&Breach> {
-        self.breach.as_ref()
+    pub fn breach(&self) -> Option<&str> {
+        self.breach.as_deref()
+    }
+
+    /// Has the lock's file replaced once it was busy for so long without a commit: its holder stands still, and cannot commit any
+    /// more when it goes on.
+    pub fn set_patience(&mut self, patience: Duration) {
+        self.patience = Some(patience);
     }
 
     /// What people should know, once.
@@ -145,15 +163,25 @@ impl Store {
                 self.adopt(state, head);
                 Ok(true)
             }
-            Loaded::Missing | Loaded::Damaged(_) => Ok(false),
+            // Its committer is just about to bring the copy up to date, or died.
+            Loaded::Ahead(state, _, None) => {
+                self.adopt(state, Vec::new());
+                Ok(true)
+            }
+            Loaded::Ahead(_, _, Some(_)) | Loaded::Missing | Loaded::Damaged(_) => Ok(false),
         }
     }
 
+    /// Whether `state.json` is older than the newest revision, as far as was seen: [`Store::ensure`] brings it up to date.
+    #[must_use]
+    pub fn is_copy_behind(&self) -> bool {
+        self.state.revision > 0 && self.head.is_empty()
+    }
+
     fn refresh_under_lock(&mut self) -> Result<bool, Refused> {
-        let path = self.layout.lock();
-        let Some(guard) = self.disk.lock(&path).on("lock", &path)? else { return Ok(true) };
+        let Ok(hold) = self.lock() else { return Ok(true) };
         let loaded = self.load()?;
-        drop(guard);
+        drop(hold);
         if let Loaded::New(state, head) = loaded {
             self.adopt(state, head);
         }
@@ -168,17 +196,16 @@ impl Store {
     /// # Errors
     /// [`Refused`]; then no revision was made. Moves may have happened: the same plan made again finishes them.
     pub fn transact(&mut self, now: Moment, rules: &mut dyn FnMut(&State) -> Plan) -> Result<Committed, Refused> {
-        let path = self.layout.lock();
-        let Some(guard) = self.disk.lock(&path).on("lock", &path)? else { return Err(Refused::Busy) };
+        let hold = self.lock()?;
         let rebuilt = self.load_for_change(now)?;
         let plan = rules(&self.state);
         if plan.is_empty() && !rebuilt {
             return Ok(Committed { plan, failed: Vec::new() });
         }
-        self.commit(plan, guard)
+        self.commit(plan, hold)
     }
 
-    fn commit(&mut self, plan: Plan, guard: Guard) -> Result<Committed, Refused> {
+    fn commit(&mut self, plan: Plan, hold: Hold) -> Result<Committed, Refused> {
         // Written before anything moves: a full disk is found while there is nothing to put right.
         let hoped = plan.apply(&self.state, &self.me, |_| true);
         let (mut staged, mut head) = self.stage(&hoped)?;
@@ -193,8 +220,8 @@ impl Store {
             next = plan.apply(&self.state, &self.me, |index| failed[index].is_none());
             (staged, head) = self.stage(&next)?;
         }
-        self.publish(next, &staged, head)?;
-        drop(guard);
+        self.publish(next, &staged, head, &hold)?;
+        drop(hold);
         self.tell();
         Ok(Committed { plan, failed })
     }
@@ -205,8 +232,7 @@ impl Store {
     /// # Errors
     /// [`Refused`]; then nothing changed.
     pub fn change(&mut self, now: Moment, change: &mut dyn FnMut(&mut State) -> bool) -> Result<bool, Refused> {
-        let path = self.layout.lock();
-        let Some(guard) = self.disk.lock(&path).on("lock", &path)? else { return Err(Refused::Busy) };
+        let hold = self.lock()?;
         let rebuilt = self.load_for_change(now)?;
         let mut next = (*self.state).clone();
         let changed = change(&mut next);
@@ -219,23 +245,94 @@ impl Store {
             discard(&*self.disk, &staged);
             return Err(raced);
         }
-        self.publish(next, &staged, head)?;
-        drop(guard);
+        self.publish(next, &staged, head, &hold)?;
+        drop(hold);
         self.tell();
         Ok(changed)
     }
 
-    /// Puts a staged state into its place, under the lock.
-    fn publish(&mut self, next: State, staged: &Path, head: Vec<u8>) -> Result<(), volume::Error> {
+    fn lock(&mut self) -> Result<Hold, Refused> {
+        let path = self.layout.lock();
+        let taken = self.disk.lock(&path).on("lock", &path)?;
+        let since = self.disk.boot();
+        match taken {
+            Some(guard) => {
+                self.busy = None;
+                Ok(Hold { _guard: guard, since })
+            }
+            None => {
+                self.pass_by(since)?;
+                Err(Refused::Busy)
+            }
+        }
+    }
+
+    /// Replaces the lock's file if its holder has stood still for long enough. Its commit, should it go on, fails: others have
+    /// committed the revision that it is about to make.
+    fn pass_by(&mut self, now: Duration) -> Result<(), volume::Error> {
+        let Some(patience) = self.patience else { return Ok(()) };
+        // Who did not look for a while does not know that it was the same holder all the time.
+        let gap = |busy: &Busy| now.saturating_sub(busy.last_seen) > patience / 4;
+        let busy = self.busy.take().filter(|busy| !gap(busy));
+        let revision = self.state.revision;
+        let mut busy = busy.unwrap_or(Busy { since: now, last_seen: now, revision });
+        busy.last_seen = now;
+        if now.saturating_sub(busy.since) < patience {
+            self.busy = Some(busy);
+            return Ok(());
+        }
+        let newest = revisions::newest(&*self.disk, &self.layout)?.unwrap_or(0);
+        if newest > busy.revision {
+            self.busy = Some(Busy { since: now, last_seen: now, revision: newest });
+            return Ok(());
+        }
+        let path = self.layout.lock();
+        let noted = found(self.disk.read_head(&path, NOTED)).on("read", &path)?.unwrap_or_default();
+        write_over(&*self.disk, &mut self.names, &path, &noted)?;
+        let seconds = patience.as_secs();
+        self.notices.push(format!(
+            "{} was held for {seconds} s without a commit: its holder stands still, and the file is replaced",
+            path.display()
+        ));
+        Ok(())
+    }
+
+    /// Commits a staged state, and puts it into its place.
+    fn publish(&mut self, next: State, staged: &Path, head: Vec<u8>, hold: &Hold) -> Result<(), Refused> {
+        let revision = next.revision;
+        let made = revisions::commit(&*self.disk, &self.layout, &mut self.names, staged, revision);
+        if !matches!(made, Ok(revisions::Outcome::Committed)) {
+            discard(&*self.disk, staged);
+        }
+        if made? == revisions::Outcome::Overtaken {
+            self.overtaken(revision, hold);
+            return Err(Refused::Raced);
+        }
         let path = self.layout.state();
-        self.disk.replace(staged, &path).inspect_err(|_| discard(&*self.disk, staged)).on("write", &path)?;
-        self.mine.push(next.revision);
+        match self.disk.replace(staged, &path) {
+            Ok(()) => self.head = head,
+            Err(error) => {
+                // It is committed: whoever looks next puts the copy right.
+                tracing::warn!(%error, revision, "state.json is not brought up to date yet");
+                discard(&*self.disk, staged);
+                self.head.clear();
+            }
+        }
+        self.mine.push(revision);
         if self.mine.len() > CHAIN_LENGTH {
             self.mine.remove(0);
         }
         self.state = Arc::new(next);
-        self.head = head;
         Ok(())
+    }
+
+    /// Another device has committed. If this one did not stand still meanwhile, two held the lock at once.
+    fn overtaken(&mut self, revision: u64, hold: &Hold) {
+        let held_for = self.disk.boot().saturating_sub(hold.since);
+        if self.patience.is_none_or(|patience| held_for < patience / 2) {
+            self.breach =
+                Some(format!("revision {revision} was committed by another device while this one held the lock"));
+        }
     }
 
     /// Says whether anybody but this process may watch the volume: without, no commit is announced.
@@ -283,7 +380,7 @@ impl Store {
         Ok((staged, bytes))
     }
 
-    /// The last look before anything moves. It cannot exclude a second holder, but it makes the gap a few microseconds.
+    /// The last look before anything moves: what another has committed makes the moves vain.
     fn nobody_else(&self) -> Result<(), Refused> {
         let path = self.layout.state();
         let head = found(self.disk.read_head(&path, HEAD)).on("read", &path)?.unwrap_or_default();
@@ -296,6 +393,11 @@ impl Store {
             Loaded::Same => return Ok(false),
             Loaded::New(state, head) => {
                 self.adopt(state, head);
+                return Ok(false);
+            }
+            Loaded::Ahead(state, bytes, damaged) => {
+                self.restore_copy(now, &bytes, damaged)?;
+                self.adopt(state, head_of(&bytes));
                 return Ok(false);
             }
             Loaded::Missing => {
@@ -339,7 +441,8 @@ impl Store {
         let noted = String::from_utf8_lossy(&noted);
         let noted = noted.lines().filter_map(|line| line.parse().ok());
         let told = beats.iter().map(|beat| beat.revision);
-        Ok(told.chain(noted).fold(self.state.revision, u64::max))
+        let made = revisions::newest(&*self.disk, &self.layout)?;
+        Ok(told.chain(noted).chain(made).fold(self.state.revision, u64::max))
     }
 
     /// Whether the volume was used before: then a missing state is a lost one.
@@ -359,14 +462,41 @@ impl Store {
 
     fn load(&self) -> Result<Loaded, Refused> {
         let path = self.layout.state();
-        let Some(head) = found(self.disk.read_head(&path, HEAD)).on("read", &path)? else { return Ok(Loaded::Missing) };
-        if !self.head.is_empty() && head == self.head {
+        let head = found(self.disk.read_head(&path, HEAD)).on("read", &path)?;
+        let is_known = !self.head.is_empty() && head.as_ref() == Some(&self.head);
+        if is_known && !revisions::is_made(&*self.disk, &self.layout, self.state.revision + 1)? {
             return Ok(Loaded::Same);
         }
-        let Some((bytes, _)) = found(self.disk.read(&path, STATE_LIMIT)).on("read", &path)? else {
-            return Ok(Loaded::Missing);
+        let read = match head {
+            Some(_) => found(self.disk.read(&path, STATE_LIMIT)).on("read", &path)?,
+            None => None,
         };
-        parse(&bytes)
+        let copy = read.map_or(Ok(Loaded::Missing), |(bytes, _)| parse(&bytes))?;
+        let Some(newest) = revisions::newest(&*self.disk, &self.layout)? else { return Ok(copy) };
+        match copy {
+            Loaded::New(state, head) if state.revision >= newest => Ok(Loaded::New(state, head)),
+            Loaded::Damaged(why) => self.load_revision(newest, Some(why)),
+            Loaded::New(..) | Loaded::Same | Loaded::Ahead(..) | Loaded::Missing => self.load_revision(newest, None),
+        }
+    }
+
+    /// Loads the newest revision, of which `state.json` is no copy.
+    fn load_revision(&self, revision: u64, damaged: Option<String>) -> Result<Loaded, Refused> {
+        let path = self.layout.revision(revision);
+        let read = found(self.disk.read(&path, STATE_LIMIT)).on("read", &path)?;
+        let Some((bytes, _)) = read else { return Ok(Loaded::Missing) };
+        match parse(&bytes)? {
+            Loaded::New(state, _) => Ok(Loaded::Ahead(state, bytes, damaged)),
+            other => Ok(other),
+        }
+    }
+
+    /// Makes `state.json` a copy of the newest revision again.
+    fn restore_copy(&mut self, now: Moment, bytes: &[u8], damaged: Option<String>) -> Result<(), volume::Error> {
+        if let Some(why) = damaged {
+            self.keep_damaged(now, &why)?;
+        }
+        write_over(&*self.disk, &mut self.names, &self.layout.state(), bytes)
     }
 
     fn adopt(&mut self, state: State, head: Vec<u8>) {
@@ -379,7 +509,8 @@ impl Store {
             is_covered && revision <= state.revision && !named
         });
         if let Some(&lost) = lost {
-            self.breach = Some(Breach { lost, seen: state.revision });
+            self.breach =
+                Some(format!("revision {lost} was committed here and is missing from revision {}", state.revision));
             self.mine.retain(|&revision| revision != lost);
         }
         self.state = Arc::new(state);
@@ -391,8 +522,7 @@ impl Store {
     /// # Errors
     /// [`Refused`].
     pub fn ensure(&mut self, now: Moment) -> Result<(), Refused> {
-        let path = self.layout.lock();
-        let Some(guard) = self.disk.lock(&path).on("lock", &path)? else { return Err(Refused::Busy) };
+        let hold = self.lock()?;
         self.load_for_change(now)?;
         if !self.head.is_empty() {
             return Ok(());
@@ -400,10 +530,14 @@ impl Store {
         let mut next = (*self.state).clone();
         sign(&mut next, &self.me);
         let (staged, head) = self.stage(&next)?;
-        self.publish(next, &staged, head)?;
-        drop(guard);
+        self.publish(next, &staged, head, &hold)?;
         Ok(())
     }
+}
+
+/// Returns the bytes that tell one revision from every other.
+fn head_of(bytes: &[u8]) -> Vec<u8> {
+    bytes[..bytes.len().min(HEAD)].to_vec()
 }
 
 fn parse(bytes: &[u8]) -> Result<Loaded, Refused> {
@@ -416,7 +550,7 @@ fn parse(bytes: &[u8]) -> Result<Loaded, Refused> {
         Ok(_) | Err(_) => {}
     }
     Ok(match serde_json::from_slice::<State>(bytes) {
-        Ok(state) => Loaded::New(state, bytes[..bytes.len().min(HEAD)].to_vec()),
+        Ok(state) => Loaded::New(state, head_of(bytes)),
         Err(error) => Loaded::Damaged(error.to_string()),
     })
 }

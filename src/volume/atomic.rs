@@ -65,6 +65,27 @@ pub fn write_new(disk: &dyn Disk, names: &mut Temporary, target: &Path, bytes: &
     }
 }
 
+/// Gives a file that is complete a second name, which must not be there yet; where files have one name only, a copy of it. `false`: it
+/// was there, and stays as it is.
+///
+/// # Errors
+/// What the system said; nothing is left behind.
+pub fn link_new(disk: &dyn Disk, names: &mut Temporary, from: &Path, to: &Path) -> Result<bool, Error> {
+    let copy = |names: &mut Temporary| {
+        let staged = names.beside(to);
+        let copied = disk.copy(from, &staged, u64::MAX).and_then(|_| disk.rename_new(&staged, to));
+        copied.inspect_err(|_| discard(disk, &staged))
+    };
+    let linked = match in_folder(disk, to, || disk.link(from, to)) {
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => copy(names),
+        other => other,
+    };
+    match linked {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        other => other.on("write", to).map(|()| true),
+    }
+}
+
 /// Writes a file, in the place of an earlier one if there is one.
 ///
 /// # Errors

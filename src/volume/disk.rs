@@ -93,6 +93,12 @@ pub trait Disk {
     /// `AlreadyExists` if there is something at `to`, or as the system says.
     fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()>;
 
+    /// Gives a file a second name, and never replaces.
+    ///
+    /// # Errors
+    /// `AlreadyExists` if there is something at `to`, or as the system says; `Unsupported` where a file has one name only.
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
+
     /// Renames over whatever file is at `to`, atomically.
     ///
     /// # Errors

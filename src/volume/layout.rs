@@ -187,6 +187,18 @@ impl Layout {
         self.source(key.source).join(&key.name)
     }
 
+    /// Returns the folder of the newest revisions of the state.
+    #[must_use]
+    pub fn revisions(&self) -> PathBuf {
+        self.common.join(".revisions")
+    }
+
+    /// Returns the path of one revision of the state.
+    #[must_use]
+    pub fn revision(&self, revision: u64) -> PathBuf {
+        self.revisions().join(format!("{revision}.json"))
+    }
+
     /// Returns the path of a held attempt's file.
     #[must_use]
     pub fn running_file(&self, lease: &Lease, stem: &str) -> PathBuf {

@@ -26,6 +26,7 @@ pub mod programs;
 pub mod rejects;
 pub mod results;
 pub mod retention;
+pub mod revisions;
 pub mod secrets;
 pub mod security;
 pub mod watch;

@@ -14,6 +14,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use fs2::FileExt;
 use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps, UTIME_NOW};
+use rustix::io::Errno;
 
 use super::disk::{Disk, Guard, Kind, Meta};
 use super::layout::Layout;
@@ -117,7 +118,7 @@ impl Disk for OsDisk {
         let fd = match rustix::fs::open(path, READ, Mode::empty()) {
             Ok(fd) => fd,
             // A link, or a socket or device without a driver: what it is matters more than why it cannot be opened.
-            Err(rustix::io::Errno::LOOP | rustix::io::Errno::NXIO | rustix::io::Errno::NODEV) => {
+            Err(Errno::LOOP | Errno::NXIO | Errno::NODEV) => {
                 return Ok((Vec::new(), self.stat(path)?));
             }
             Err(error) => return Err(error.into()),
@@ -163,6 +164,18 @@ impl Disk for OsDisk {
         if renames_at_once(from, to)? { Ok(()) } else { rename_new_in_steps(from, to) }
     }
 
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        // FAT and some network file systems refuse every link with EPERM, as they would one that is not allowed.
+        fs::hard_link(from, to).map_err(|error| match error.raw_os_error() {
+            Some(errno)
+                if [Errno::PERM, Errno::OPNOTSUPP, Errno::NOSYS].iter().any(|no| no.raw_os_error() == errno) =>
+            {
+                io::Error::new(io::ErrorKind::Unsupported, error)
+            }
+            Some(_) | None => error,
+        })
+    }
+
     fn replace(&self, from: &Path, to: &Path) -> io::Result<()> {
         fs::rename(from, to)
     }
@@ -206,16 +219,15 @@ impl Disk for OsDisk {
         // Twice, because the file may turn out to be another one than the one kept open.
         for _ in 0..2 {
             let file = self.lock_file(path)?;
-            match FileExt::try_lock_exclusive(&file.file) {
-                Ok(()) => {}
-                Err(error) if error.raw_os_error() == fs2::lock_contended_error().raw_os_error() => return Ok(None),
+            let guard = match FileExt::try_lock_exclusive(&file.file) {
+                Ok(()) => Some(Unlock(Rc::clone(&file))),
+                Err(error) if error.raw_os_error() == fs2::lock_contended_error().raw_os_error() => None,
                 Err(error) => return Err(error),
-            }
-            let guard = Unlock(Rc::clone(&file));
-            // A lock file that was deleted and made again would have two holders: only the one at the path counts.
+            };
+            // Of a lock file that was replaced only the one at the path counts.
             match fs::symlink_metadata(path) {
                 Ok(at_path) if (at_path.dev(), at_path.ino()) == file.which => {
-                    return Ok(Some(Box::new(guard)));
+                    return Ok(guard.map(|guard| Box::new(guard) as Guard));
                 }
                 Err(error) if !is_absent(&error) => return Err(error),
                 Ok(_) | Err(_) => self.forget_lock_file(path),
@@ -437,7 +449,7 @@ pub fn refused_file(layout: &Layout) -> Option<Error> {
     let own = [layout.lock(), layout.state(), layout.volume_id(), layout.security()];
     own.into_iter().chain(names).find_map(|path| {
         let refused = rustix::fs::access(&path, Access::READ_OK | Access::WRITE_OK).err();
-        let refused = refused.filter(|error| *error != rustix::io::Errno::NOENT)?;
+        let refused = refused.filter(|error| *error != Errno::NOENT)?;
         Some(Error { doing: "read and write", path, source: refused.into() })
     })
 }
@@ -452,7 +464,7 @@ fn owner(found: &Stat) -> Owner {
 /// As the system says.
 pub fn renames_at_once(from: &Path, to: &Path) -> io::Result<bool> {
     match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS | rustix::io::Errno::NOTSUP) => Ok(false),
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => Ok(false),
         other => Ok(other.map(|()| true)?),
     }
 }

@@ -17,7 +17,7 @@ use serde_json::json;
 use super::disk::{Disk, Kind};
 use super::layout::{Layout, is_hidden};
 use super::results::days_in;
-use super::{Context, Error, found, keys};
+use super::{Context, Error, found, keys, revisions};
 use crate::model::config::KEY_KEPT;
 use crate::model::entry::{Waiting, parse_running};
 use crate::model::ids::{DeviceId, RunId};
@@ -27,9 +27,6 @@ use crate::model::time::rfc3339;
 pub mod rule;
 
 use rule::{Cut, Place, Room, Rule, Verdict, day_stays, minute};
-
-/// The largest state that is read, bytes.
-const STATE_LIMIT: u64 = 256 << 20;
 
 /// What a round is held to.
 #[derive(Debug, Clone)]
@@ -167,9 +164,8 @@ fn in_hand(disk: &dyn Disk, layout: &Layout) -> Result<BTreeSet<RunId>, Error> {
 
 /// The state, where it can be relied on: one that is lost, of a newer program or being rebuilt names too little.
 fn state(disk: &dyn Disk, layout: &Layout) -> Result<Option<State>, Error> {
-    let path = layout.state();
-    let read = found(disk.read(&path, STATE_LIMIT)).on("read", &path)?;
-    let state = read.and_then(|(bytes, _)| serde_json::from_slice::<State>(&bytes).ok());
+    let state =
+        revisions::newest_text(disk, layout)?.and_then(|(bytes, _)| serde_json::from_slice::<State>(&bytes).ok());
     Ok(state.filter(|state| state.schema <= SCHEMA && state.rebuilt.is_none()))
 }
 

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use aios::volume::disk::Disk;
+use aios::volume::os::OsDisk;
 use serde_json::Value;
 
 use super::volume::{PATIENCE, Volume, files, mount_small, pause, processes_of, read};
@@ -193,7 +195,7 @@ fn a_damaged_file_in_running_is_put_aside_and_holds_nothing_up() {
     volume.drop_trigger("t.json", "{\"job\": \"t\"}");
     volume.check("t", 1);
     volume.kill("a");
-    std::fs::remove_file(volume.common("state.json")).unwrap();
+    volume.lose_state();
     std::fs::write(volume.common("Triggers/.running/20261121T034156123Z-k3f9q2.1.torn.json"), "{\"job\": ").unwrap();
     volume.drop_trigger("u.json", "{\"job\": \"t\"}");
     volume.start("a", &[]);
@@ -231,7 +233,7 @@ fn a_state_that_is_lost_or_damaged_is_made_again_around_what_runs() {
         volume.wait("it runs", |volume| volume.ledger().len() == 1);
         let before = volume.state().unwrap()["revision"].as_u64().unwrap();
         match damage {
-            None => std::fs::remove_file(volume.common("state.json")).unwrap(),
+            None => volume.lose_state(),
             Some(text) => std::fs::write(volume.common("state.json"), text).unwrap(),
         }
         volume.drop_trigger("two.json", "{\"job\": \"slow\"}");
@@ -245,6 +247,50 @@ fn a_state_that_is_lost_or_damaged_is_made_again_around_what_runs() {
         let kept = files(&volume.common("")).iter().any(|path| path.to_string_lossy().contains("state.json.corrupt-"));
         assert_eq!(kept, damage.is_some(), "a damaged state is kept");
     }
+}
+
+#[test]
+fn a_state_of_which_only_the_copy_is_lost_is_there_again_as_it_was() {
+    for damage in [None, Some("{\"schema\":1,\"rev")] {
+        let mut volume = Volume::new();
+        volume.job("t", "command = [\"true\"]\n");
+        volume.start("a", &[]);
+        volume.drop_trigger("one.json", "{\"job\": \"t\"}");
+        volume.check("t", 1);
+        let before = volume.state().unwrap()["revision"].as_u64().unwrap();
+        std::fs::remove_file(volume.common("state.json")).unwrap();
+        if let Some(text) = damage {
+            volume.place(&volume.common("state.json"), text);
+        }
+        volume.drop_trigger("two.json", "{\"job\": \"t\"}");
+        volume.check("t", 2);
+        let after = volume.state().unwrap();
+        assert!(after["revision"].as_u64().unwrap() < before + 100 && after.get("rebuilt").is_none(), "{after}");
+        let kept = files(&volume.common("")).iter().any(|path| path.to_string_lossy().contains("state.json.corrupt-"));
+        assert_eq!(kept, damage.is_some(), "a damaged copy is kept");
+    }
+}
+
+#[test]
+fn a_lock_whose_holder_stands_still_is_passed_by() {
+    let mut volume = Volume::new();
+    volume.job("t", "command = [\"true\"]\n");
+    volume.start("a", &["--heartbeat", "500ms", "--lease", "2s"]);
+    volume.drop_trigger("one.json", "{\"job\": \"t\"}");
+    volume.check("t", 1);
+    let path = volume.common(".state.lock");
+    // The device holds it now and then.
+    let guard = std::cell::RefCell::new(None);
+    volume.wait("the lock is free", |_| {
+        *guard.borrow_mut() = OsDisk::new().lock(&path).unwrap();
+        guard.borrow().is_some()
+    });
+    volume.drop_trigger("two.json", "{\"job\": \"t\"}");
+    volume.check("t", 2);
+    assert!(volume.tell().contains("its holder stands still"), "{}", volume.tell());
+    drop(guard);
+    volume.drop_trigger("three.json", "{\"job\": \"t\"}");
+    volume.check("t", 3);
 }
 
 #[test]

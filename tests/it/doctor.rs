@@ -123,7 +123,7 @@ fn what_is_wrong_in_the_files_is_an_error_with_its_mend() {
     expect(&checks, "state.json", "error", &["does not parse"]);
     std::fs::write(volume.common("state.json"), "{\"schema\":2}").unwrap();
     expect(&doctor(&volume).1, "state.json", "error", &["schema 2", "knows 1", "newer program"]);
-    std::fs::remove_file(volume.common("state.json")).unwrap();
+    volume.lose_state();
     expect(&doctor(&volume).1, "state.json", "warning", &["missing"]);
     let output = volume.command(&["doctor", "--json"]).env("PATH", "").output().unwrap();
     let answer: Value = serde_json::from_slice(&output.stdout).unwrap();

@@ -315,6 +315,9 @@ impl Meddled {
 }
 
 impl Disk for Meddled {
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.disk.link(from, to)
+    }
     fn space(&self, path: &Path) -> io::Result<aios::model::space::Space> {
         self.disk.space(path)
     }

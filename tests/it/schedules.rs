@@ -345,7 +345,7 @@ fn what_a_job_waits_for_is_not_forgotten_with_the_state_and_nothing_runs_twice()
     volume.wait("both to be joined", |volume| volume.finals("join") == 1);
     volume.drop_trigger("first2.json", "{\"job\": \"first\"}");
     volume.wait("one more", |volume| volume.finals("first") == 2);
-    std::fs::remove_file(volume.common("state.json")).unwrap();
+    volume.lose_state();
     volume.wait("the state to be made anew", |volume| {
         volume
             .state()

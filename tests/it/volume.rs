@@ -187,6 +187,12 @@ impl Volume {
         read(&self.common("state.json"))
     }
 
+    /// Removes the state, and the newest revisions that it could be made from again.
+    pub(crate) fn lose_state(&self) {
+        std::fs::remove_dir_all(self.common(".revisions")).unwrap();
+        std::fs::remove_file(self.common("state.json")).unwrap();
+    }
+
     pub(crate) fn holder(&self, job: &str) -> Option<String> {
         let state = self.state()?;
         let held = state["runs"].as_object()?.values().find(|held| held["job"] == job)?.clone();

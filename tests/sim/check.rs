@@ -62,6 +62,7 @@ impl Checker {
     /// Before something is put at a path.
     pub(crate) fn before_replace(&mut self, to: &Path, files: &BTreeMap<PathBuf, File>) {
         let replaceable = to.ends_with("state.json")
+            || to.ends_with(".state.lock")
             || to.starts_with("/c/Devices")
             || is_hidden(to)
             || to.starts_with("/c/Triggers/.ids");
@@ -74,9 +75,19 @@ impl Checker {
     pub(crate) fn moved(&mut self, _from: &Path, to: &Path, device: usize, world: &World) {
         let bytes = Rc::clone(&world.files.borrow()[to].bytes);
         if to.ends_with("state.json") {
-            self.committed(&bytes, world);
+            if serde_json::from_slice::<Value>(&bytes).is_err() {
+                self.broken(7, "state.json is half a document".into());
+            }
         } else if to.starts_with("/c/Results") && !is_hidden(to) {
             self.recorded(to, &bytes, device, world);
+        }
+    }
+
+    /// A file was given a second name.
+    pub(crate) fn linked(&mut self, to: &Path, world: &World) {
+        if to.starts_with("/c/.revisions") {
+            let bytes = Rc::clone(&world.files.borrow()[to].bytes);
+            self.committed(&bytes, world);
         }
     }
 
@@ -92,7 +103,7 @@ impl Checker {
     fn committed(&mut self, bytes: &[u8], world: &World) {
         self.commits += 1;
         let Ok(state) = serde_json::from_slice::<Value>(bytes) else {
-            self.broken(7, "state.json is half a document".into());
+            self.broken(7, "a revision is half a document".into());
             return;
         };
         let revision = state["revision"].as_u64().unwrap_or(0);

@@ -244,23 +244,92 @@ fn a_commit_of_another_under_the_lock_is_seen_before_anything_moves() {
     });
 }
 
+/// Removes the state and its newest revisions.
+fn lose(disk: &Rc<dyn Disk>, root: &Path) {
+    let layout = layout(root);
+    for name in disk.list(&layout.revisions()).unwrap() {
+        disk.remove(&layout.revisions().join(name)).unwrap();
+    }
+    disk.remove(&layout.state()).unwrap();
+}
+
+#[test]
+fn a_commit_is_the_file_of_its_revision_and_the_state_a_copy_of_the_newest() {
+    both(|root, (a, b)| {
+        let layout = layout(root);
+        a.create(&layout.volume_id(), b"v\n").unwrap();
+        let (mut one, mut two) = (store(root, a, "a", 1), store(root, b, "b", 2));
+        for run in 1..=6 {
+            one.transact(now(), &mut |_| list(run)).unwrap();
+        }
+        let mut kept = a.list(&layout.revisions()).unwrap();
+        kept.sort();
+        assert_eq!(kept, ["3.json", "4.json", "5.json", "6.json"]);
+        let newest = a.read(&layout.state(), 1 << 20).unwrap().0;
+        for text in [None, Some(&b"{"[..]), Some(&a.read(&layout.revision(4), 1 << 20).unwrap().0)] {
+            a.remove(&layout.state()).unwrap();
+            if let Some(text) = text {
+                a.create(&layout.state(), text).unwrap();
+            }
+            two.ensure(now()).unwrap();
+            assert_eq!((two.state().revision, two.state().runs.len(), two.state().rebuilt), (6, 6, None));
+            assert_eq!(b.read(&layout.state(), 1 << 20).unwrap().0, newest);
+        }
+    });
+}
+
+#[test]
+fn who_was_overtaken_while_it_held_the_lock_commits_nothing() {
+    both(|root, (a, b)| {
+        let layout = layout(root);
+        a.create(&layout.volume_id(), b"v\n").unwrap();
+        let (mut slow, mut other) = (store(root, a, "a", 1), store(root, b, "b", 2));
+        other.transact(now(), &mut |_| list(1)).unwrap();
+        for (passed, run) in [(1, 100), (9, 200)] {
+            // It stands still in the middle of its plan. Others replace the lock's file and commit: once, and so often that the name of
+            // the slow one's revision is free again. What the slow one sees of the state is old.
+            let old = a.read(&layout.state(), 1 << 20).unwrap().0;
+            let put = |path: PathBuf, bytes: &[u8]| {
+                b.create(&root.join("new"), bytes).unwrap();
+                b.replace(&root.join("new"), &path).unwrap();
+            };
+            let refused = slow.transact(now(), &mut |_| {
+                put(layout.lock(), b"");
+                for n in 0..passed {
+                    other.transact(now(), &mut |_| list(run + n)).unwrap();
+                }
+                put(layout.state(), &old);
+                list(run + 50)
+            });
+            assert!(matches!(refused, Err(Refused::Raced)), "{refused:?}");
+            assert!(slow.breach().is_some_and(|breach| breach.contains("another device")));
+            slow.transact(now(), &mut |state| {
+                assert_eq!(state.revision, other.state().revision, "nothing that was committed is lost");
+                assert!(!state.runs.keys().any(|seen| *seen == RunId::new(chrono::DateTime::UNIX_EPOCH, run + 50)));
+                Plan::default()
+            })
+            .unwrap();
+        }
+    });
+}
+
 #[test]
 fn a_lost_state_goes_on_above_every_revision_and_a_lost_volume_is_left_alone() {
     both(|root, (a, _)| {
         a.create(&layout(root).volume_id(), b"v\n").unwrap();
         let mut first = store(root, a, "a", 1);
         first.transact(now(), &mut |_| list(1)).unwrap();
-        a.remove(&layout(root).state()).unwrap();
+        lose(a, root);
         let mut second = store(root, a, "b", 2);
         second.ensure(now()).unwrap();
         let rebuilt = second.state().revision;
         assert!(rebuilt > 10_000, "{rebuilt}");
         assert_eq!(second.state().rebuilt, Some(rebuilt));
-        a.remove(&layout(root).state()).unwrap();
+        lose(a, root);
         let mut third = store(root, a, "c", 3);
         third.ensure(now()).unwrap();
         assert!(third.state().revision > rebuilt);
-        a.remove(&layout(root).state()).unwrap();
+        lose(a, root);
         a.remove(&layout(root).volume_id()).unwrap();
         assert!(matches!(third.ensure(now()), Err(Refused::Volume(_))));
         assert_eq!(kind(a.stat(&layout(root).state())), Some(io::ErrorKind::NotFound));

@@ -274,8 +274,27 @@ impl Disk for SimDisk {
         })
     }
 
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.step(|| {
+            let file = self.file(from)?;
+            self.need_folder(to)?;
+            if self.world.files.borrow().contains_key(to) {
+                return Err(io::ErrorKind::AlreadyExists.into());
+            }
+            self.world.files.borrow_mut().insert(to.to_owned(), file);
+            self.world.check.borrow_mut().linked(to, &self.world);
+            Ok(())
+        })
+    }
+
     fn replace(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.step(|| self.relocate(from, to))
+        self.step(|| {
+            if to.ends_with(".state.lock") {
+                // Another file is at the path now, and nobody holds that.
+                self.world.locks.borrow_mut().remove(to);
+            }
+            self.relocate(from, to)
+        })
     }
 
     fn touch(&self, _path: &Path) -> io::Result<()> {

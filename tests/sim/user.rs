@@ -156,6 +156,8 @@ impl User {
             return;
         }
         self.world.check.borrow_mut().state_hurt();
+        // As a person who removes the folder of revisions, or a power cut that takes all that was not synced.
+        self.world.files.borrow_mut().retain(|path, _| !path.starts_with("/c/.revisions"));
         if self.chance.one_in(2) {
             self.world.files.borrow_mut().remove(path);
         } else {

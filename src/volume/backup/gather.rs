@@ -10,9 +10,7 @@ use chrono::{DateTime, Utc};
 use super::archive::{KEY_MOST, Place, RESULT_MOST};
 use super::trace::Seen;
 use super::{Fault, Terms};
-use crate::model::backup::{
-    BYTES_MOST, FILE_MOST, FILES_MOST, MOVING_MOST, NAMED_MOST, Part, STATE_MOST, Skipped, Tally,
-};
+use crate::model::backup::{BYTES_MOST, FILE_MOST, FILES_MOST, MOVING_MOST, NAMED_MOST, Part, Skipped, Tally};
 use crate::model::config::TRIGGER_LIMIT;
 use crate::model::entry::{FileId, Waiting, parse_running, split_dropped};
 use crate::model::ids::RunId;
@@ -21,7 +19,7 @@ use crate::volume::atomic::temporary_session;
 use crate::volume::disk::{Disk, Kind, Meta};
 use crate::volume::layout::Layout;
 use crate::volume::os::rights;
-use crate::volume::{Context, found, inbox, results};
+use crate::volume::{Context, found, inbox, results, revisions};
 
 /// The deepest folder below `Programs/` or `Security/`.
 const DEPTH_MOST: usize = 32;
@@ -94,9 +92,9 @@ pub(super) fn gather(
         return Err(Fault::Busy { what: "the lock of the state" });
     };
     let there = moving.read_all(stop)?;
-    let state = disk.read(&layout.state(), STATE_MOST);
+    let state = revisions::newest_text(disk, layout);
     drop(guard);
-    let state = found(state).on("read", &layout.state())?;
+    let state = state?;
 
     let mut content = Content { state_schema: SCHEMA, ..Content::default() };
     let mut read = State::default();

@@ -36,7 +36,7 @@ use crate::volume::atomic::{Temporary, discard, in_folder, stage, write_new};
 use crate::volume::disk::{Disk, Guard, Kind};
 use crate::volume::layout::Layout;
 use crate::volume::os::{create_private, finish, is_network, open_plain, sync};
-use crate::volume::{Context, Error, found, heartbeat, volume_id};
+use crate::volume::{Context, Error, found, heartbeat, revisions, volume_id};
 
 /// How many conflicts are named.
 const NAMED: usize = 5;
@@ -414,13 +414,12 @@ impl Work<'_> {
     fn state(&mut self, plan: &Plan, runs: &Runs) -> Result<(), Fault> {
         let (disk, path) = (self.disk, self.layout.state());
         let Some(archived) = plan.state.clone() else { return Ok(()) };
-        let own = found(disk.read(&path, limit(Part::State))).on("read", &path)?.map(|(bytes, _)| bytes);
-        if own.is_some() {
-            let kept = aside(&path, self.wish.now);
-            disk.copy(&path, &kept, limit(Part::State)).on("keep", &path)?;
+        let own = revisions::newest_text(disk, self.layout)?;
+        let kept = aside(&path, self.wish.now);
+        if found(disk.copy(&path, &kept, limit(Part::State))).on("keep", &path)?.is_some() {
             self.done.kept.push(kept);
         }
-        let readable = own.and_then(|bytes| serde_json::from_slice::<State>(&bytes).ok());
+        let readable = own.and_then(|(bytes, _)| serde_json::from_slice::<State>(&bytes).ok());
         let mut next = restored(archived, readable.as_ref(), self.seen_revision()?, runs);
         sign(&mut next, &self.wish.me);
         // Lost again before anybody has seen it, it must not go on from the same number.
@@ -434,13 +433,14 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// The largest revision that a heartbeat or the lock's file tells of.
+    /// The largest revision that has a file, or that a heartbeat or the lock's file tells of.
     fn seen_revision(&self) -> Result<u64, Error> {
         let beats = heartbeat::read_all(self.disk, self.layout)?.beats;
         let lock = self.layout.lock();
         let noted = found(self.disk.read_head(&lock, NOTED)).on("read", &lock)?.unwrap_or_default();
         let noted = String::from_utf8_lossy(&noted).lines().filter_map(|line| line.parse().ok()).max();
-        Ok(beats.iter().map(|beat| beat.revision).chain(noted).max().unwrap_or(0))
+        let made = revisions::newest(self.disk, self.layout)?;
+        Ok(beats.iter().map(|beat| beat.revision).chain(noted).chain(made).max().unwrap_or(0))
     }
 }
 

@@ -38,6 +38,9 @@ impl Disturbed {
 }
 
 impl Disk for Disturbed {
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.write().and_then(|()| self.disk.link(from, to))
+    }
     fn list(&self, folder: &Path) -> io::Result<Vec<OsString>> {
         self.disk.list(folder)
     }

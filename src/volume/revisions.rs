@@ -1,0 +1,108 @@
+//! The chain of revisions: a commit takes effect by making the file of the next one, which only one device can.
+//!
+//! `Common/.revisions/<revision>.json` holds the newest few. The lock keeps devices from making moves in vain; that no two of them
+//! commit the same revision does not depend on it. `state.json` is the readable copy of the newest.
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::atomic::{Temporary, link_new};
+use super::disk::{Disk, Meta};
+use super::layout::Layout;
+use super::{Context, Error, found};
+
+/// How much of a state names its revision and newest commits, bytes; generously.
+pub const HEAD: usize = 1_024;
+/// The largest state that is read, bytes.
+pub const STATE_LIMIT: u64 = 256 << 20;
+/// How many of the newest revisions keep their files.
+const KEPT: u64 = 4;
+
+/// What became of a commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is the newest revision.
+    Committed,
+    /// Another device has committed this revision, or a later one.
+    Overtaken,
+}
+
+/// Returns the largest revision that has a file; `None`: none has.
+///
+/// # Errors
+/// What the system said.
+pub fn newest(disk: &dyn Disk, layout: &Layout) -> Result<Option<u64>, Error> {
+    Ok(list(disk, layout)?.into_iter().max())
+}
+
+/// Returns whether a revision has a file.
+///
+/// # Errors
+/// What the system said.
+pub fn is_made(disk: &dyn Disk, layout: &Layout, revision: u64) -> Result<bool, Error> {
+    let path = layout.revision(revision);
+    Ok(found(disk.stat(&path)).on("look at", &path)?.is_some())
+}
+
+/// Commits a staged state as this revision. `staged` stays, to become `state.json`.
+///
+/// # Errors
+/// What the system said; then nothing is committed.
+pub fn commit(
+    disk: &dyn Disk,
+    layout: &Layout,
+    names: &mut Temporary,
+    staged: &Path,
+    revision: u64,
+) -> Result<Outcome, Error> {
+    let path = layout.revision(revision);
+    if !link_new(disk, names, staged, &path)? && !is_same(disk, staged, &path)? {
+        return Ok(Outcome::Overtaken);
+    }
+    // A device that stood still long enough finds the name of an old revision free again. What cannot be listed here was not
+    // committed by another either: the lock was held when it could.
+    let made = list(disk, layout).unwrap_or_default();
+    if made.iter().any(|other| *other > revision) {
+        return Ok(Outcome::Overtaken);
+    }
+    for old in made.into_iter().filter(|other| other + KEPT <= revision) {
+        // The next commit tries again.
+        let _ = disk.remove(&layout.revision(old));
+    }
+    Ok(Outcome::Committed)
+}
+
+/// Returns the text of the newest state: `state.json`, unless that is missing, damaged or older than the newest revision.
+///
+/// # Errors
+/// What the system said.
+pub fn newest_text(disk: &dyn Disk, layout: &Layout) -> Result<Option<(Vec<u8>, Meta)>, Error> {
+    #[derive(Deserialize)]
+    struct Numbered {
+        revision: u64,
+    }
+    let read = |path: &Path| found(disk.read(path, STATE_LIMIT)).on("read", path);
+    let copy = read(&layout.state())?;
+    let Some(newest) = newest(disk, layout)? else { return Ok(copy) };
+    let number = copy.as_ref().and_then(|(bytes, _)| serde_json::from_slice::<Numbered>(bytes).ok());
+    if number.is_some_and(|number| number.revision >= newest) {
+        return Ok(copy);
+    }
+    Ok(read(&layout.revision(newest))?.or(copy))
+}
+
+/// Returns whether a link that seems to have failed is there all the same: a network file system may lose the answer to a request
+/// that it has carried out.
+fn is_same(disk: &dyn Disk, staged: &Path, path: &Path) -> Result<bool, Error> {
+    let ours = disk.read_head(staged, HEAD).on("read", staged)?;
+    let there = found(disk.read_head(path, HEAD)).on("read", path)?;
+    Ok(there == Some(ours))
+}
+
+fn list(disk: &dyn Disk, layout: &Layout) -> Result<Vec<u64>, Error> {
+    let folder = layout.revisions();
+    let names = found(disk.list(&folder)).on("list", &folder)?.unwrap_or_default();
+    let revision = |name: &std::ffi::OsString| name.to_str()?.strip_suffix(".json")?.parse().ok();
+    Ok(names.iter().filter_map(revision).collect())
+}
