@@ -86,7 +86,9 @@ impl Device {
                     self.problem("heartbeats", error);
                 }
                 let unreadable: Vec<DeviceId> = unreadable.into_iter().map(|(device, _)| device).collect();
-                self.liveness.observe(now.boot, beats, &unreadable, self.could_write);
+                // Not when this tick began: it may have taken long to read them.
+                let read_at = self.parts.disk.boot();
+                self.liveness.observe(read_at, beats, &unreadable, self.could_write);
             }
             Err(error) => {
                 self.problem("heartbeats", format!("{error}; hint: {}", error.hint()));
@@ -464,6 +466,8 @@ impl Device {
     fn look_for_orphans(&mut self, now: Moment) -> Result<(), volume::Error> {
         let folder = self.parts.layout.running();
         let names = found(self.parts.disk.list(&folder)).on("list", &folder)?.unwrap_or_default();
+        // Not when this tick began: beats that were read since then may be older than what was claimed since then.
+        let listed_at = self.parts.disk.boot();
         let state = Arc::clone(self.store.state());
         let mut there = BTreeSet::new();
         for (lease, stem) in names.iter().filter_map(|name| parse_running(name)) {
@@ -473,7 +477,7 @@ impl Device {
                 continue;
             }
             there.insert(lease.clone());
-            let since = *self.orphans_since.entry(lease.clone()).or_insert(now.boot);
+            let since = *self.orphans_since.entry(lease.clone()).or_insert(listed_at);
             let alone = self.liveness.alive(now.boot).all(|peer| peer.beat.device == self.parts.me.device);
             let watched = self.liveness.is_known(&self.parts.me.device);
             let free = watched && (alone || self.liveness.is_free(&lease.run, &self.parts.me.device, since, now.boot));
@@ -506,7 +510,7 @@ impl Device {
         self.vanished_since.retain(|run, _| gone.iter().any(|(other, _)| other == run));
         self.vanished.retain(|run, _| gone.iter().any(|(other, _)| other == run));
         for (run, held) in gone {
-            let since = *self.vanished_since.entry(run.clone()).or_insert(now.boot);
+            let since = *self.vanished_since.entry(run.clone()).or_insert_with(|| self.parts.disk.boot());
             if now.boot.saturating_sub(since) >= self.parts.config.lease {
                 let (disk, layout) = (&*self.parts.disk, &self.parts.layout);
                 let next = Lease { run: run.clone(), attempt: held.attempt };
@@ -555,6 +559,7 @@ impl Device {
         let last = results::last_before(disk, layout, &job, &Lease { attempt: lease.attempt + 1, ..lease.clone() })?;
         let carried = last.as_ref().map(Accepted::from).map_or((0, 0), |accepted| accepted.counts_after());
         let unstarted = ended(disk, layout, &job, &Lease { attempt: 0, ..lease.clone() })?;
+        let pending = results::pending_end(disk, layout, &job, lease)?;
         let over = unstarted.or_else(|| evidence.accepted.clone().filter(|accepted| accepted.is_final));
         let held = Held {
             job,
@@ -577,7 +582,7 @@ impl Device {
             extra: BTreeMap::new(),
         };
         let not_before = trigger.not_before;
-        Ok(Some(Orphan { lease: lease.clone(), held: Arc::new(held), over, not_before, evidence }))
+        Ok(Some(Orphan { lease: lease.clone(), held: Arc::new(held), over, pending, not_before, evidence }))
     }
 }
 

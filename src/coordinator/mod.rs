@@ -407,7 +407,7 @@ impl Device {
     /// Decides until nothing more follows. A few rounds at most: what is left comes with the next tick.
     fn decide_and_act(&mut self, now: Moment) {
         for _ in 0..4 {
-            self.meet_holders(now);
+            self.meet_holders();
             self.heed_cancels(now);
             self.remember();
             self.offer(now);
@@ -449,7 +449,7 @@ impl Device {
     }
 
     /// Notes since when it is known what others hold.
-    fn meet_holders(&mut self, now: Moment) {
+    fn meet_holders(&mut self) {
         let state = Arc::clone(self.store.state());
         if self.met_revision == Some(state.revision) {
             return;
@@ -458,7 +458,9 @@ impl Device {
         let me = &self.parts.me.device;
         let of_others = state.runs.iter().filter(|(_, held)| held.device.as_ref().is_some_and(|device| device != me));
         let of_others = of_others.map(|(run, held)| Lease { run: run.clone(), attempt: held.attempt });
-        self.liveness.meet(now.boot, of_others.chain(told_by_others(&state, &self.parts.me)));
+        // Not when this tick began: it may have been claimed since.
+        let met_at = self.parts.disk.boot();
+        self.liveness.meet(met_at, of_others.chain(told_by_others(&state, &self.parts.me)));
     }
 
     fn observation(&self, now: Moment) -> Observation<'_> {

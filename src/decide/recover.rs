@@ -62,6 +62,8 @@ pub struct Orphan {
     pub held: Arc<Held>,
     /// The result that ended the run, if one did: that of this attempt, or of an end without one.
     pub over: Option<Accepted>,
+    /// The result that ends the run without this attempt, if one was decided on.
+    pub pending: Option<Outcome>,
     /// Its own time, if it has one.
     pub not_before: Option<DateTime<Utc>>,
     /// What its last attempt left behind.
@@ -169,6 +171,12 @@ fn free_one(state: &State, seen: &Observation<'_>, plan: &Plan, orphan: &Orphan)
         let mut moves = after(&Lease { attempt, ..lease.clone() }, status, at);
         moves.push(retire);
         return Change { matter, run, moves, entry: None, notes: due.into_iter().collect() };
+    }
+    if let Some(outcome) = &orphan.pending {
+        let notes = over(held, outcome).into_iter().chain(due).collect();
+        let (outcome, keep) = (Box::new(outcome.clone()), cause.is_dropped());
+        let moves = vec![Move::EndUnstarted { outcome, lease: lease.clone(), stem: stem(), keep }];
+        return Change { matter, run, moves, entry: None, notes };
     }
     // Taken and never started, it may still have its time before it.
     let not_before = orphan.not_before.map_or(run.time(), |own| own.max(run.time()));

@@ -72,6 +72,9 @@ pub struct Store {
     /// The first bytes of the file that [`Store::state`] was read from or written to; empty: none.
     head: Vec<u8>,
     mine: Vec<u64>,
+    /// The number that the file of a state that is made anew gets: the next one after those that were there. Its revision is far
+    /// above that, and another device that has found the state, or made it too, must meet it all the same.
+    number: Option<u64>,
     /// What proves that two devices held the lock at once, if anything does.
     breach: Option<String>,
     /// How long the lock may be busy without a commit before its file is replaced; `None`: it is never.
@@ -103,8 +106,10 @@ enum Loaded {
     New(State, Vec<u8>),
     /// The newest revision is not in `state.json` yet, or not any more: its text, and what is wrong with the file if it is damaged.
     Ahead(State, Vec<u8>, Option<String>),
+    /// There is neither a copy nor a revision.
     Missing,
-    Damaged(String),
+    /// Why, and the number after that of the damaged revision.
+    Damaged(String, u64),
 }
 
 impl Store {
@@ -119,6 +124,7 @@ impl Store {
             state: Arc::default(),
             head: Vec::new(),
             mine: Vec::new(),
+            number: None,
             breach: None,
             patience: None,
             busy: None,
@@ -168,7 +174,7 @@ impl Store {
                 self.adopt(state, Vec::new());
                 Ok(true)
             }
-            Loaded::Ahead(_, _, Some(_)) | Loaded::Missing | Loaded::Damaged(_) => Ok(false),
+            Loaded::Ahead(_, _, Some(_)) | Loaded::Missing | Loaded::Damaged(..) => Ok(false),
         }
     }
 
@@ -300,23 +306,21 @@ impl Store {
     /// Commits a staged state, and puts it into its place.
     fn publish(&mut self, next: State, staged: &Path, head: Vec<u8>, hold: &Hold) -> Result<(), Refused> {
         let revision = next.revision;
-        let made = revisions::commit(&*self.disk, &self.layout, &mut self.names, staged, revision);
+        let number = self.number.take().unwrap_or(revision);
+        let made = revisions::commit(&*self.disk, &self.layout, &mut self.names, staged, number);
         if !matches!(made, Ok(revisions::Outcome::Committed)) {
             discard(&*self.disk, staged);
         }
-        if made? == revisions::Outcome::Overtaken {
-            self.overtaken(revision, hold);
-            return Err(Refused::Raced);
-        }
-        let path = self.layout.state();
-        match self.disk.replace(staged, &path) {
-            Ok(()) => self.head = head,
-            Err(error) => {
-                // It is committed: whoever looks next puts the copy right.
-                tracing::warn!(%error, revision, "state.json is not brought up to date yet");
-                discard(&*self.disk, staged);
+        match made? {
+            revisions::Outcome::Overtaken => {
+                self.overtaken(revision, hold);
+                return Err(Refused::Raced);
+            }
+            revisions::Outcome::BuiltUpon => {
+                self.overtaken(revision, hold);
                 self.head.clear();
             }
+            revisions::Outcome::Committed => self.replace_copy(staged, head, revision),
         }
         self.mine.push(revision);
         if self.mine.len() > CHAIN_LENGTH {
@@ -324,6 +328,19 @@ impl Store {
         }
         self.state = Arc::new(next);
         Ok(())
+    }
+
+    /// Makes a staged state, which is committed, its readable copy.
+    fn replace_copy(&mut self, staged: &Path, head: Vec<u8>, revision: u64) {
+        match self.disk.replace(staged, &self.layout.state()) {
+            Ok(()) => self.head = head,
+            Err(error) => {
+                // Whoever looks next puts the copy right.
+                tracing::warn!(%error, revision, "state.json is not brought up to date yet");
+                discard(&*self.disk, staged);
+                self.head.clear();
+            }
+        }
     }
 
     /// Another device has committed. If this one did not stand still meanwhile, two held the lock at once.
@@ -389,7 +406,8 @@ impl Store {
 
     /// Under the lock: the newest state, made anew if it is missing or damaged. `true`: it was.
     fn load_for_change(&mut self, now: Moment) -> Result<bool, Refused> {
-        let is_first = match self.load()? {
+        self.number = None;
+        let (is_first, number) = match self.load()? {
             Loaded::Same => return Ok(false),
             Loaded::New(state, head) => {
                 self.adopt(state, head);
@@ -404,11 +422,11 @@ impl Store {
                 // An empty folder where the volume was mounted is no volume that lost its state.
                 let path = self.layout.volume_id();
                 self.disk.stat(&path).on("look at", &path)?;
-                self.seen_revision()? == 0 && !self.has_history()
+                (self.seen_revision()? == 0 && !self.has_history(), 1)
             }
-            Loaded::Damaged(why) => {
+            Loaded::Damaged(why, number) => {
                 self.keep_damaged(now, &why)?;
-                false
+                (false, number)
             }
         };
         let mut state = State::default();
@@ -429,6 +447,7 @@ impl Store {
         self.state = Arc::new(state);
         self.head.clear();
         self.mine.clear();
+        self.number = Some(number);
         Ok(!is_first)
     }
 
@@ -461,34 +480,46 @@ impl Store {
     }
 
     fn load(&self) -> Result<Loaded, Refused> {
+        // Without the lock, or where it does not exclude, the newest revision may be an old one before it is read.
+        for _ in 0..8 {
+            if let Some(loaded) = self.try_to_load()? {
+                return Ok(loaded);
+            }
+        }
+        Err(Refused::Raced)
+    }
+
+    /// `None`: what was to be read is gone, because there is a newer revision.
+    fn try_to_load(&self) -> Result<Option<Loaded>, Refused> {
         let path = self.layout.state();
         let head = found(self.disk.read_head(&path, HEAD)).on("read", &path)?;
         let is_known = !self.head.is_empty() && head.as_ref() == Some(&self.head);
         if is_known && !revisions::is_made(&*self.disk, &self.layout, self.state.revision + 1)? {
-            return Ok(Loaded::Same);
+            return Ok(Some(Loaded::Same));
         }
         let read = match head {
             Some(_) => found(self.disk.read(&path, STATE_LIMIT)).on("read", &path)?,
             None => None,
         };
         let copy = read.map_or(Ok(Loaded::Missing), |(bytes, _)| parse(&bytes))?;
-        let Some(newest) = revisions::newest(&*self.disk, &self.layout)? else { return Ok(copy) };
+        let Some(newest) = revisions::newest(&*self.disk, &self.layout)? else { return Ok(Some(copy)) };
         match copy {
-            Loaded::New(state, head) if state.revision >= newest => Ok(Loaded::New(state, head)),
-            Loaded::Damaged(why) => self.load_revision(newest, Some(why)),
+            Loaded::New(state, head) if state.revision >= newest => Ok(Some(Loaded::New(state, head))),
+            Loaded::Damaged(why, _) => self.load_revision(newest, Some(why)),
             Loaded::New(..) | Loaded::Same | Loaded::Ahead(..) | Loaded::Missing => self.load_revision(newest, None),
         }
     }
 
     /// Loads the newest revision, of which `state.json` is no copy.
-    fn load_revision(&self, revision: u64, damaged: Option<String>) -> Result<Loaded, Refused> {
+    fn load_revision(&self, revision: u64, damaged: Option<String>) -> Result<Option<Loaded>, Refused> {
         let path = self.layout.revision(revision);
         let read = found(self.disk.read(&path, STATE_LIMIT)).on("read", &path)?;
-        let Some((bytes, _)) = read else { return Ok(Loaded::Missing) };
-        match parse(&bytes)? {
-            Loaded::New(state, _) => Ok(Loaded::Ahead(state, bytes, damaged)),
-            other => Ok(other),
-        }
+        let Some((bytes, _)) = read else { return Ok(None) };
+        Ok(Some(match parse(&bytes)? {
+            Loaded::New(state, _) => Loaded::Ahead(state, bytes, damaged),
+            Loaded::Damaged(why, _) => Loaded::Damaged(why, revision + 1),
+            other => other,
+        }))
     }
 
     /// Makes `state.json` a copy of the newest revision again.
@@ -551,6 +582,6 @@ fn parse(bytes: &[u8]) -> Result<Loaded, Refused> {
     }
     Ok(match serde_json::from_slice::<State>(bytes) {
         Ok(state) => Loaded::New(state, head_of(bytes)),
-        Err(error) => Loaded::Damaged(error.to_string()),
+        Err(error) => Loaded::Damaged(error.to_string(), 1),
     })
 }

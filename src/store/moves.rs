@@ -8,7 +8,7 @@ use crate::model::entry::{FileId, FileKey, KeySeen, Waiting, split_dropped};
 use crate::model::ids::{JobName, RunId, Session};
 use crate::model::lease::Lease;
 use crate::model::result::Outcome;
-use crate::volume::atomic::{Temporary, discard, in_folder, write_new, write_over};
+use crate::volume::atomic::{Temporary, discard, in_folder, link_new, write_new, write_over};
 use crate::volume::disk::{Disk, Kind};
 use crate::volume::layout::Layout;
 use crate::volume::results::{self, staged_path};
@@ -143,6 +143,8 @@ fn void(disk: &dyn Disk, layout: &Layout, job: &JobName, lease: &Lease) -> Resul
 /// What the log of an attempt says that was claimed and can no longer start.
 const VOID: &[u8] = b"[this attempt was never started: its claim was not committed]\n";
 
+/// Writes the result of a run that ends without an attempt. Whoever makes the attempt's log decides whether it starts: here it becomes
+/// the result's own file, so that another device that finds it there brings the end to its end ([`results::pending_end`]).
 fn end_unstarted(
     disk: &dyn Disk,
     layout: &Layout,
@@ -150,11 +152,24 @@ fn end_unstarted(
     outcome: &Outcome,
     lease: &Lease,
 ) -> Result<(), Failure> {
-    void(disk, layout, &outcome.job, lease)?;
-    let recorded = record(disk, layout, names, outcome);
+    let (job, pending) = (&outcome.job, layout.pending_end(&outcome.job, lease));
+    let bytes = serde_json::to_vec(outcome).map_err(io::Error::from).on("write", &pending)?;
+    write_new(disk, names, &pending, &bytes)?;
+    let log = layout.log(job, lease);
+    if !link_new(disk, names, &pending, &log)? && results::pending_end(disk, layout, job, lease)?.is_none() {
+        discard(disk, &pending);
+        return Err(Failure::Gone);
+    }
+    let path = layout.result(job, &Lease { attempt: 0, ..lease.clone() });
+    match disk.rename_new(&pending, &path) {
+        // Another device was at it too.
+        Err(error) if is_absent(&error) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => discard(disk, &pending),
+        other => other.on("write", &path)?,
+    }
     // The result says the same from now on.
-    discard(disk, &layout.log(&outcome.job, lease));
-    recorded
+    discard(disk, &log);
+    Ok(())
 }
 
 /// Writes a result that no program reported.

@@ -259,6 +259,12 @@ impl Layout {
         self.results().join(lease.run.date()).join(format!(".{job}.{lease}.out"))
     }
 
+    /// Returns the path of a result that ends a run without this attempt, until it is in its place.
+    #[must_use]
+    pub fn pending_end(&self, job: &JobName, lease: &Lease) -> PathBuf {
+        self.results().join(lease.run.date()).join(format!(".{job}.{lease}.out.end"))
+    }
+
     /// What attempts in containers write into.
     #[must_use]
     pub fn work(&self) -> PathBuf {

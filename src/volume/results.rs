@@ -225,6 +225,21 @@ pub fn final_of(disk: &dyn Disk, layout: &Layout, job: &JobName, run: &RunId) ->
     Ok(None)
 }
 
+/// Returns the result that ends a run without this attempt, if one was decided on and perhaps not written yet: then the attempt's log
+/// says the same as that result ([`Layout::pending_end`]): no start has made it.
+///
+/// # Errors
+/// What the system said.
+pub fn pending_end(disk: &dyn Disk, layout: &Layout, job: &JobName, lease: &Lease) -> Result<Option<Outcome>, Error> {
+    let path = layout.pending_end(job, lease);
+    let Some(bytes) = found(disk.read(&path, FILE_LIMIT)).on("read", &path)?.map(|(bytes, _)| bytes) else {
+        return Ok(None);
+    };
+    let log = layout.log(job, lease);
+    let is_same = found(disk.read(&log, FILE_LIMIT)).on("read", &log)?.is_some_and(|(other, _)| other == bytes);
+    Ok(serde_json::from_slice(&bytes).ok().filter(|_| is_same))
+}
+
 /// Returns the result of the newest attempt before this one that has left any. Attempts that were never started leave none.
 ///
 /// # Errors

@@ -24,6 +24,8 @@ const KEPT: u64 = 4;
 pub enum Outcome {
     /// It is the newest revision.
     Committed,
+    /// It is committed, and another device has committed a later one already.
+    BuiltUpon,
     /// Another device has committed this revision, or a later one.
     Overtaken,
 }
@@ -60,11 +62,13 @@ pub fn commit(
     if !link_new(disk, names, staged, &path)? && !is_same(disk, staged, &path)? {
         return Ok(Outcome::Overtaken);
     }
-    // A device that stood still long enough finds the name of an old revision free again. What cannot be listed here was not
-    // committed by another either: the lock was held when it could.
+    // What cannot be listed here was not committed by another either: the lock was held when it could.
     let made = list(disk, layout).unwrap_or_default();
-    if made.iter().any(|other| *other > revision) {
-        return Ok(Outcome::Overtaken);
+    let newest = made.iter().copied().max().unwrap_or(revision);
+    if newest > revision {
+        // A device that stood still long enough finds the name of an old revision free again.
+        let is_in_chain = descends(disk, &layout.revision(newest), staged)?;
+        return Ok(if is_in_chain { Outcome::BuiltUpon } else { Outcome::Overtaken });
     }
     for old in made.into_iter().filter(|other| other + KEPT <= revision) {
         // The next commit tries again.
@@ -90,6 +94,22 @@ pub fn newest_text(disk: &dyn Disk, layout: &Layout) -> Result<Option<(Vec<u8>, 
         return Ok(copy);
     }
     Ok(read(&layout.revision(newest))?.or(copy))
+}
+
+/// Returns whether a later revision goes back to a staged one: its chain of commits names it. A chain that does not reach back so far
+/// says nothing, and the commit counts as not made: what it claimed is then found as the attempts of a device that does not know them.
+fn descends(disk: &dyn Disk, later: &Path, staged: &Path) -> Result<bool, Error> {
+    let chain = |path: &Path| {
+        #[derive(Deserialize)]
+        struct Chain {
+            last_commits: Vec<(u64, String)>,
+        }
+        let read = found(disk.read(path, STATE_LIMIT)).on("read", path)?;
+        let chain = read.and_then(|(bytes, _)| serde_json::from_slice::<Chain>(&bytes).ok());
+        Ok::<_, Error>(chain.map(|chain| chain.last_commits).unwrap_or_default())
+    };
+    let (later, staged) = (chain(later)?, chain(staged)?);
+    Ok(staged.first().is_some_and(|own| later.contains(own)))
 }
 
 /// Returns whether a link that seems to have failed is there all the same: a network file system may lose the answer to a request

@@ -102,8 +102,8 @@ impl SimDisk {
         }
         // Under the lock never for as long as a lease: where the lock lies as well, no rename can know that it comes too late.
         let longest = match (self.holds_lock(), self.world.faults.borrow().lying_lock) {
-            (true, false) => 2_000,
-            (true, true) => 5_000,
+            (true, false) => 30_000,
+            (true, true) => 30_000,
             (false, _) => 30_000,
         };
         let span = Duration::from_millis(self.world.between(1, longest));
