@@ -35,6 +35,10 @@
 //! One current attempt of a run; no attempt number twice; a final result stays, and is the only one; every dropped file ends
 //! as exactly one of processed, rejected, duplicate. `tests/sim` holds the product to these, and to the rest, with code of its own.
 
+// Beside the rooms: bugs for the simulator to find.
+pub mod planted;
+pub(crate) use planted::planted;
+
 // Floor 0.
 pub mod model;
 

@@ -215,6 +215,10 @@ impl Device {
                 Arc::new(for_command(command_job_name(&held.stem), argv.clone(), trigger.container.clone()))
             }
         };
+        // Claimed back before it was noticed that an earlier attempt had gone: that one is stopped, and not forgotten.
+        if let Some(before) = self.mine.get(run).map(Mine::lease).filter(|before| before.attempt != held.attempt) {
+            self.fence(&before);
+        }
         let (args, kwargs) = (merge_args(&job, trigger), merge_kwargs(&job, trigger));
         let mine = Mine { run: run.clone(), held, job, args, kwargs, trigger: Arc::clone(trigger) };
         self.mine.insert(run.clone(), mine);

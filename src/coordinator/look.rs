@@ -119,7 +119,9 @@ impl Device {
                 let first = self.anchor.is_none();
                 // Read behind the write: a device that stood still in between is late then, and never early.
                 let disk = &self.parts.disk;
-                self.anchor = disk.stat(&path).ok().map(|meta| Moment { wall: meta.changed, boot: disk.boot() });
+                // Where that cannot be read, what was known still holds: boot time carries it on.
+                let read = disk.stat(&path).ok().map(|meta| Moment { wall: meta.changed, boot: disk.boot() });
+                self.anchor = read.or(self.anchor);
                 if first {
                     // What was placed by this machine's own clock may have its time still before it.
                     let now = self.by_the_volume(now);

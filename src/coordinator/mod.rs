@@ -378,6 +378,29 @@ impl Device {
         self.running.iter()
     }
 
+    /// How much this device remembers of runs beyond what lies in the folder, by what it is: for whoever looks whether that stays
+    /// within what it holds.
+    #[must_use]
+    pub fn memory(&self) -> [(&'static str, usize); 15] {
+        [
+            ("mine", self.mine.len()),
+            ("fenced", self.fenced.len()),
+            ("running", self.running.len()),
+            ("unstaged", self.unstaged.len()),
+            ("ended", self.ended.len()),
+            ("evidence", self.evidence.len()),
+            ("orphans", self.orphans.len()),
+            ("orphans_since", self.orphans_since.len()),
+            ("spent", self.spent.len()),
+            ("vanished", self.vanished.len()),
+            ("vanished_since", self.vanished_since.len()),
+            ("cut", self.cut.len()),
+            ("limited", self.limited.len()),
+            ("work", self.work.len()),
+            ("maskers", self.maskers.len()),
+        ]
+    }
+
     /// The port to processes, for whoever drives the simulation.
     pub fn executor_mut(&mut self) -> &mut dyn Executor {
         &mut *self.parts.executor
@@ -445,7 +468,8 @@ impl Device {
     /// Without its working folder no program starts, and without room none ends well: what waits is left to others.
     fn takes_work(&self) -> bool {
         let has_programs = !self.problems.contains_key("programs");
-        self.leaving.is_none() && !self.drained && self.could_write && has_programs && self.low_on.is_none()
+        let could_write = self.could_write || crate::planted!(ClaimUnwritable);
+        self.leaving.is_none() && !self.drained && could_write && has_programs && self.low_on.is_none()
     }
 
     /// Notes since when it is known what others hold.

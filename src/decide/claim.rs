@@ -98,7 +98,8 @@ pub fn claim(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
             if !is_wanted(state, plan, seen, entry, job) {
                 continue;
             }
-            if seen.spent.contains(&entry.run) {
+            let is_lost = crate::planted!(LoseDueTime) && entry.run.time().timestamp() % 5 == 0;
+            if seen.spent.contains(&entry.run) || is_lost {
                 let at = entry.run.time();
                 plan.changes
                     .push(pass(entry, if entry.cause() == Cause::Job { Note::Claimed(at) } else { Note::Due(at) }));
@@ -107,6 +108,7 @@ pub fn claim(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
         }
         let mut candidate = candidate;
         if job.overlap != Overlap::Allow
+            && !crate::planted!(IgnoreOverlap)
             && !entry.cause().is_lasting()
             && let Some(open) = open_run(state, plan, &job.name, &entry.run)
         {
@@ -137,7 +139,7 @@ pub fn claim(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
             continue;
         }
         // Nothing that takes a slot passes a run that needs more room: it would never get it.
-        if job.slots > 0 && (is_full || i64::from(job.slots) > free) {
+        if job.slots > 0 && (is_full || i64::from(job.slots) > free + i64::from(crate::planted!(ClaimOverSlots))) {
             is_full = true;
             ordered.leave(group);
             continue;
@@ -221,7 +223,8 @@ fn has_room(state: &State, plan: &Plan, seen: &Observation<'_>, pool: &PoolName)
 
 fn key_move(entry: &Entry) -> Option<Move> {
     let id = entry.trigger.id.clone()?;
-    let seen = entry.key_seen.clone().filter(|seen| !matches!(seen, KeySeen::Names(_)))?;
+    let is_free = |seen: &KeySeen| !matches!(seen, KeySeen::Names(_)) && !crate::planted!(DropKeys);
+    let seen = entry.key_seen.clone().filter(is_free)?;
     let (from, stem) = (entry.key.clone(), entry.stem());
     Some(Move::Key { id, from, stem, lease: entry.lease(), job: job_name(entry), seen })
 }
@@ -229,7 +232,7 @@ fn key_move(entry: &Entry) -> Option<Move> {
 /// The run that has the entry's idempotency key, if it is another.
 fn other_run_of_key(entry: &Entry) -> Option<&RunId> {
     match entry.key_seen.as_ref()? {
-        KeySeen::Names(first) if *first != entry.run => Some(first),
+        KeySeen::Names(first) if *first != entry.run && !crate::planted!(DropKeys) => Some(first),
         KeySeen::Names(_) | KeySeen::Free | KeySeen::Stale(_) => None,
     }
 }

@@ -64,7 +64,8 @@ pub fn next(of: Clockwork<'_>, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
 #[must_use]
 pub fn due_now(of: Clockwork<'_>, mark: &JobMark, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
     let from = counted_from(mark)?;
-    let latest = newest(of, now)?;
+    // Whose clock is behind the moment when it was first seen goes by that moment.
+    let latest = newest(of, if at_once(of, mark) { now.max(from) } else { now })?;
     if at_once(of, mark) {
         // The newest multiple when it was first seen counts too, and with `all` each one since.
         let from = newest(of, from).and_then(|first| first.checked_sub_signed(MS)).filter(|from| *from < latest);

@@ -216,7 +216,8 @@ fn lost_outcome(
     let losses = retried_before(held.cause, held.losses, lived) + 1;
     let too_often = losses >= LOSSES_IN_A_ROW;
     let vanished = !evidence.held_file;
-    let is_final = held.fail_if_lost || too_often || cancelled || vanished;
+    let may_start_once = held.fail_if_lost && !crate::planted!(RerunOnce);
+    let is_final = may_start_once || too_often || cancelled || vanished;
     let end = if cancelled {
         "; it was to be cancelled"
     } else if held.fail_if_lost {

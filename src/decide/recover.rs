@@ -140,7 +140,7 @@ fn list_again(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
 
 /// Lets go on what nobody holds.
 pub fn free(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
-    for orphan in seen.orphans {
+    for orphan in seen.orphans.iter().filter(|_| !crate::planted!(KeepOrphans)) {
         let held_by_somebody = state.runs.get(&orphan.lease.run).is_some_and(|held| held.device.is_some());
         if !held_by_somebody && !seen.mine.contains_key(&orphan.lease.run) {
             let change = free_one(state, seen, plan, orphan);

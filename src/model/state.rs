@@ -74,6 +74,15 @@ impl Default for State {
 }
 
 impl State {
+    /// Returns whether another state differs from this one at most in its revision and chain of commits.
+    #[must_use]
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        let Self { schema, revision: _, last_commits: _, runs, jobs, requests, settings, rebuilt, extra } = self;
+        (schema, runs, jobs) == (&other.schema, &other.runs, &other.jobs)
+            && (requests, settings) == (&other.requests, &other.settings)
+            && (rebuilt, extra) == (&other.rebuilt, &other.extra)
+    }
+
     /// The runs that `device` holds in `session`, in order.
     pub fn held_by<'a>(
         &'a self,

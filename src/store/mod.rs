@@ -205,13 +205,13 @@ impl Store {
         let hold = self.lock()?;
         let rebuilt = self.load_for_change(now)?;
         let plan = rules(&self.state);
-        if plan.is_empty() && !rebuilt {
+        if plan.is_empty() && !rebuilt && !crate::planted!(CommitNothing) {
             return Ok(Committed { plan, failed: Vec::new() });
         }
-        self.commit(plan, hold)
+        self.commit(plan, rebuilt, hold)
     }
 
-    fn commit(&mut self, plan: Plan, hold: Hold) -> Result<Committed, Refused> {
+    fn commit(&mut self, plan: Plan, rebuilt: bool, hold: Hold) -> Result<Committed, Refused> {
         // Written before anything moves: a full disk is found while there is nothing to put right.
         let hoped = plan.apply(&self.state, &self.me, |_| true);
         let (mut staged, mut head) = self.stage(&hoped)?;
@@ -224,6 +224,9 @@ impl Store {
         if failed.iter().any(Option::is_some) {
             discard(&*self.disk, &staged);
             next = plan.apply(&self.state, &self.me, |index| failed[index].is_none());
+            if !rebuilt && self.state.says_the_same(&next) && !crate::planted!(CommitNothing) {
+                return Ok(Committed { plan, failed });
+            }
             (staged, head) = self.stage(&next)?;
         }
         self.publish(next, &staged, head, &hold)?;
@@ -359,7 +362,7 @@ impl Store {
 
     /// Wakes whoever watches. The lock file stays the same file for ever, so one watch on it hears of every commit.
     fn tell(&self) {
-        if !self.is_watched {
+        if !self.is_watched || crate::planted!(ForgetToTell) {
             return;
         }
         if let Err(error) = self.disk.touch(&self.layout.lock()) {

@@ -81,7 +81,7 @@ pub(super) fn perform(
         Move::Chain { run, job, text } => chain(disk, layout, names, job, run, text),
         Move::Retire { lease, stem, keep } => retire(disk, layout, lease, stem, *keep),
         Move::Wait { lease, stem, not_before } => {
-            let (run, attempt) = (lease.run.clone(), lease.attempt + 1);
+            let (run, attempt) = (lease.run.clone(), lease.attempt + u32::from(!crate::planted!(ReuseAttempt)));
             let name = Waiting { not_before: *not_before, run, attempt, stem: stem.clone() };
             relocate(disk, &layout.running_file(lease, stem), &layout.waiting_file(&name))
         }

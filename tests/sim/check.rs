@@ -7,9 +7,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use aios::exec::Spec;
+use aios::model::lease::Lease;
 use aios::notify::Letter;
 use serde_json::Value;
 
+use super::faults::{Kind, Promise};
+use super::scheduler::Machine;
 use super::timed::Calendar;
 use super::world::{File, World};
 
@@ -21,10 +24,50 @@ pub(crate) struct Rules {
     pub(crate) once: bool,
 }
 
+/// What the judge knows of a device.
+#[derive(Debug, Clone)]
+pub(crate) struct Member {
+    id: String,
+    tags: Vec<&'static str>,
+    slots: u64,
+    lease: Duration,
+}
+
+impl From<&Machine> for Member {
+    fn from(machine: &Machine) -> Self {
+        let (id, tags) = (machine.id.to_string(), machine.tags.clone());
+        Self { id, tags, slots: u64::from(machine.slots), lease: machine.lease }
+    }
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Checker {
     pub(crate) jobs: BTreeMap<String, Rules>,
-    pub(crate) devices: Vec<(String, Vec<&'static str>, u64)>,
+    pub(crate) devices: Vec<Member>,
+    /// Job files come and go: a trigger may be rejected because nobody knows its job.
+    pub(crate) jobs_vary: bool,
+    /// Runs that a person asked to start anew.
+    restarted: BTreeSet<String>,
+    /// The newest state that was committed.
+    current: Value,
+    /// Who has moved files since its last commit.
+    acted: BTreeSet<usize>,
+    /// Devices whose last try to write their heartbeat failed.
+    mute: BTreeSet<usize>,
+    /// Who has committed and not yet woken the others.
+    untold: BTreeSet<usize>,
+    /// Nothing keeps devices from knowing each other, or from acting at once on what they know.
+    pub(crate) is_undisturbed: bool,
+    /// What devices see is what there is.
+    pub(crate) sees_truth: bool,
+    /// Processes whose lease had gone when their device was last looked at, and how many beats it had written then.
+    stray: BTreeMap<(usize, Lease), u64>,
+    beats: BTreeMap<usize, u64>,
+    /// When each session was first heard, and when each device was heard last and before that.
+    first_beat: BTreeMap<String, Duration>,
+    last_beats: BTreeMap<usize, (Duration, Duration)>,
+    /// How many slots each device took by the newest state.
+    taken: BTreeMap<String, u64>,
     /// The lock excludes: invariants 1, 6 and 8 must hold too.
     pub(crate) honest_lock: bool,
     pub(crate) violations: Vec<String>,
@@ -39,6 +82,8 @@ pub(crate) struct Checker {
     spawned: BTreeMap<(String, u64), usize>,
     spawns: BTreeMap<String, u64>,
     results: BTreeMap<PathBuf, Rc<Vec<u8>>>,
+    /// What stood in files before they were damaged.
+    damaged: BTreeMap<PathBuf, Rc<Vec<u8>>>,
     finals: BTreeMap<String, (PathBuf, u64)>,
     pub(crate) calendar: Calendar,
     pub(crate) commits: u64,
@@ -74,6 +119,9 @@ impl Checker {
     /// Something was moved.
     pub(crate) fn moved(&mut self, _from: &Path, to: &Path, device: usize, world: &World) {
         let bytes = Rc::clone(&world.files.borrow()[to].bytes);
+        if is_outward(to) {
+            self.acted.insert(device);
+        }
         if to.ends_with("state.json") {
             if serde_json::from_slice::<Value>(&bytes).is_err() {
                 self.broken(7, "state.json is half a document".into());
@@ -84,7 +132,7 @@ impl Checker {
     }
 
     /// A file was given a second name.
-    pub(crate) fn linked(&mut self, to: &Path, world: &World) {
+    pub(crate) fn linked(&mut self, from: &Path, to: &Path, device: usize, world: &World) {
         let number = |path: &Path| path.file_stem()?.to_str()?.parse::<u64>().ok();
         let made = world
             .files
@@ -93,14 +141,22 @@ impl Checker {
             .filter(|path| path.starts_with("/c/.revisions"))
             .filter_map(|p| number(p))
             .max();
-        // Below the newest one it is the name of an old revision, taken too late.
-        if to.starts_with("/c/.revisions") && number(to) == made {
+        if to.starts_with("/c/.revisions") {
+            // Below the newest one it is the name of an old revision, taken too late.
+            if number(to) < made {
+                return;
+            }
             let bytes = Rc::clone(&world.files.borrow()[to].bytes);
-            self.committed(&bytes, world);
+            self.committed(&bytes, device, world);
+        } else {
+            self.moved(from, to, device, world);
         }
     }
 
-    pub(crate) fn removed(&mut self, path: &Path, own: bool) {
+    pub(crate) fn removed(&mut self, path: &Path, own: bool, device: usize) {
+        if is_outward(path) {
+            self.acted.insert(device);
+        }
         if self.results.contains_key(path) {
             self.broken(3, format!("the result {} was removed", path.display()));
         }
@@ -109,7 +165,7 @@ impl Checker {
         }
     }
 
-    fn committed(&mut self, bytes: &[u8], world: &World) {
+    fn committed(&mut self, bytes: &[u8], device: usize, world: &World) {
         self.commits += 1;
         let Ok(state) = serde_json::from_slice::<Value>(bytes) else {
             self.broken(7, "a revision is half a document".into());
@@ -127,13 +183,157 @@ impl Checker {
             if !(self.state_was_ever_hurt && state["rebuilt"] == revision) {
                 self.chained(revision, &chain, world);
             }
-            self.shared(&state);
+            self.shared(&state, &world.files.borrow());
         }
         let wrong = self.calendar.committed(&state, self.honest_lock, self.state_was_ever_hurt);
         self.violations.extend(wrong);
         self.fenced(&state, world.now.get());
+        let acted = self.acted.remove(&device);
+        self.changed(&state, acted);
+        self.claimed_by(device, &state, world);
+        self.untold.insert(device);
+        for request in state["requests"].as_array().into_iter().flatten().filter(|it| it["do"] == "restart") {
+            self.restarted.insert(request["run"].as_str().unwrap_or("").to_owned());
+        }
         self.newest = Some((revision, chain));
+        self.current = state;
         self.state_was_hurt = false;
+    }
+
+    /// No commit without a change, of the state or of files: each costs all devices a look.
+    fn changed(&mut self, state: &Value, acted: bool) {
+        let is_sure =
+            self.honest_lock && !self.state_was_hurt && self.newest.is_some() && Promise::CommitsChange.is_on();
+        let parts = ["runs", "jobs", "requests", "settings", "rebuilt", "rebuilds"];
+        if is_sure && !acted && parts.iter().all(|part| state[part] == self.current[part]) {
+            self.violations.push(format!("revision {} changes nothing", state["revision"]));
+        }
+    }
+
+    /// Who cannot write its heartbeat claims nothing.
+    fn claimed_by(&mut self, device: usize, state: &Value, world: &World) {
+        // Where the lock lies, a claim of earlier may come back.
+        if !self.mute.contains(&device) || !self.honest_lock {
+            return;
+        }
+        let living = world.living.borrow().get(&device).cloned();
+        let mine = |state: &Value, run: &str| {
+            let held = &state["runs"][run];
+            (held["session"].as_str() == living.as_deref()).then(|| held["attempt"].as_u64())
+        };
+        for (run, held) in state["runs"].as_object().into_iter().flatten() {
+            let has_now = mine(state, run);
+            let goes_on = held["cause"] == "always" || mine(&self.current, run).is_some();
+            if has_now.is_some() && !goes_on && self.newest.is_some() && !self.state_was_ever_hurt {
+                self.violations.push(format!("a device that cannot write its heartbeat claimed {run}"));
+            }
+        }
+    }
+
+    /// A device tried to write its heartbeat.
+    pub(crate) fn beat(&mut self, device: usize, session: Option<String>, now: Duration, done: bool) {
+        if !done {
+            self.mute.insert(device);
+            return;
+        }
+        self.mute.remove(&device);
+        *self.beats.entry(device).or_default() += 1;
+        if let Some(session) = session {
+            self.first_beat.entry(session).or_insert(now);
+        }
+        let (last, _) = self.last_beats.get(&device).copied().unwrap_or_default();
+        self.last_beats.insert(device, (now, last));
+    }
+
+    /// A device wakes those who watch.
+    pub(crate) fn told_others(&mut self, device: usize) {
+        self.untold.remove(&device);
+    }
+
+    /// A device has had its turn: of what it committed the others were told, if it knew any.
+    pub(crate) fn had_its_turn(&mut self, device: usize, world: &World) {
+        self.fenced_in_time(device, world);
+        let committed = self.untold.remove(&device);
+        if !committed || !self.is_undisturbed {
+            return;
+        }
+        let before = self.last_beats.get(&device).map_or(Duration::ZERO, |(_, before)| *before);
+        let now = world.now.get();
+        let is_known = |(index, session): (&usize, &String)| {
+            let first = self.first_beat.get(session).copied().unwrap_or(Duration::MAX);
+            let last = self.last_beats.get(index).map_or(Duration::ZERO, |(last, _)| *last);
+            *index != device && first < before && now - last < Duration::from_secs(3)
+        };
+        if world.living.borrow().iter().any(is_known) {
+            self.violations.push("a commit was made, and nobody was woken".to_owned());
+        }
+    }
+
+    /// A device that has lost a lease stops its attempt within a beat of being able to read that.
+    fn fenced_in_time(&mut self, device: usize, world: &World) {
+        if !self.sees_truth || self.state_was_ever_hurt {
+            return;
+        }
+        let (living, now) = (world.living.borrow(), world.now.get());
+        let session = living.get(&device).map_or("", String::as_str);
+        let mut stray = BTreeMap::new();
+        for process in world.processes.borrow().iter().filter(|process| process.device == device && process.alive) {
+            let lease = &process.lease;
+            let held = &self.current["runs"][lease.run.as_str()];
+            let is_own = held["session"] == session && held["attempt"] == lease.attempt;
+            if is_own || process.stopped.is_some() || process.ends_at <= now {
+                continue;
+            }
+            let beats = self.beats.get(&device).copied().unwrap_or(0);
+            let key = (device, lease.clone());
+            // Who still stands there with the lock keeps it from finding out.
+            let is_locked = world.locks.borrow().keys().any(|path| path.ends_with(".state.lock"));
+            let since = self.stray.get(&key).copied().filter(|_| !is_locked).unwrap_or(beats);
+            // One beat to see it, one that may be written before the look, and one for a commit that was refused.
+            if beats > since + 3 {
+                self.violations.push(format!("attempt {} of {} goes on without its lease", lease.attempt, lease.run));
+            }
+            stray.insert(key, since);
+        }
+        self.stray.retain(|(other, _), _| *other != device);
+        self.stray.extend(stray);
+    }
+
+    /// A run that ends with a failure has been tried as often as its job says.
+    fn tried_often_enough(&mut self) {
+        let is_sure = self.honest_lock && !self.state_was_ever_hurt && self.damaged.is_empty() && !self.jobs_vary;
+        if !is_sure {
+            return;
+        }
+        let mut failures: BTreeMap<String, u64> = BTreeMap::new();
+        let mut last: Vec<(String, u64)> = Vec::new();
+        for bytes in self.results.values() {
+            let Ok(result) = serde_json::from_slice::<Value>(bytes) else { continue };
+            let (run, job) = (result["run_id"].as_str().unwrap_or(""), result["job"].as_str().unwrap_or(""));
+            let most = match job {
+                "again" => 3,
+                "queued_again" => 2,
+                _ => continue,
+            };
+            if result["status"] == "failed" || result["status"] == "timed_out" {
+                *failures.entry(run.to_owned()).or_default() += 1;
+                if result["final"] == true {
+                    last.push((run.to_owned(), most));
+                }
+            }
+        }
+        for (run, most) in last {
+            let count = failures.get(&run).copied().unwrap_or(0);
+            if count != most {
+                self.violations.push(format!("{run} ended after {count} failures, and may have {most}"));
+            }
+        }
+    }
+
+    /// A life is over: what it did not say any more nobody can ask it for.
+    pub(crate) fn died(&mut self, device: usize) {
+        self.untold.remove(&device);
+        self.mute.remove(&device);
     }
 
     /// Invariant 6.
@@ -172,7 +372,7 @@ impl Checker {
     }
 
     /// Invariant 8.
-    fn shared(&mut self, state: &Value) {
+    fn shared(&mut self, state: &Value, files: &BTreeMap<PathBuf, File>) {
         let mut busy: BTreeMap<String, u64> = BTreeMap::new();
         let mut open: BTreeMap<String, u64> = BTreeMap::new();
         for held in state["runs"].as_object().into_iter().flatten().map(|(_, held)| held) {
@@ -181,28 +381,36 @@ impl Checker {
             if let Some(device) = held["device"].as_str() {
                 *busy.entry(device.to_owned()).or_default() += held["slots"].as_u64().unwrap_or(1);
                 let needs = self.jobs.get(&job).map(|rules| rules.tags.clone()).unwrap_or_default();
-                let has = self
-                    .devices
-                    .iter()
-                    .find(|(id, ..)| id == device)
-                    .map(|(_, tags, _)| tags.clone())
-                    .unwrap_or_default();
+                let has = self.devices.iter().find(|it| it.id == device).map(|it| it.tags.clone()).unwrap_or_default();
                 if let Some(missing) = needs.iter().find(|tag| !has.contains(tag)) {
                     self.broken(8, format!("{device} holds {job} without the tag {missing}"));
                 }
             }
         }
-        for (device, used) in busy {
-            let slots = self.devices.iter().find(|(id, ..)| *id == device).map_or(0, |(_, _, slots)| *slots);
-            if used > slots {
+        for (device, used) in &busy {
+            // What was claimed before people took slots away stays.
+            let before = self.taken.get(device).copied().unwrap_or(0);
+            let slots = self.slots_of(device, state, files);
+            if *used > slots && *used > before {
                 self.broken(8, format!("{device} holds {used} slots and has {slots}"));
             }
         }
+        self.taken = busy;
         for (job, count) in open {
             if count > 1 && self.jobs.get(&job).is_some_and(|rules| rules.exclusive) {
                 self.broken(8, format!("{count} runs of {job} are open at once"));
             }
         }
+    }
+
+    /// The most slots that a device can know to have: what it began with, what its heartbeat says, or what was asked of it.
+    fn slots_of(&self, device: &str, state: &Value, files: &BTreeMap<PathBuf, File>) -> u64 {
+        let began = self.devices.iter().find(|it| it.id == device).map_or(0, |it| it.slots);
+        let beat = files.get(&PathBuf::from(format!("/c/Devices/{device}.json")));
+        let beat = beat.and_then(|file| serde_json::from_slice::<Value>(&file.bytes).ok());
+        let said = beat.and_then(|beat| beat["slots"].as_u64()).unwrap_or(began);
+        let asked = state["settings"].as_array().into_iter().flatten().filter(|it| it["for"] == device);
+        asked.filter_map(|it| it["slots"].as_u64()).fold(said, u64::max)
     }
 
     /// A result became visible: invariants 3, 4, 7 and 11.
@@ -228,17 +436,21 @@ impl Checker {
             self.finals.insert(run.clone(), (path.to_owned(), attempt));
             self.turned(path, &result);
         }
-        let holder = self.holders.get(&(run.clone(), attempt)).map(|(_, session)| session.clone());
-        let lives = holder.is_some_and(|session| world.living.borrow().values().any(|living| *living == session));
+        let holder = self.holders.get(&(run.clone(), attempt)).cloned();
+        let lives =
+            holder.as_ref().is_some_and(|(_, held)| world.living.borrow().values().any(|living| living == held));
+        let member = holder.as_ref().and_then(|(id, _)| self.devices.iter().position(|it| it.id == *id));
         let claimed = self.claimed.get(&(run.clone(), attempt)).copied();
-        let is_fresh = claimed.is_some_and(|at| world.now.get() - at < super::scheduler::LEASE);
-        let is_clear = self.honest_lock && !self.state_was_ever_hurt && lives;
+        let lease = member.map(|at| self.devices[at].lease).unwrap_or_default();
+        let is_fresh = claimed.is_some_and(|at| world.now.get() - at < lease);
+        // A device that was told that its commit had failed, and finds it done, ends by itself what it does not know.
+        let is_clear = self.honest_lock && !self.state_was_ever_hurt && lives && member != Some(device);
         if result["status"] == "lost" && is_clear && (world.calm.get() || is_fresh) {
             self.violations
                 .push(format!("false death: attempt {attempt} of {run} was called lost and its device lives, claimed {claimed:?}, now {:?}", world.now.get()));
         }
         let reporter = result["device"].as_str().unwrap_or("").to_owned();
-        let own = self.devices.get(device).is_some_and(|(id, ..)| *id == reporter);
+        let own = self.devices.get(device).is_some_and(|it| it.id == reporter);
         let alive = world.processes.borrow().iter().any(|process| {
             process.alive
                 && process.device == device
@@ -315,7 +527,8 @@ impl Checker {
         let spawns = self.spawns.entry(run.clone()).or_default();
         *spawns += 1;
         let spawns = *spawns;
-        if self.jobs.get(&job).is_some_and(|rules| rules.once) && spawns > 1 && self.honest_lock {
+        let may_be_again = self.restarted.contains(&run) || !self.honest_lock;
+        if self.jobs.get(&job).is_some_and(|rules| rules.once) && spawns > 1 && !may_be_again {
             self.broken(9, format!("{job} may start once and was started {spawns} times ({run})"));
         }
         self.in_time(spec, attempt == 1, world);
@@ -339,6 +552,10 @@ impl Checker {
         let path = Path::new(spec.env.get("AIOS_TRIGGER").map_or("", String::as_str));
         let trigger = world.files.borrow().get(path).and_then(|file| serde_json::from_slice::<Value>(&file.bytes).ok());
         let Some(trigger) = trigger else { return };
+        // Until its next beat a device goes by what the volume's clock was.
+        if world.faults.borrow().has(Kind::VolumeClock) {
+            return;
+        }
         let of = |key: &str| chrono::DateTime::parse_from_rfc3339(trigger[key].as_str()?).ok();
         let (now, run) = (world.wall(), &spec.lease.run);
         // As exactly as a device can tell the volume's time: by how long a write takes.
@@ -357,14 +574,49 @@ impl Checker {
         (self.state_was_hurt, self.state_was_ever_hurt) = (true, true);
     }
 
+    /// A file was damaged.
+    pub(crate) fn damaged(&mut self, path: &Path, before: &Rc<Vec<u8>>) {
+        self.damaged.entry(path.to_owned()).or_insert_with(|| Rc::clone(before));
+    }
+
+    /// Whether a file with this content was damaged.
+    fn was_damaged(&self, bytes: &[u8]) -> bool {
+        self.damaged.values().any(|before| before.as_slice() == bytes)
+    }
+
+    /// The files as they would be had none been damaged.
+    pub(crate) fn undamaged(&self, files: &BTreeMap<PathBuf, File>) -> BTreeMap<PathBuf, File> {
+        let mut whole = files.clone();
+        for (path, before) in &self.damaged {
+            if let Some(file) = whole.get_mut(path) {
+                file.bytes = Rc::clone(before);
+            }
+        }
+        whole
+    }
+
+    /// How many final results each run has.
+    fn finals_by_run(&self) -> BTreeMap<String, usize> {
+        let mut finals = BTreeMap::new();
+        for (path, _) in self.results.iter().filter(|(_, bytes)| is_final(bytes)) {
+            let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            let run = name.rsplit('.').nth(1).unwrap_or_default().to_owned();
+            *finals.entry(run).or_default() += 1;
+        }
+        finals
+    }
+
     /// Invariants 3, 4 and 5 over everything, once all is quiet.
     pub(crate) fn at_the_end(&mut self, dropped: &[Dropped], files: &BTreeMap<PathBuf, File>) {
         self.all_told();
+        self.tried_often_enough();
+        let files = &self.undamaged(files);
         for (path, bytes) in self.results.clone() {
             if files.get(&path).is_none_or(|file| file.bytes != bytes) {
                 self.broken(3, format!("the result {} changed or went", path.display()));
             }
         }
+        let finals = self.finals_by_run();
         let mut ends: BTreeMap<&[u8], Vec<&PathBuf>> = BTreeMap::new();
         let is_end = |path: &&PathBuf| {
             path.starts_with("/c/TriggersProcessed")
@@ -374,7 +626,7 @@ impl Checker {
         for path in files.keys().filter(is_end) {
             ends.entry(&files[path].bytes).or_default().push(path);
         }
-        for drop in dropped {
+        for drop in dropped.iter().filter(|drop| !self.was_damaged(&drop.bytes)).cloned().collect::<Vec<_>>() {
             let found = ends.get(drop.bytes.as_slice()).map_or(&[][..], |paths| paths.as_slice());
             if found.len() != 1 {
                 self.broken(5, format!("{} ended {} times: {found:?}", drop.name, found.len()));
@@ -388,16 +640,12 @@ impl Checker {
             } else {
                 "processed"
             };
-            if !drop.may_end_as.contains(&kind) {
+            if !drop.may_end_as.contains(&kind) && !(kind == "rejected" && self.jobs_vary) {
                 self.broken(5, format!("{} ended as {kind}: {path}", drop.name));
             }
             if kind == "processed" {
                 let run = path.trim_end_matches(".json").rsplit('.').next().unwrap_or("").to_owned();
-                let finals = self
-                    .results
-                    .keys()
-                    .filter(|result| result.to_string_lossy().contains(&run) && is_final(&self.results[*result]));
-                let count = finals.count();
+                let count = finals.get(&run).copied().unwrap_or(0);
                 if count != 1 {
                     self.broken(4, format!("{} is processed and has {count} final results", drop.name));
                 }
@@ -406,12 +654,15 @@ impl Checker {
         let keys: BTreeSet<&str> = dropped.iter().filter_map(|drop| drop.key.as_deref()).collect();
         for key in keys {
             let runs = dropped.iter().filter(|drop| drop.key.as_deref() == Some(key));
+            let is_run = |path: &&PathBuf| {
+                !path.to_string_lossy().contains(".duplicate-of.") && !path.starts_with("/c/TriggersProcessed/rejected")
+            };
             let processed = runs.filter(|drop| {
-                ends.get(drop.bytes.as_slice())
-                    .is_some_and(|paths| paths.iter().any(|path| !path.to_string_lossy().contains(".duplicate-of.")))
+                ends.get(drop.bytes.as_slice()).is_some_and(|paths| paths.iter().any(|path| is_run(&path)))
             });
             let count = processed.count();
-            if count > 1 && self.honest_lock {
+            let is_damaged = self.damaged.keys().any(|path| path.starts_with("/c/Triggers/.ids"));
+            if count > 1 && self.honest_lock && !is_damaged {
                 let ends: Vec<_> = dropped
                     .iter()
                     .filter(|drop| drop.key.as_deref() == Some(key))
@@ -444,6 +695,12 @@ fn event_of(result: &Value) -> Option<&'static str> {
         "succeeded" => Some("recovered"),
         _ => None,
     }
+}
+
+/// Whether what becomes of a file is a change of its own, and not a part of how devices commit and beat.
+fn is_outward(path: &Path) -> bool {
+    let is_inner = ["/c/.revisions", "/c/Devices"].iter().any(|folder| path.starts_with(folder));
+    !is_hidden(path) && !is_inner && !path.ends_with("state.json")
 }
 
 fn is_hidden(path: &Path) -> bool {

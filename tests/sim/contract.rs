@@ -21,6 +21,7 @@ use aios::volume::os::OsDisk;
 
 use super::check::Checker;
 use super::disk::SimDisk;
+use super::faults::Faults;
 use super::world::World;
 
 /// Two handles, as of two processes, on one empty folder.
@@ -30,7 +31,7 @@ type Pair = (Rc<dyn Disk>, Rc<dyn Disk>);
 fn both(promise: impl Fn(&Path, &Pair)) {
     let home = tempfile::tempdir().unwrap();
     promise(home.path(), &(Rc::new(OsDisk::new()), Rc::new(OsDisk::new())));
-    let world = Rc::new(World::new(1, Checker::default()));
+    let world = Rc::new(World::new(1, Checker::default(), &Faults::default()));
     let root = PathBuf::from("/contract");
     world.make_folders(&root);
     let alive = Rc::new(Cell::new(false));

@@ -13,6 +13,7 @@ use aios::model::entry::FileId;
 use aios::model::space::Space;
 use aios::volume::disk::{Disk, Guard, Kind, Meta};
 
+use super::faults::{Kind as Fault, Op, any_error, trouble};
 use super::world::{File, World};
 
 /// The disk as one life of one orchestrator sees it.
@@ -22,9 +23,14 @@ pub(crate) struct SimDisk {
     pub(crate) device: usize,
     /// Set once this life is over: nothing it does has an effect any more.
     pub(crate) dead: Rc<Cell<bool>>,
-    listings: RefCell<BTreeMap<PathBuf, Vec<OsString>>>,
+    listings: RefCell<BTreeMap<PathBuf, (Duration, Vec<OsString>)>>,
+    /// What was at each path when it was looked at last.
+    seen: RefCell<BTreeMap<PathBuf, (Duration, Option<File>)>>,
     contents: RefCell<BTreeMap<PathBuf, File>>,
 }
+
+/// For how long what was seen may be shown once more.
+const CACHED: Duration = Duration::from_secs(60);
 
 enum When {
     Before,
@@ -40,12 +46,13 @@ impl SimDisk {
             device,
             dead: Rc::clone(dead),
             listings: RefCell::default(),
+            seen: RefCell::default(),
             contents: RefCell::default(),
         }
     }
 
     /// Every operation passes here: time goes on, and something may go wrong.
-    fn step<T>(&self, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    fn step<T>(&self, op: Op, path: &Path, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         if self.dead.get() {
             return Err(crashed());
         }
@@ -65,7 +72,14 @@ impl SimDisk {
                 self.die();
                 Err(crashed())
             }
-            When::Never => act(),
+            When::Never => {
+                trouble(&self.world, self.device, op, path)?;
+                let done = act()?;
+                if op.changes() && self.world.one_in(self.world.faults.borrow().rate(Fault::Unsaid)) {
+                    return Err(any_error(&self.world));
+                }
+                Ok(done)
+            }
         }
     }
 
@@ -96,20 +110,17 @@ impl SimDisk {
     /// This orchestrator stands still, mid-operation, while the others go on.
     fn perhaps_pause(&self) {
         let one_in = self.world.faults.borrow().pause;
-        let one_in = if self.holds_lock() { one_in.div_ceil(4) } else { one_in };
-        if !self.world.one_in(one_in) {
-            return;
+        let holds = self.holds_lock();
+        let one_in = if holds { one_in.div_ceil(4) } else { one_in };
+        if self.world.one_in(one_in) {
+            // Also under the lock for several leases: the others replace its file.
+            self.world.stand_still(self.device, Duration::from_millis(self.world.between(1, 30_000)), 1);
         }
-        // Under the lock never for as long as a lease: where the lock lies as well, no rename can know that it comes too late.
-        let longest = match (self.holds_lock(), self.world.faults.borrow().lying_lock) {
-            (true, false) => 30_000,
-            (true, true) => 30_000,
-            (false, _) => 30_000,
-        };
-        let span = Duration::from_millis(self.world.between(1, longest));
-        let scheduler = self.world.scheduler.borrow().upgrade();
-        if let Some(scheduler) = scheduler {
-            scheduler.run_others(self.device, self.world.now.get() + span);
+        self.world.perhaps_stand_still(self.device);
+        if self.world.one_in(self.world.faults.borrow().rate(Fault::PausedDeath)) {
+            self.world.stand_still(self.device, Duration::from_millis(self.world.between(1, 10_000)), 2);
+            self.die();
+            self.world.stand_still(self.device, Duration::from_millis(self.world.between(1, 20_000)), 2);
         }
     }
 
@@ -153,8 +164,40 @@ impl SimDisk {
         if self.world.folders.borrow().contains(folder) { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
     }
 
+    /// Shows the judge whether a heartbeat could be written.
+    fn note_beat(&self, path: &Path, done: bool) {
+        if path.starts_with("/c/Devices") && !self.dead.get() {
+            let session = self.world.living.borrow().get(&self.device).cloned();
+            self.world.check.borrow_mut().beat(self.device, session, self.world.now.get(), done);
+        }
+    }
+
+    /// A second name for a file that was written aside.
+    fn add_name(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let file = self.file(from)?;
+        self.need_folder(to)?;
+        self.forget(to);
+        self.world.files.borrow_mut().insert(to.to_owned(), file);
+        self.world.check.borrow_mut().linked(from, to, self.device, &self.world);
+        self.world.notify(to);
+        Ok(())
+    }
+
+    /// Whoever changes a name sees what becomes of it.
+    fn forget(&self, path: &Path) {
+        self.seen.borrow_mut().remove(path);
+        self.listings.borrow_mut().remove(path.parent().unwrap_or(path));
+    }
+
+    /// Whether what is cached is shown once more, also under the lock.
+    fn is_cached(&self) -> bool {
+        self.world.one_in(self.world.faults.borrow().rate(Fault::Caches))
+    }
+
     fn relocate(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut file = self.file(from)?;
+        self.forget(from);
+        self.forget(to);
         self.need_folder(to)?;
         file.changed = self.world.wall();
         self.world.check.borrow_mut().before_replace(to, &self.world.files.borrow());
@@ -167,8 +210,12 @@ impl SimDisk {
     }
 }
 
+fn is_hidden(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'))
+}
+
 /// Whether the orchestrator made this file of a run itself: then it takes it out when the run is over.
-fn is_own(bytes: &[u8]) -> bool {
+pub(crate) fn is_own(bytes: &[u8]) -> bool {
     serde_json::from_slice::<serde_json::Value>(bytes).is_ok_and(|run| run.get("cause").is_some())
 }
 
@@ -177,7 +224,7 @@ pub(crate) fn crashed() -> io::Error {
 }
 
 fn meta(file: &File) -> Meta {
-    let id = FileId { inode: file.inode, size: file.bytes.len() as u64, modified_ns: i128::from(file.inode) };
+    let id = FileId { inode: file.inode, size: file.bytes.len() as u64, modified_ns: file.modified };
     Meta { kind: Kind::File, id, changed: file.changed }
 }
 
@@ -199,9 +246,11 @@ impl Drop for Unlock {
 
 impl Disk for SimDisk {
     fn list(&self, folder: &Path) -> io::Result<Vec<OsString>> {
-        self.step(|| {
-            if self.is_stale()
-                && let Some(old) = self.listings.borrow().get(folder)
+        self.step(Op::List, folder, || {
+            let (stale, cached, now) = (self.is_stale(), self.is_cached(), self.world.now.get());
+            if (stale || cached)
+                && let Some((at, old)) = self.listings.borrow().get(folder)
+                && (stale || now - *at < CACHED)
             {
                 return Ok(old.clone());
             }
@@ -216,23 +265,36 @@ impl Disk for SimDisk {
             let folders = self.world.folders.borrow();
             let below = folders.range(folder.to_owned()..).take_while(|path| path.starts_with(folder));
             names.extend(below.filter(|path| path.parent() == Some(folder)).map(name));
-            self.listings.borrow_mut().insert(folder.to_owned(), names.clone());
+            self.listings.borrow_mut().insert(folder.to_owned(), (now, names.clone()));
             Ok(names)
         })
     }
 
     fn stat(&self, path: &Path) -> io::Result<Meta> {
-        self.step(|| {
+        self.step(Op::Stat, path, || {
             if self.world.folders.borrow().contains(path) {
                 let id = FileId { inode: 0, size: 0, modified_ns: 0 };
                 return Ok(Meta { kind: Kind::Folder, id, changed: self.world.wall() });
             }
-            Ok(meta(&self.file(path)?))
+            let now = self.world.now.get();
+            if !self.world.faults.borrow().has(Fault::Caches) {
+                return Ok(meta(&self.file(path)?));
+            }
+            let old = self.seen.borrow().get(path).filter(|(at, _)| now - *at < CACHED).cloned();
+            let file = match old {
+                Some((_, old)) if self.is_cached() => old,
+                Some(_) | None => {
+                    let file = self.file(path).ok();
+                    self.seen.borrow_mut().insert(path.to_owned(), (now, file.clone()));
+                    file
+                }
+            };
+            file.as_ref().map(meta).ok_or_else(|| io::ErrorKind::NotFound.into())
         })
     }
 
     fn read(&self, path: &Path, limit: u64) -> io::Result<(Vec<u8>, Meta)> {
-        self.step(|| {
+        self.step(Op::Read, path, || {
             let file = self.maybe_stale_file(path)?;
             let meta = meta(&file);
             Ok((if meta.id.size > limit { Vec::new() } else { file.bytes.to_vec() }, meta))
@@ -240,7 +302,7 @@ impl Disk for SimDisk {
     }
 
     fn read_head(&self, path: &Path, limit: usize) -> io::Result<Vec<u8>> {
-        self.step(|| {
+        self.step(Op::Read, path, || {
             let file = self.maybe_stale_file(path)?;
             Ok(file.bytes[..file.bytes.len().min(limit)].to_vec())
         })
@@ -248,15 +310,19 @@ impl Disk for SimDisk {
 
     fn create(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let torn = self.world.one_in(2);
-        let made = self.step(|| {
+        let made = self.step(Op::Create, path, || {
             self.need_folder(path)?;
             self.is_full()?;
             if self.world.files.borrow().contains_key(path) {
                 return Err(io::ErrorKind::AlreadyExists.into());
             }
+            self.forget(path);
             self.world.put(path, bytes.to_vec());
             Ok(())
         });
+        if made.is_err() {
+            self.note_beat(path, false);
+        }
         // Who died while it wrote leaves half a file.
         if made.is_err() && self.dead.get() && torn && self.world.files.borrow().contains_key(path) {
             self.world.put(path, bytes[..bytes.len() / 2].to_vec());
@@ -265,56 +331,69 @@ impl Disk for SimDisk {
     }
 
     fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.step(|| {
+        let is_free = || {
             if self.world.files.borrow().contains_key(to) {
                 self.file(from)?;
                 return Err(io::ErrorKind::AlreadyExists.into());
             }
-            self.relocate(from, to)
-        })
+            Ok(())
+        };
+        if !self.world.faults.borrow().has(Fault::TwoSteps) {
+            return self.step(Op::Rename, from, || is_free().and_then(|()| self.relocate(from, to)));
+        }
+        if is_hidden(from) {
+            self.link(from, to)?;
+            return self.remove(from);
+        }
+        self.step(Op::Stat, to, is_free)?;
+        self.step(Op::Rename, from, || self.relocate(from, to))
     }
 
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.step(|| {
-            let file = self.file(from)?;
-            self.need_folder(to)?;
+        self.step(Op::Rename, to, || {
             if self.world.files.borrow().contains_key(to) {
+                self.file(from)?;
                 return Err(io::ErrorKind::AlreadyExists.into());
             }
-            self.world.files.borrow_mut().insert(to.to_owned(), file);
-            self.world.check.borrow_mut().linked(to, &self.world);
-            Ok(())
+            self.add_name(from, to)
         })
     }
 
     fn replace(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.step(|| {
+        let done = self.step(Op::Replace, to, || {
             if to.ends_with(".state.lock") {
                 // Another file is at the path now, and nobody holds that.
                 self.world.locks.borrow_mut().remove(to);
             }
             self.relocate(from, to)
+        });
+        self.note_beat(to, done.is_ok());
+        done
+    }
+
+    fn touch(&self, path: &Path) -> io::Result<()> {
+        self.world.check.borrow_mut().told_others(self.device);
+        self.step(Op::Touch, path, || {
+            self.world.notify(path);
+            Ok(())
         })
     }
 
-    fn touch(&self, _path: &Path) -> io::Result<()> {
-        self.step(|| Ok(()))
-    }
-
     fn boot(&self) -> Duration {
-        self.world.now.get()
+        self.world.boot_of(self.device)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        self.step(|| {
+        self.step(Op::Remove, path, || {
             let own = self.world.files.borrow().get(path).map(|file| is_own(&file.bytes));
-            self.world.check.borrow_mut().removed(path, own.ok_or(io::ErrorKind::NotFound)?);
-            self.world.files.borrow_mut().remove(path).map(|_| ()).ok_or_else(|| io::ErrorKind::NotFound.into())
+            self.world.check.borrow_mut().removed(path, own.ok_or(io::ErrorKind::NotFound)?, self.device);
+            self.forget(path);
+            self.world.take_out(path).map(|_| ()).ok_or_else(|| io::ErrorKind::NotFound.into())
         })
     }
 
     fn remove_folder(&self, path: &Path) -> io::Result<()> {
-        self.step(|| {
+        self.step(Op::Folder, path, || {
             let mut folders = self.world.folders.borrow_mut();
             if !folders.contains(path) {
                 return Err(io::ErrorKind::NotFound.into());
@@ -329,7 +408,7 @@ impl Disk for SimDisk {
     }
 
     fn make_folders(&self, path: &Path) -> io::Result<()> {
-        self.step(|| {
+        self.step(Op::Folder, path, || {
             self.world.make_folders(path);
             Ok(())
         })
@@ -340,7 +419,7 @@ impl Disk for SimDisk {
     }
 
     fn lock(&self, path: &Path) -> io::Result<Option<Guard>> {
-        self.step(|| {
+        self.step(Op::Lock, path, || {
             let lies = self.world.faults.borrow().lying_lock && path.ends_with(".state.lock");
             let mut locks = self.world.locks.borrow_mut();
             match locks.get(path) {
@@ -377,7 +456,7 @@ impl Disk for SimDisk {
         if !path.ends_with(".state.lock") {
             return Ok(());
         }
-        self.step(|| {
+        self.step(Op::Append, path, || {
             self.is_full()?;
             let before = self.file(path).map_or_else(|_| Vec::new(), |file| file.bytes.to_vec());
             self.world.put(path, [&before, bytes].concat());
@@ -386,7 +465,8 @@ impl Disk for SimDisk {
     }
 
     // Always plenty, and no step of its own: what a full disk does is seen at the writes.
-    fn space(&self, _path: &Path) -> io::Result<Space> {
+    fn space(&self, path: &Path) -> io::Result<Space> {
+        trouble(&self.world, self.device, Op::Stat, path)?;
         let (bytes, inodes) = (1 << 40, 1 << 20);
         Ok(Space { free_bytes: bytes, total_bytes: bytes, free_inodes: inodes, total_inodes: inodes })
     }

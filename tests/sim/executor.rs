@@ -7,8 +7,9 @@ use std::time::Duration;
 use aios::exec::{Ending, Executor, Exit, Spec, StopCause};
 use aios::model::lease::Lease;
 
+use super::drills::{LASTING, LASTS};
 use super::rng::Rng;
-use super::world::{Process, World};
+use super::world::{Process, World, offset_of};
 
 pub(crate) struct SimExecutor {
     pub(crate) world: Rc<World>,
@@ -29,10 +30,15 @@ impl Executor for SimExecutor {
         if self.dead.get() {
             return;
         }
+        // In the middle of its starts.
+        self.world.perhaps_stand_still(self.device);
         let now = self.world.now.get();
         self.world.check.borrow_mut().spawned(&spec, self.device, &self.world);
         let spans = [0, 3, 40, 400, 4_000, 12_000];
         let mut ends_at = now + Duration::from_millis(*self.chance.pick(&spans));
+        if spec.env.get("AIOS_JOB").is_some_and(|job| job == LASTING) {
+            ends_at = now + LASTS;
+        }
         let mut ending = if self.chance.one_in(4) { Ending::Code(1) } else { Ending::Code(0) };
         let mut stopped = None;
         if let Some(timeout) = spec.timeout
@@ -91,7 +97,7 @@ impl Executor for SimExecutor {
                     oom_killed: false,
                     stopped: process.stopped,
                     started: true,
-                    finished: process.ends_at,
+                    finished: process.ends_at + offset_of(device),
                     duration,
                     usage: None,
                 });

@@ -1,7 +1,8 @@
 //! Who moves next: the devices, a user who drops files, and the faults between them.
 
 use std::cell::{Cell, RefCell};
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -17,9 +18,10 @@ use chrono::TimeDelta;
 
 use super::disk::SimDisk;
 use super::executor::SimExecutor;
+use super::faults::{Faults, Kind};
 use super::notifier::SimNotifier;
 use super::rng::Rng;
-use super::world::{Process, World};
+use super::world::{Process, World, offset_of};
 
 pub(crate) const LEASE: Duration = Duration::from_secs(6);
 const BEAT: Duration = Duration::from_secs(2);
@@ -37,62 +39,133 @@ pub(crate) struct Machine {
     pub(crate) id: DeviceId,
     pub(crate) tags: Vec<&'static str>,
     pub(crate) slots: u32,
+    pub(crate) lease: Duration,
+    beat: Duration,
+    /// Its folder of jobs: all machines share one, or each has its own.
+    pub(crate) programs: PathBuf,
     living: RefCell<Option<Device>>,
     dead: RefCell<Rc<Cell<bool>>>,
+    life: Cell<u64>,
     dirty: RefCell<Dirty>,
     wake_at: Cell<Duration>,
     clock_error: Cell<i64>,
     /// Its processes die with its orchestrator, as in a container.
     contained: bool,
+    /// It hears of no changes but by looking into every file again and again.
+    polls: bool,
+    /// From then on it is away for ever.
+    gone_at: Option<Duration>,
 }
+
+/// How many lives one round of numbers has: a life's number names its machine in the lowest digits.
+const ROUND: u64 = 64;
+/// Whose life is no machine's: a person's.
+pub(crate) const PERSON: usize = 63;
 
 pub(crate) struct Scheduler {
     pub(crate) world: Rc<World>,
     pub(crate) machines: Vec<Machine>,
     chance: RefCell<Rng>,
     lives: Cell<u64>,
-    nested: Cell<bool>,
+    /// How many devices stand still.
+    still: Cell<u32>,
     pub(crate) ticks: Cell<u64>,
+    most_ticks: u64,
+}
+
+impl Machine {
+    fn new(index: usize, now: Duration, chance: &mut Rng) -> Self {
+        Self {
+            index,
+            id: DeviceId::new(&format!("d{index}")).unwrap(),
+            tags: if index == 0 || chance.one_in(2) { vec!["gpu"] } else { vec![] },
+            slots: u32::try_from(chance.between(1, 4)).unwrap(),
+            lease: LEASE,
+            beat: BEAT,
+            programs: layout().programs,
+            living: RefCell::new(None),
+            dead: RefCell::new(Rc::new(Cell::new(true))),
+            life: Cell::new(0),
+            dirty: RefCell::default(),
+            // Some come late: the others have then long watched without them.
+            wake_at: Cell::new({
+                let latest = if chance.one_in(3) { 30_000 } else { 3_000 };
+                now + Duration::from_millis(chance.below(latest))
+            }),
+            clock_error: Cell::new(0),
+            contained: chance.one_in(2),
+            polls: true,
+            gone_at: None,
+        }
+    }
+
+    /// Gives it a lease, a beat and slots of its own. The first can run everything, so that everything can end.
+    fn differ(&mut self, chance: &mut Rng) {
+        self.lease = Duration::from_secs(*chance.pick(&[3, 6, 15, 30]));
+        self.beat = self.lease / u32::try_from(chance.between(3, 8)).unwrap();
+        self.slots = *chance.pick(&[0, 1, 2, 4, 16, 64]);
+        if self.index == 0 {
+            self.slots = self.slots.max(1);
+        }
+    }
+}
+
+/// Machines that come once, live for a while, and are never seen again.
+fn newcomers(now: Duration, from: usize, chance: &mut Rng) -> Vec<Machine> {
+    let count = usize::try_from(chance.between(1, 3)).unwrap();
+    let come = |index| {
+        let mut machine = Machine::new(index, now, chance);
+        let comes = now + Duration::from_millis(chance.between(1_000, 35_000));
+        machine.wake_at.set(comes);
+        let goes = comes + Duration::from_millis(chance.between(100, 15_000));
+        machine.gone_at = Some(goes.min(now + Duration::from_secs(39)));
+        machine
+    };
+    (from..from + count).map(come).collect()
 }
 
 impl Scheduler {
-    pub(crate) fn new(seed: u64, world: Rc<World>) -> Rc<Self> {
+    pub(crate) fn new(seed: u64, world: Rc<World>, faults: &Faults) -> Rc<Self> {
         let mut chance = Rng::new(seed, "machines");
-        let count = chance.between(2, 4);
-        let machines = (0..usize::try_from(count).unwrap())
-            .map(|index| Machine {
-                index,
-                id: DeviceId::new(&format!("d{index}")).unwrap(),
-                tags: if index == 0 || chance.one_in(2) { vec!["gpu"] } else { vec![] },
-                slots: u32::try_from(chance.between(1, 4)).unwrap(),
-                living: RefCell::new(None),
-                dead: RefCell::new(Rc::new(Cell::new(true))),
-                dirty: RefCell::default(),
-                // Some come late: the others have then long watched without them.
-                wake_at: Cell::new({
-                    let latest = if chance.one_in(3) { 30_000 } else { 3_000 };
-                    world.now.get() + Duration::from_millis(chance.below(latest))
-                }),
-                clock_error: Cell::new(0),
-                contained: chance.one_in(2),
-            })
-            .collect();
+        let few = usize::try_from(chance.between(2, 4)).unwrap();
+        let count = faults.crowd.map_or(few, |(devices, _)| devices);
+        let mut machines: Vec<Machine> =
+            (0..count).map(|index| Machine::new(index, world.now.get(), &mut chance)).collect();
+        if faults.has(Kind::Newcomers) {
+            machines.extend(newcomers(world.now.get(), count, &mut Rng::new(seed, "those who come")));
+        }
+        if faults.has(Kind::Unequal) {
+            let mut chance = Rng::new(seed, "differences");
+            machines.iter_mut().for_each(|machine| machine.differ(&mut chance));
+        }
+        if faults.has(Kind::Events) {
+            machines.iter_mut().for_each(|machine| machine.polls = machine.index % 3 == 2);
+        }
+        if faults.has(Kind::Programs) {
+            machines.iter_mut().for_each(|machine| machine.programs = format!("/p{}", machine.index).into());
+        }
         let scheduler = Rc::new(Self {
             world: Rc::clone(&world),
             machines,
             chance: RefCell::new(chance),
             lives: Cell::new(1),
-            nested: Cell::new(false),
+            still: Cell::new(0),
             ticks: Cell::new(0),
+            most_ticks: MOST_TICKS + faults.crowd.map_or(0, |(_, triggers)| u64::from(triggers) * 200),
         });
         *world.scheduler.borrow_mut() = Rc::downgrade(&scheduler);
         scheduler
     }
 
+    /// The folders of jobs.
+    pub(crate) fn programs(&self) -> BTreeSet<PathBuf> {
+        self.machines.iter().map(|machine| machine.programs.clone()).collect()
+    }
+
     /// Lets everything happen until a moment.
     pub(crate) fn run_until(&self, end: Duration) {
         while let Some((at, machine)) = self.next() {
-            if at > end || self.ticks.get() > MOST_TICKS {
+            if at > end || self.ticks.get() > self.most_ticks {
                 break;
             }
             self.world.now.set(self.world.now.get().max(at));
@@ -101,13 +174,14 @@ impl Scheduler {
         self.world.now.set(self.world.now.get().max(end));
     }
 
-    /// One device stands still; the others go on until a moment.
-    pub(crate) fn run_others(&self, _paused: usize, end: Duration) {
-        if self.nested.replace(true) {
+    /// One device stands still; the others go on until a moment, unless `most` stand still already.
+    pub(crate) fn run_others(&self, _paused: usize, end: Duration, most: u32) {
+        if self.still.get() >= most {
             return;
         }
+        self.still.set(self.still.get() + 1);
         self.run_until(end);
-        self.nested.set(false);
+        self.still.set(self.still.get() - 1);
     }
 
     /// Whoever wakes first and is not in the middle of a turn.
@@ -130,6 +204,13 @@ impl Scheduler {
     fn turn(&self, machine: &Machine) {
         self.ticks.set(self.ticks.get() + 1);
         let Ok(mut living) = machine.living.try_borrow_mut() else { return };
+        if machine.gone_at.is_some_and(|at| at <= self.world.now.get()) {
+            self.bury(machine);
+            *living = None;
+            self.world.end_processes(machine.index);
+            machine.wake_at.set(Duration::MAX);
+            return;
+        }
         if living.is_none() {
             *living = self.start(machine);
             if living.is_none() {
@@ -144,7 +225,7 @@ impl Scheduler {
         let tick = device.tick(now, &dirty);
         if machine.dead.borrow().get() {
             // It died in the middle of it. Nothing of it is left but what the world has.
-            self.world.living.borrow_mut().remove(&machine.index);
+            self.bury(machine);
             *living = None;
             if machine.contained {
                 self.world.end_processes(machine.index);
@@ -154,39 +235,51 @@ impl Scheduler {
             machine.wake_at.set(self.world.now.get() + away);
             return;
         }
+        self.world.check.borrow_mut().had_its_turn(machine.index, &self.world);
         match tick {
             // A tick takes some time, so that a loop that never rests is seen as one that gets nowhere.
-            Tick::Wake(at) => machine.wake_at.set(at.max(self.world.now.get() + Duration::from_micros(200))),
+            Tick::Wake(at) => {
+                let at = at.saturating_sub(offset_of(machine.index));
+                machine.wake_at.set(at.max(self.world.now.get() + Duration::from_micros(200)));
+            }
             Tick::End(end) => {
-                machine.dead.borrow().set(true);
-                self.world.living.borrow_mut().remove(&machine.index);
+                self.bury(machine);
                 *living = None;
                 let away = if end == End::Left { 500 } else { 5_000 };
                 machine.wake_at.set(self.world.now.get() + Duration::from_millis(away));
-                self.world.locks.borrow_mut().retain(|_, life| *life != self.life_of(machine));
             }
         }
     }
 
-    fn life_of(&self, machine: &Machine) -> u64 {
-        // A life's number names its machine in the lowest digits.
-        self.lives.get() / 16 * 16 + machine.index as u64
+    /// A life is over: what it locked is free.
+    fn bury(&self, machine: &Machine) {
+        machine.dead.borrow().set(true);
+        self.world.living.borrow_mut().remove(&machine.index);
+        self.world.check.borrow_mut().died(machine.index);
+        self.world.locks.borrow_mut().retain(|_, life| *life != machine.life.get());
+    }
+
+    /// A number for a life of a machine, or of a person.
+    pub(crate) fn new_life(&self, index: usize) -> u64 {
+        let life = (self.lives.get() / ROUND + 1) * ROUND + index as u64;
+        self.lives.set(life);
+        life
     }
 
     fn start(&self, machine: &Machine) -> Option<Device> {
-        let life = (self.lives.get() / 16 + 1) * 16 + machine.index as u64;
-        self.lives.set(life);
+        let life = self.new_life(machine.index);
+        machine.life.set(life);
         let dead = Rc::new(Cell::new(false));
         *machine.dead.borrow_mut() = Rc::clone(&dead);
         let disk = Rc::new(SimDisk::new(&self.world, life, machine.index, &dead));
         let session = Session::from_random(self.chance.borrow_mut().next());
         self.world.living.borrow_mut().insert(machine.index, session.to_string());
-        let layout = layout();
+        let layout = Layout { programs: machine.programs.clone(), ..layout() };
         let volume = open_volume(&*disk, &layout, &session).ok()?;
         let identity = claim_identity(&*disk, &layout, &machine.id, false).ok()?;
         // What an earlier life left running on this machine is ended before anything is decided.
         self.world.processes.borrow_mut().retain(|process: &Process| process.device != machine.index);
-        let mut tags: std::collections::BTreeSet<Tag> = machine.tags.iter().map(|tag| Tag::new(tag).unwrap()).collect();
+        let mut tags: BTreeSet<Tag> = machine.tags.iter().map(|tag| Tag::new(tag).unwrap()).collect();
         tags.insert(Tag::new(machine.id.as_str()).unwrap());
         let me = Me { device: machine.id.clone(), session, tags, slots: machine.slots };
         let now = self.clock(machine);
@@ -212,7 +305,7 @@ impl Scheduler {
             layout,
             executor: Box::new(executor),
             notifier: Box::new(notifier),
-            config: Config { heartbeat: BEAT, lease: LEASE, poll: true, ..Config::default() },
+            config: Config { heartbeat: machine.beat, lease: machine.lease, poll: machine.polls, ..Config::default() },
             me,
             volume,
             host: Host {
@@ -228,12 +321,10 @@ impl Scheduler {
         Some(Device::new(parts, now, remembered))
     }
 
-    /// The two clocks of a machine: boot time runs for everybody, wall time may be wrong.
+    /// The two clocks of a machine: boot time is its own, wall time may be wrong.
     fn clock(&self, machine: &Machine) -> Moment {
-        let offset = Duration::from_secs(machine.index as u64 * 100_000);
-        let _ = offset;
         Moment {
-            boot: self.world.now.get(),
+            boot: self.world.boot_of(machine.index),
             wall: self.world.wall() + TimeDelta::milliseconds(machine.clock_error.get()),
         }
     }
@@ -252,6 +343,27 @@ impl Scheduler {
         }
     }
 
+    /// A device dies, and comes back after a while.
+    pub(crate) fn kill(&self, id: &str, away: Duration) {
+        let Some(machine) = self.machines.iter().find(|machine| machine.id.as_str() == id) else { return };
+        self.bury(machine);
+        *machine.living.borrow_mut() = None;
+        if machine.contained {
+            self.world.end_processes(machine.index);
+        }
+        machine.wake_at.set(self.world.now.get() + away);
+    }
+
+    /// Whether another device can take over what this one holds.
+    pub(crate) fn can_replace(&self, id: &str) -> bool {
+        let can = |machine: &&Machine| machine.slots > 0 && machine.gone_at.is_none() && machine.id.as_str() != id;
+        self.machines.iter().any(|machine| can(&machine) && machine.living.borrow().is_some())
+    }
+
+    pub(crate) fn longest_lease(&self) -> Duration {
+        self.machines.iter().map(|machine| machine.lease).max().unwrap_or(LEASE)
+    }
+
     /// A device is asked to leave.
     pub(crate) fn ask_to_leave(&self) {
         let index = usize::try_from(self.chance.borrow_mut().below(self.machines.len() as u64)).unwrap();
@@ -268,7 +380,7 @@ impl Scheduler {
     /// Every machine is up from soon on.
     pub(crate) fn wake_all(&self) {
         let soon = self.world.now.get() + Duration::from_secs(3);
-        for machine in &self.machines {
+        for machine in self.machines.iter().filter(|machine| machine.gone_at.is_none()) {
             machine.wake_at.set(machine.wake_at.get().min(soon));
         }
     }
@@ -284,8 +396,14 @@ impl Scheduler {
         } else {
             None
         };
-        let is_state = path == layout.state();
-        if (source.is_none() && !is_state) || name.to_string_lossy().starts_with('.') {
+        // Devices watch the file of the lock, which whoever commits touches. The histories of seeds that are kept stay as they were.
+        let is_state = path == if self.world.is_kept { layout.state() } else { layout.lock() };
+        let is_job = self.machines.iter().any(|machine| machine.programs == folder);
+        if is_job {
+            self.tell_of_jobs(folder, is_lost);
+            return;
+        }
+        if (source.is_none() || name.to_string_lossy().starts_with('.')) && !is_state {
             return;
         }
         for machine in &self.machines {
@@ -306,12 +424,35 @@ impl Scheduler {
         }
     }
 
+    /// A job file has changed.
+    fn tell_of_jobs(&self, folder: &Path, is_lost: impl Fn(usize) -> bool) {
+        let hears = |machine: &&Machine| machine.programs == folder && !machine.polls && !is_lost(machine.index);
+        for machine in self.machines.iter().filter(hears) {
+            machine.dirty.borrow_mut().programs = true;
+            if !machine.dead.borrow().get() {
+                machine.wake_at.set(machine.wake_at.get().min(self.world.now.get() + Duration::from_micros(100)));
+            }
+        }
+    }
+
+    /// What devices remember of runs although there are none.
+    pub(crate) fn memory(&self) -> Vec<String> {
+        let mut kept = Vec::new();
+        for machine in &self.machines {
+            let living = machine.living.borrow();
+            // Due times that another device was faster for are forgotten once they are met again.
+            let most = |what| if what == "spent" { 64 } else { 0 };
+            let memory = living.iter().flat_map(Device::memory).filter(|(what, count)| *count > most(*what));
+            kept.extend(memory.map(|(what, count)| format!("{} still remembers {count} of {what}", machine.id)));
+        }
+        kept
+    }
+
     /// Whether every machine's orchestrator lives and nothing waits or runs.
     pub(crate) fn is_quiet(&self) -> bool {
         let files = self.world.files.borrow();
-        let open = |path: &std::path::PathBuf| {
-            path.starts_with("/c/Triggers") && path.extension().is_some_and(|ending| ending == "json")
-        };
+        let open =
+            |path: &PathBuf| path.starts_with("/c/Triggers") && path.extension().is_some_and(|ending| ending == "json");
         let state = files.get(Path::new("/c/state.json"));
         let none_held = state.is_some_and(|state| {
             serde_json::from_slice::<serde_json::Value>(&state.bytes)

@@ -49,13 +49,15 @@ const BY_ITSELF: [&str; 9] =
     ["type", "interval", "missed", "cron", "jitter", "time", "after_time", "before_time", "instances"];
 
 /// Writes the job files; without `by_itself`, all run only when they are asked to.
-pub(crate) fn write(world: &World, by_itself: bool) {
-    world.put(Path::new("/p/pools.toml"), b"one = 1\n".to_vec());
-    for (name, text) in JOBS.into_iter().chain([JOIN]) {
-        let stays = |line: &&str| by_itself || !BY_ITSELF.iter().any(|key| line.starts_with(key));
-        let text: Vec<&str> = std::iter::once("command = [\"x\"]").chain(text.lines().filter(stays)).collect();
-        let text = text.join("\n");
-        world.put(&PathBuf::from(format!("/p/{name}.toml")), text.into_bytes());
+pub(crate) fn write(world: &World, folders: &BTreeSet<PathBuf>, by_itself: bool) {
+    for folder in folders {
+        world.put(&folder.join("pools.toml"), b"one = 1\n".to_vec());
+        for (name, text) in JOBS.into_iter().chain([JOIN]) {
+            let stays = |line: &&str| by_itself || !BY_ITSELF.iter().any(|key| line.starts_with(key));
+            let text: Vec<&str> = std::iter::once("command = [\"x\"]").chain(text.lines().filter(stays)).collect();
+            let text = text.join("\n");
+            world.put(&folder.join(format!("{name}.toml")), text.into_bytes());
+        }
     }
 }
 

@@ -1,10 +1,12 @@
 //! People and programs that drop files, slowly, twice, torn, and now and then hurt what they should not touch.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use super::check::{Dropped, Rules};
+use super::drills::LASTING;
+use super::faults::Kind;
 use super::rng::Rng;
 use super::scheduler::Scheduler;
 use super::world::World;
@@ -31,8 +33,8 @@ pub(crate) fn hooked() -> Vec<String> {
     jobs().into_keys().step_by(2).collect()
 }
 
-pub(crate) fn write_programs(world: &World, hooked: &[String]) {
-    world.make_folders(Path::new("/p"));
+/// The job files, by name.
+pub(crate) fn texts(hooked: &[String]) -> BTreeMap<String, String> {
     let extra = |name: &str| match name {
         "gpu" => "tags = [\"gpu\"]\n",
         "queued" => "overlap = \"queue\"\n",
@@ -42,10 +44,21 @@ pub(crate) fn write_programs(world: &World, hooked: &[String]) {
         "queued_again" => "retries = 1\nbackoff = \"1s\"\noverlap = \"queue\"\n",
         _ => "",
     };
-    for name in jobs().keys() {
-        let hook = if hooked.contains(name) { "notify = \"http://hook/\"\n" } else { "" };
-        let text = format!("command = [\"x\"]\n{}{hook}", extra(name));
-        world.put(&PathBuf::from(format!("/p/{name}.toml")), text.into_bytes());
+    let text = |name: String| {
+        let hook = if hooked.contains(&name) { "notify = \"http://hook/\"\n" } else { "" };
+        let text = format!("command = [\"x\"]\n{}{hook}", extra(&name));
+        (name, text)
+    };
+    jobs().into_keys().chain([LASTING.to_owned()]).map(text).collect()
+}
+
+pub(crate) fn write_programs(world: &World, folders: &BTreeSet<PathBuf>, hooked: &[String]) {
+    for folder in folders {
+        world.make_folders(folder);
+        // The histories of seeds that are kept stay as they were.
+        for (name, text) in texts(hooked).into_iter().filter(|(name, _)| !world.is_kept || name != LASTING) {
+            world.put(&folder.join(format!("{name}.toml")), text.into_bytes());
+        }
     }
 }
 
@@ -68,6 +81,10 @@ impl User {
 
     /// One thing a person does.
     pub(crate) fn act(&mut self) {
+        let damages = self.world.faults.borrow().rate(Kind::Damage);
+        if self.world.one_in(damages) {
+            self.damage_a_file();
+        }
         match self.chance.below(12) {
             0 => self.scheduler.step_a_clock(),
             1 => self.scheduler.ask_to_leave(),
@@ -79,6 +96,18 @@ impl User {
                     self.drop_trigger();
                 }
             }
+        }
+    }
+
+    /// A heap of triggers at once.
+    pub(crate) fn drop_many(&mut self, count: u32) {
+        for number in 0..count {
+            let (name, bytes) =
+                (format!("many{number}.json"), format!("{{\"job\": \"plain\", \"args\": [\"{number}\"]}}"));
+            let path = PathBuf::from("/c/Triggers").join(&name);
+            let bytes = bytes.into_bytes();
+            self.world.drop_file(&path, bytes.clone());
+            self.dropped.push(Dropped { name, bytes, may_end_as: &["processed"], key: None });
         }
     }
 
@@ -150,6 +179,28 @@ impl User {
         self.world.drop_file(&path, text.into_bytes());
     }
 
+    /// A file of the devices' is found empty, or cut in half, as after a power cut. What the state says is hurt apart.
+    fn damage_a_file(&mut self) {
+        let folders = ["/c/Results", "/c/Triggers/.ids", "/c/Triggers/.waiting", "/c/Triggers/.running", "/c/Devices"];
+        let folder = *self.world.chance.borrow_mut().pick(&folders);
+        let files = self.world.files.borrow();
+        let paths: Vec<PathBuf> = files.keys().filter(|path| path.starts_with(folder)).cloned().collect();
+        drop(files);
+        if paths.is_empty() {
+            return;
+        }
+        let path = self.world.chance.borrow_mut().pick(&paths).clone();
+        let before = Rc::clone(&self.world.files.borrow()[&path].bytes);
+        // Due times have no file but these: without them nobody can know that they were.
+        let is_own = path.starts_with("/c/Triggers") && super::disk::is_own(&before);
+        if is_own || path.extension().is_none_or(|ending| ending != "json") && !path.starts_with("/c/Triggers/.ids") {
+            return;
+        }
+        let half = if self.world.one_in(2) { 0 } else { before.len() / 2 };
+        self.world.check.borrow_mut().damaged(&path, &before);
+        self.world.put(&path, before[..half].to_vec());
+    }
+
     fn hurt_the_state(&mut self) {
         let path = Path::new("/c/state.json");
         if !self.world.files.borrow().contains_key(path) {
@@ -159,7 +210,7 @@ impl User {
         // As a person who removes the folder of revisions, or a power cut that takes all that was not synced.
         self.world.files.borrow_mut().retain(|path, _| !path.starts_with("/c/.revisions"));
         if self.chance.one_in(2) {
-            self.world.files.borrow_mut().remove(path);
+            self.world.take_out(path);
         } else {
             let half = { self.world.files.borrow()[path].bytes.len() / 2 };
             let bytes = self.world.files.borrow()[path].bytes[..half].to_vec();

@@ -1,0 +1,55 @@
+//! What the simulator would find: each bug that can be planted in the product makes it fail, in one of its first seeds.
+
+use aios::planted::{Bug, plant};
+
+use super::run_seeds;
+
+/// How many seeds a bug may need to be found.
+const MOST: u64 = 300;
+
+/// Takes the bug out again, however the simulation ends.
+struct Planted;
+
+impl Planted {
+    fn new(bug: Bug) -> Self {
+        plant(Some(bug));
+        Self
+    }
+}
+
+impl Drop for Planted {
+    fn drop(&mut self) {
+        plant(None);
+    }
+}
+
+fn is_found(bug: Bug) {
+    let planted = Planted::new(bug);
+    let found = (0..MOST).find_map(|seed| run_seeds(std::iter::once(seed)).1.pop());
+    drop(planted);
+    let Some((seed, violations)) = found else { panic!("{bug:?} is not found in {MOST} seeds") };
+    eprintln!("{bug:?}: seed {seed}: {}", violations[0]);
+}
+
+#[test]
+fn planted_bugs_of_commits_are_found() {
+    for bug in [
+        Bug::SkipFence,
+        Bug::ForgetToTell,
+        Bug::CommitNothing,
+        Bug::KeepOrphans,
+        Bug::ShortenLease,
+        Bug::ClaimUnwritable,
+        Bug::ReuseAttempt,
+    ] {
+        is_found(bug);
+    }
+}
+
+#[test]
+fn planted_bugs_of_rules_are_found() {
+    for bug in [Bug::ClaimOverSlots, Bug::IgnoreOverlap, Bug::EndEarly, Bug::DropKeys, Bug::LoseDueTime, Bug::RerunOnce]
+    {
+        is_found(bug);
+    }
+}
