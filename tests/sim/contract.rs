@@ -8,9 +8,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aios::decide::plan::{Change, Matter, Plan};
+use aios::decide::plan::{Change, Matter, Move, Plan};
 use aios::model::device::Me;
 use aios::model::ids::{DeviceId, JobName, RunId, Session};
+use aios::model::lease::Lease;
 use aios::model::result::Cause;
 use aios::model::state::Held;
 use aios::model::time::Moment;
@@ -211,6 +212,23 @@ fn every_commit_builds_on_the_newest_and_carries_the_chain() {
         // A plan without a change makes no revision.
         one.transact(now(), &mut |_| Plan::default()).unwrap();
         assert_eq!(one.state().revision, 2);
+    });
+}
+
+#[test]
+fn a_plan_of_which_nothing_happens_makes_no_revision() {
+    both(|root, (a, _)| {
+        a.create(&layout(root).volume_id(), b"v\n").unwrap();
+        let mut store = store(root, a, "a", 1);
+        store.transact(now(), &mut |_| list(1)).unwrap();
+        let committed = store.transact(now(), &mut |_| {
+            let mut plan = list(2);
+            let lease = Lease { run: plan.changes[0].run.clone(), attempt: 1 };
+            plan.changes[0].moves.push(Move::Expect { lease, stem: "gone".to_owned() });
+            plan
+        });
+        assert!(committed.unwrap().failed[0].is_some());
+        assert_eq!(store.state().revision, 1);
     });
 }
 

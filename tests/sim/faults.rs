@@ -127,6 +127,13 @@ impl Faults {
         }
     }
 
+    /// The words of the further kinds that a seed has.
+    pub(crate) fn words_of(seed: u64) -> Vec<&'static str> {
+        let mut faults = Self::default();
+        faults.draw_kinds(seed);
+        Kind::ALL.into_iter().filter(|(kind, _)| faults.has(*kind)).map(|(_, word)| word).collect()
+    }
+
     pub(crate) fn rate(&self, kind: Kind) -> u64 {
         self.rates[kind as usize]
     }

@@ -232,9 +232,10 @@ fn run_seeds(seeds: impl Iterator<Item = u64>) -> (u64, Vec<(u64, Vec<String>)>)
 }
 
 fn report(failed: &[(u64, Vec<String>)]) {
-    for (seed, violations) in failed.iter().take(5) {
+    for (seed, violations) in failed.iter().take(20) {
         eprintln!(
-            "seed {seed}: {} violations; AIOS_SIM_SEED={seed} cargo test --test sim replays it",
+            "seed {seed} ({}): {} violations; AIOS_SIM_SEED={seed} cargo test --test sim replays it",
+            Faults::words_of(*seed).join(" "),
             violations.len()
         );
         // Of many that differ only in their numbers the first is enough.
