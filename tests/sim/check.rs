@@ -11,7 +11,7 @@ use aios::model::lease::Lease;
 use aios::notify::Letter;
 use serde_json::Value;
 
-use super::faults::{Kind, Promise};
+use super::faults::Promise;
 use super::scheduler::Machine;
 use super::timed::Calendar;
 use super::world::{File, World};
@@ -46,6 +46,10 @@ pub(crate) struct Checker {
     pub(crate) devices: Vec<Member>,
     /// Job files come and go: a trigger may be rejected because nobody knows its job.
     pub(crate) jobs_vary: bool,
+    /// The volume's clock is set now and then: what has its time may have it at another one.
+    pub(crate) clock_is_set: bool,
+    /// The most slots that people ever asked of each device: it may not have heard of the newest.
+    asked: BTreeMap<String, u64>,
     /// Runs that a person asked to start anew.
     restarted: BTreeSet<String>,
     /// The newest state that was committed.
@@ -166,12 +170,16 @@ impl Checker {
     }
 
     fn committed(&mut self, bytes: &[u8], device: usize, world: &World) {
-        self.commits += 1;
         let Ok(state) = serde_json::from_slice::<Value>(bytes) else {
             self.broken(7, "a revision is half a document".into());
             return;
         };
         let revision = state["revision"].as_u64().unwrap_or(0);
+        // Who was passed by may find the name of its revision free again. It is older than the newest, and nobody goes by it.
+        if !self.state_was_hurt && self.newest.as_ref().is_some_and(|(newest, _)| revision < *newest) {
+            return;
+        }
+        self.commits += 1;
         let chain: Vec<(u64, String)> = state["last_commits"]
             .as_array()
             .into_iter()
@@ -194,6 +202,10 @@ impl Checker {
         self.untold.insert(device);
         for request in state["requests"].as_array().into_iter().flatten().filter(|it| it["do"] == "restart") {
             self.restarted.insert(request["run"].as_str().unwrap_or("").to_owned());
+        }
+        for setting in state["settings"].as_array().into_iter().flatten() {
+            let most = self.asked.entry(setting["for"].as_str().unwrap_or("").to_owned()).or_default();
+            *most = (*most).max(setting["slots"].as_u64().unwrap_or(0));
         }
         self.newest = Some((revision, chain));
         self.current = state;
@@ -410,7 +422,8 @@ impl Checker {
         let beat = beat.and_then(|file| serde_json::from_slice::<Value>(&file.bytes).ok());
         let said = beat.and_then(|beat| beat["slots"].as_u64()).unwrap_or(began);
         let asked = state["settings"].as_array().into_iter().flatten().filter(|it| it["for"] == device);
-        asked.filter_map(|it| it["slots"].as_u64()).fold(said, u64::max)
+        let earlier = self.asked.get(device).copied().unwrap_or(0);
+        asked.filter_map(|it| it["slots"].as_u64()).fold(said.max(earlier), u64::max)
     }
 
     /// A result became visible: invariants 3, 4, 7 and 11.
@@ -553,7 +566,7 @@ impl Checker {
         let trigger = world.files.borrow().get(path).and_then(|file| serde_json::from_slice::<Value>(&file.bytes).ok());
         let Some(trigger) = trigger else { return };
         // Until its next beat a device goes by what the volume's clock was.
-        if world.faults.borrow().has(Kind::VolumeClock) {
+        if self.clock_is_set {
             return;
         }
         let of = |key: &str| chrono::DateTime::parse_from_rfc3339(trigger[key].as_str()?).ok();
@@ -610,6 +623,12 @@ impl Checker {
     pub(crate) fn at_the_end(&mut self, dropped: &[Dropped], files: &BTreeMap<PathBuf, File>) {
         self.all_told();
         self.tried_often_enough();
+        let state = files.get(Path::new("/c/state.json"));
+        let state = state.and_then(|file| serde_json::from_slice::<Value>(&file.bytes).ok()).unwrap_or_default();
+        let newest = self.newest.as_ref().map(|(newest, _)| *newest);
+        if !self.state_was_hurt && state["revision"].as_u64() != newest {
+            self.broken(6, format!("the state has revision {} and {newest:?} was committed", state["revision"]));
+        }
         let files = &self.undamaged(files);
         for (path, bytes) in self.results.clone() {
             if files.get(&path).is_none_or(|file| file.bytes != bytes) {

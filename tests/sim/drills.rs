@@ -63,7 +63,7 @@ impl Drills<'_> {
         let bound = if away < Duration::from_secs(1) {
             Duration::from_secs(3)
         } else if self.scheduler.can_replace(&device) {
-            self.scheduler.longest_lease() + Duration::from_secs(5)
+            self.scheduler.longest_silence() + Duration::from_secs(5)
         } else {
             away + Duration::from_secs(3)
         };

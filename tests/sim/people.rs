@@ -44,6 +44,9 @@ impl People {
     pub(crate) fn act(&mut self) {
         let is_due = |kind| self.world.one_in(self.world.faults.borrow().rate(kind));
         let (asks, edits, differs) = (is_due(Kind::People), is_due(Kind::JobFiles), is_due(Kind::Programs));
+        if is_due(Kind::Cancels) {
+            self.ask_of_a_run(Ask::Cancel);
+        }
         if self.world.one_in(self.world.faults.borrow().rate(Kind::VolumeClock)) {
             self.world.step_the_clock();
         }
@@ -85,8 +88,7 @@ impl People {
 
     fn ask(&mut self) {
         match self.chance.below(10) {
-            0..=2 => self.ask_of_a_run(Ask::Cancel),
-            3 | 4 => self.ask_of_a_run(Ask::Restart),
+            0..=4 => self.ask_of_a_run(Ask::Restart),
             5 => self.ask_of_a_device(Ask::Drain),
             6 => self.ask_of_a_device(Ask::Resume),
             7 => self.limit(),

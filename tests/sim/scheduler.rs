@@ -360,8 +360,10 @@ impl Scheduler {
         self.machines.iter().any(|machine| can(&machine) && machine.living.borrow().is_some())
     }
 
-    pub(crate) fn longest_lease(&self) -> Duration {
-        self.machines.iter().map(|machine| machine.lease).max().unwrap_or(LEASE)
+    /// The longest lease and, where beats are slower than usual, the beat by which a device's last sign of life may be seen late.
+    pub(crate) fn longest_silence(&self) -> Duration {
+        let silence = |machine: &Machine| machine.lease + machine.beat.saturating_sub(BEAT);
+        self.machines.iter().map(silence).max().unwrap_or(LEASE)
     }
 
     /// A device is asked to leave.
