@@ -422,7 +422,8 @@ impl Checker {
         let beat = beat.and_then(|file| serde_json::from_slice::<Value>(&file.bytes).ok());
         let said = beat.and_then(|beat| beat["slots"].as_u64()).unwrap_or(began);
         let asked = state["settings"].as_array().into_iter().flatten().filter(|it| it["for"] == device);
-        let earlier = self.asked.get(device).copied().unwrap_or(0);
+        // A device that was forgotten begins anew with what it was started with.
+        let earlier = self.asked.get(device).map_or(0, |most| began.max(*most));
         asked.filter_map(|it| it["slots"].as_u64()).fold(said.max(earlier), u64::max)
     }
 
