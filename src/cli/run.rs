@@ -26,6 +26,7 @@ use crate::model::device::Me;
 use crate::model::ids::{DeviceId, Tag};
 use crate::model::limits::{read_cpus, read_memory, read_pids, read_slots};
 use crate::model::time::{DURATION_RULE, SIZE_RULE, parse_duration, parse_size, show_duration};
+use crate::volume::logs::OwnLog;
 use crate::volume::mounts::{Kind, mount_of};
 
 /// Instead of an engine: this device runs no containers.
@@ -327,19 +328,9 @@ fn start_log(args: &RunArgs, context: &Context, device: &DeviceId) -> Result<imp
         return Err(Failure::new(Code::Usage, error, "--log-level debug"));
     };
     let filter = Targets::new().with_default(LevelFilter::WARN).with_target("aios", level);
-    let file = tracing_appender::rolling::RollingFileAppender::builder()
-        .rotation(tracing_appender::rolling::Rotation::DAILY)
-        .filename_prefix(format!("orchestrator.{device}"))
-        .filename_suffix("log")
-        .build(context.client.layout.logs());
-    let (file, guard) = match file {
-        Ok(file) => {
-            let (writer, guard) = NonBlockingBuilder::default().buffered_lines_limit(LOG_LINES).finish(file);
-            (Some(writer), Some(guard))
-        }
-        Err(_) => (None, None),
-    };
-    let to_file = file.map(|writer| tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(writer));
+    let file = OwnLog::new(context.client.layout.logs(), device.clone());
+    let (file, guard) = NonBlockingBuilder::default().buffered_lines_limit(LOG_LINES).finish(file);
+    let to_file = tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(file);
     let quiet = context.global.quiet;
     // Through a queue and a thread of its own, as the file: a pipe that nobody reads, or a terminal that is stopped, holds up
     // that thread and not the device.

@@ -3,18 +3,16 @@
 //! It polls exact paths, quickly at first, then slower: nothing has to be told that somebody waits. What exact paths do not
 //! show (a rejected trigger, a duplicate, a file that somebody removed) is looked for now and then.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::find::{self, Run};
 use super::runs::{has_log, log_path, why};
 use super::{Client, Code, Failure};
-use crate::model::entry::FileId;
 use crate::model::ids::{JobName, RunId};
 use crate::model::lease::Lease;
 use crate::model::result::Outcome;
-use crate::volume::logs::earlier_part;
-use crate::volume::os::read_from;
+use crate::volume::logs::{Reader, earlier_part};
 use crate::volume::{Context as _, found, processed, results};
 
 /// The first and the longest pause between two looks.
@@ -26,7 +24,7 @@ const NOWHERE: Duration = Duration::from_secs(12);
 /// How far ahead attempts are looked for: a claim that was never committed leaves its number unused.
 const AHEAD: u32 = 3;
 /// How much of a log is read at once, bytes.
-const CHUNK: u64 = 256 << 10;
+const CHUNK: usize = 256 << 10;
 
 /// Who is told what a run does.
 pub trait Listener {
@@ -97,11 +95,7 @@ impl Follower {
     /// Follows `run` from `offset` bytes of the log of `attempt` on.
     #[must_use]
     pub fn resume(client: &Client, run: Run, attempt: u32, offset: u64) -> Self {
-        let mut tail = Tail { offset, begun: offset > 0, ..Tail::new(client, &run, attempt) };
-        if offset > 0 {
-            // The log was told up to there: what was rotated away before is not told again.
-            tail.told = tail.earlier_part(client).ok().flatten();
-        }
+        let tail = Tail::resume(client, &run, attempt, offset);
         let only = Box::new(|_: &JobName| true);
         Self { run, attempt, tail, look_around: None, nowhere_since: None, said: String::new(), only }
     }
@@ -280,25 +274,24 @@ pub fn time_is_up(run: &RunId, timeout: Duration) -> Failure {
 }
 
 /// One log, told as far as `offset`; where it was rotated, its earlier part first.
+///
+/// The file that is told stays open. It is left for the one at its path when that is another one and has something in it: then
+/// whoever writes the log has gone over to it, and nothing more comes into the file before.
 pub struct Tail {
     path: PathBuf,
     earlier: PathBuf,
-    /// The earlier part that was told last.
-    told: Option<FileId>,
-    /// The one that is being told.
     telling: Option<Telling>,
-    begun: bool,
+    /// The earlier part when it was last looked at, which is told by now, or is told now, or needs not be.
+    told: Option<u64>,
     attempt: u32,
     offset: u64,
 }
 
-/// An earlier part that is being told.
+/// A file that is being told.
 struct Telling {
-    part: FileId,
-    /// How far.
-    at: u64,
-    /// Whether it was there before anything was told.
-    was_before: bool,
+    file: Reader,
+    /// It is not the earlier part of another one, and was not renamed or removed when it was last looked at.
+    is_at_path: bool,
 }
 
 impl Tail {
@@ -306,7 +299,28 @@ impl Tail {
     #[must_use]
     pub fn new(client: &Client, run: &Run, attempt: u32) -> Self {
         let path = log_path(client, run, attempt);
-        Self { earlier: earlier_part(&path), path, told: None, telling: None, begun: false, attempt, offset: 0 }
+        Self { earlier: earlier_part(&path), path, telling: None, told: None, attempt, offset: 0 }
+    }
+
+    /// The log of `attempt`, which was told up to `offset` bytes: what was rotated away before is not told again.
+    fn resume(client: &Client, run: &Run, attempt: u32, offset: u64) -> Self {
+        let mut tail = Self::new(client, run, attempt);
+        if offset == 0 {
+            return tail;
+        }
+        let size = |file: &Option<Reader>| file.as_ref().and_then(|file| file.size().ok()).unwrap_or(0);
+        // What cannot be looked at now is told from its beginning.
+        let open = |path| Reader::open(path).unwrap_or_default();
+        let (log, earlier) = (open(&tail.path), open(&tail.earlier));
+        tail.told = earlier.as_ref().map(Reader::inode);
+        (tail.telling, tail.offset) = if size(&log) >= offset {
+            (log.map(|file| Telling { file, is_at_path: true }), offset)
+        } else if size(&earlier) >= offset {
+            (earlier.map(|file| Telling { file, is_at_path: false }), offset)
+        } else {
+            (None, 0)
+        };
+        tail
     }
 
     /// Tells what is new; `false`: there is more, and no room for it. A log that is not there (yet) has nothing new.
@@ -317,71 +331,57 @@ impl Tail {
         if !listener.wants_log() {
             return Ok(true);
         }
-        if !self.tell_earlier_part(client, listener)? {
-            return Ok(false);
+        loop {
+            let next = self.next(client)?;
+            if !self.tell(listener)? {
+                return Ok(false);
+            }
+            let Some((telling, earlier)) = next else { return Ok(true) };
+            (self.telling, self.told, self.offset) = (Some(telling), earlier, 0);
         }
+    }
+
+    /// What is to be told after the file that is told now, and the earlier part that is told by then or with it.
+    fn next(&mut self, client: &Client) -> Result<Option<(Telling, Option<u64>)>, Failure> {
+        let there = found(client.disk.stat(&self.path)).on("look at", &self.path)?;
+        let present = self.telling.as_ref().map(|telling| telling.file.inode());
+        let is_present = |inode| present == Some(inode);
+        if there.is_some_and(|meta| is_present(meta.id.inode)) {
+            return Ok(None);
+        }
+        if let Some(telling) = &mut self.telling {
+            telling.is_at_path = false;
+            if there.is_none_or(|meta| meta.id.size == 0) {
+                return Ok(None);
+            }
+        }
+        // What was rotated away since.
+        let earlier = Reader::open(&self.earlier)?;
+        let which = earlier.as_ref().map(Reader::inode);
+        if let Some(file) = earlier.filter(|file| !is_present(file.inode()) && self.told != Some(file.inode())) {
+            return Ok(Some((Telling { file, is_at_path: false }, which)));
+        }
+        let log = Reader::open(&self.path)?.filter(|file| !is_present(file.inode()));
+        Ok(log.map(|file| (Telling { file, is_at_path: true }, which)))
+    }
+
+    /// Tells the file that is open to its end; `false`: there is more, and no room for it.
+    fn tell(&mut self, listener: &mut dyn Listener) -> Result<bool, Failure> {
+        let Some(Telling { file, is_at_path }) = &self.telling else { return Ok(true) };
         loop {
             if !listener.has_room() {
                 return Ok(false);
             }
-            let chunk = piece(&self.path, self.offset)?;
-            if !chunk.is_empty() {
-                self.offset += chunk.len() as u64;
-                listener.output(self.attempt, self.offset, &chunk)?;
-                continue;
-            }
-            let size = found(client.disk.stat(&self.path)).on("look at", &self.path)?.map(|meta| meta.id.size);
-            let Some(size) = size.filter(|size| *size < self.offset) else { return Ok(true) };
-            // It shrank. If it was rotated, what it held was its earlier part before that.
-            if !self.tell_earlier_part(client, listener)? {
-                return Ok(false);
-            }
-            if self.told.is_none() {
-                // Cut at its limit: what comes next stands behind the cut.
-                self.offset = size;
+            let chunk = file.read(self.offset, CHUNK).on("read", &self.path)?;
+            if chunk.is_empty() {
+                // Cut, by whoever copied it before: what comes next stands behind the cut.
+                self.offset = self.offset.min(file.size().on("look at", &self.path)?);
                 return Ok(true);
             }
-            self.offset = 0;
+            self.offset += chunk.len() as u64;
+            // Who goes on later begins with the log as it is then.
+            listener.output(self.attempt, if *is_at_path { self.offset } else { 0 }, &chunk)?;
         }
-    }
-
-    /// Tells what is not told yet of an earlier part that is new. It holds its bytes where the log held them, so the rest begins at
-    /// the same offset; and the log, if it is not cut yet, goes on where the earlier part ends.
-    /// `false`: there is more, and no room for it.
-    fn tell_earlier_part(&mut self, client: &Client, listener: &mut dyn Listener) -> Result<bool, Failure> {
-        let was_before = !std::mem::replace(&mut self.begun, true);
-        let mut next = (if was_before { 0 } else { self.offset }, was_before);
-        loop {
-            let there = self.earlier_part(client)?;
-            let Some(part) = there.filter(|_| there != self.told) else { return Ok(true) };
-            let mut telling = match self.telling.take() {
-                Some(telling) if telling.part == part => telling,
-                // Replaced before it was told: the rest of it is gone.
-                Some(gone) => Telling { part, at: 0, was_before: gone.was_before },
-                None => Telling { part, at: next.0, was_before: next.1 },
-            };
-            loop {
-                if !listener.has_room() {
-                    self.telling = Some(telling);
-                    return Ok(false);
-                }
-                let chunk = piece(&self.earlier, telling.at)?;
-                // Where it is replaced meanwhile, the rest of it is gone, and the next one is new from its beginning.
-                if chunk.is_empty() || self.earlier_part(client)? != there {
-                    break;
-                }
-                telling.at += chunk.len() as u64;
-                // Who goes on later begins with the log as it is then.
-                listener.output(self.attempt, 0, &chunk)?;
-            }
-            self.told = there;
-            self.offset = if telling.was_before { 0 } else { telling.at };
-            next = (0, telling.was_before);
-        }
-    }
-
-    fn earlier_part(&self, client: &Client) -> Result<Option<FileId>, Failure> {
-        Ok(found(client.disk.stat(&self.earlier)).on("look at", &self.earlier)?.map(|meta| meta.id))
     }
 
     /// All of it, as text.
@@ -389,30 +389,21 @@ impl Tail {
     /// # Errors
     /// What the system said.
     pub fn text(&self, client: &Client) -> Result<String, Failure> {
-        let mut bytes = Vec::new();
-        // Again if it was rotated meanwhile, which happens once in a while at most.
-        for _ in 0..3 {
-            let before = self.earlier_part(client)?;
-            bytes.clear();
-            for path in [&self.earlier, &self.path] {
-                let begin = bytes.len();
-                loop {
-                    let chunk = piece(path, (bytes.len() - begin) as u64)?;
-                    if chunk.is_empty() {
-                        break;
-                    }
-                    bytes.extend(chunk);
-                }
-            }
-            if self.earlier_part(client)? == before {
-                break;
-            }
-        }
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
+        let mut all = Whole(Vec::new());
+        let mut tail =
+            Self { telling: None, told: None, path: self.path.clone(), earlier: self.earlier.clone(), ..*self };
+        tail.offset = 0;
+        tail.copy(client, &mut all)?;
+        Ok(String::from_utf8_lossy(&all.0).into_owned())
     }
 }
 
-/// The next piece of a log that may not be there.
-fn piece(path: &Path, offset: u64) -> Result<Vec<u8>, Failure> {
-    Ok(found(read_from(path, offset, CHUNK)).on("read", path)?.unwrap_or_default())
+/// Keeps a log in memory.
+struct Whole(Vec<u8>);
+
+impl Listener for Whole {
+    fn output(&mut self, _: u32, _: u64, bytes: &[u8]) -> Result<(), Failure> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
 }

@@ -2,8 +2,6 @@
 //!
 //! The loop waits for none of them, and what they do needs no place in the state: a chore that is cut off is done again.
 
-use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,7 +13,6 @@ use crate::volume::atomic::Temporary;
 use crate::volume::backup::{self, Fault, Rounds, Terms as BackupTerms};
 use crate::volume::disk::Disk;
 use crate::volume::layout::Layout;
-use crate::volume::logs;
 use crate::volume::os::OsDisk;
 use crate::volume::retention::{self, Tally, Terms, Turn};
 
@@ -25,20 +22,6 @@ const FIRST: Duration = Duration::from_secs(300);
 const THOROUGH: u64 = 24;
 /// How long a thread rests after a failure: a copy that finds no room costs a copy.
 const REST: Duration = Duration::from_secs(60);
-
-/// Something that a device wants done beside its loop.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Chore {
-    /// This log has passed its limit and is rotated.
-    Rotate(PathBuf),
-}
-
-impl Device {
-    /// What is to be done beside the loop, once. Asked for again as long as it is needed.
-    pub fn take_chores(&mut self) -> BTreeSet<Chore> {
-        std::mem::take(&mut self.chores)
-    }
-}
 
 /// A thread that works, or not, and when it has something to do next, on this machine's boot time.
 #[derive(Debug, Clone, Default)]
@@ -80,7 +63,7 @@ impl Thread {
             working.0.again_at(disk.boot() + rest + Duration::from_millis(1));
         };
         if let Err(error) = std::thread::Builder::new().name("aios-chores".to_owned()).spawn(work) {
-            tracing::warn!(%error, "no thread for cleaning up, rotating logs or a backup: it is tried again");
+            tracing::warn!(%error, "no thread for cleaning up or a backup: it is tried again");
             later.again_at(OsDisk::new().boot() + REST);
         }
     }
@@ -100,12 +83,10 @@ pub(super) struct Chores {
     layout: Layout,
     config: Config,
     keeping: Thread,
-    rotating: Thread,
     backing: Thread,
     /// What the last try of a backup came to, until the device has heard of it: why there is none, or that there is one.
     backed: Arc<Mutex<Option<Option<String>>>>,
     rounds: Arc<AtomicU64>,
-    names: Temporary,
     stop: Arc<AtomicBool>,
 }
 
@@ -116,11 +97,9 @@ impl Chores {
             layout: parts.layout.clone(),
             config: parts.config.clone(),
             keeping: Thread::due_at(now + parts.config.keep_every.min(FIRST)),
-            rotating: Thread::default(),
             backing: Thread::due_at(now + parts.config.backup_every.unwrap_or_default().min(FIRST)),
             backed: Arc::default(),
             rounds: Arc::default(),
-            names: Temporary::new(parts.me.session.clone()),
             stop: Arc::default(),
         }
     }
@@ -129,9 +108,6 @@ impl Chores {
     pub(super) fn look(&mut self, device: &mut Device, now: Moment) {
         if self.keeping.is_due(now.boot) {
             self.keep(device, now);
-        }
-        if self.rotating.is_due(now.boot) {
-            self.rotate(device.take_chores());
         }
         if let Some(every) = self.config.backup_every
             && self.backing.is_due(now.boot)
@@ -217,28 +193,6 @@ impl Chores {
             rest
         });
     }
-
-    fn rotate(&mut self, chores: BTreeSet<Chore>) {
-        if chores.is_empty() {
-            return;
-        }
-        // In a folder that is swept: a day's folder would keep a leftover for ever.
-        let staged = self.names.beside(&self.layout.logs().join("log"));
-        let (limit, stop) = (self.config.log_limit, Arc::clone(&self.stop));
-        self.rotating.work(move |disk| {
-            let mut rest = Duration::ZERO;
-            for Chore::Rotate(log) in chores.into_iter().take_while(|_| !stop.load(Ordering::Acquire)) {
-                match logs::rotate(disk, &log, &staged, limit) {
-                    Ok(lost) => tracing::debug!(log = %log.display(), lost, "a log that passed its limit is rotated"),
-                    Err(error) => {
-                        tracing::warn!(hint = error.hint(), "{error}; the log is not rotated");
-                        rest = REST;
-                    }
-                }
-            }
-            rest
-        });
-    }
 }
 
 /// Whoever waits for the threads at the end waits for one file.
@@ -264,23 +218,6 @@ fn tell(tally: &Tally, terms: &Terms) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::ids::Session;
-
-    fn chores(home: &std::path::Path) -> Chores {
-        let layout = Layout { common: home.to_owned(), programs: home.join("Programs") };
-        OsDisk::new().make_folders(&layout.logs()).unwrap();
-        Chores {
-            layout,
-            config: Config { log_limit: 4, ..Config::default() },
-            keeping: Thread::default(),
-            rotating: Thread::default(),
-            backing: Thread::default(),
-            backed: Arc::default(),
-            rounds: Arc::default(),
-            names: Temporary::new(Session::from_random(1)),
-            stop: Arc::default(),
-        }
-    }
 
     /// Waits until a thread is done with its work, and says when it works again.
     async fn rested(thread: &Thread) -> Duration {
@@ -293,27 +230,6 @@ mod tests {
             }
         };
         tokio::time::timeout(Duration::from_secs(60), done).await.unwrap()
-    }
-
-    #[tokio::test]
-    async fn logs_are_rotated_beside_the_loop_and_one_that_cannot_be_makes_it_rest() {
-        let home = tempfile::tempdir().unwrap();
-        let (mut chores, disk) = (chores(home.path()), OsDisk::new());
-        let [one, other] = ["one.log", "other.log"].map(|name| chores.layout.logs().join(name));
-        disk.create(&one, b"12345").unwrap();
-        disk.create(&other, b"1234").unwrap();
-        chores.rotate([&one, &other].map(|log| Chore::Rotate(log.clone())).into());
-        let due = rested(&chores.rotating).await;
-        assert!(due <= disk.boot() + Duration::from_millis(1));
-        assert_eq!(disk.read(&one, 9).unwrap().0, b"");
-        assert_eq!(disk.read(&logs::earlier_part(&one), 9).unwrap().0, b"12345");
-        assert_eq!(disk.read(&other, 9).unwrap().0, b"1234", "it is within its limit");
-        disk.append(&other, b"5").unwrap();
-        disk.make_folders(&logs::earlier_part(&other)).unwrap();
-        let before = disk.boot();
-        chores.rotate([Chore::Rotate(other)].into());
-        assert!(rested(&chores.rotating).await >= before + REST);
-        assert_eq!(disk.list(&chores.layout.logs()).unwrap().len(), 4, "nothing is left behind");
     }
 
     #[tokio::test]

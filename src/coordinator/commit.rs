@@ -235,7 +235,6 @@ impl Device {
             figures::ended(outcome, mine.is_some_and(|mine| mine.trigger.not_before.is_some()));
         }
         self.running.remove(lease);
-        self.cut.remove(lease);
         self.fenced.remove(lease);
         let Some(before) = self.mine.remove(&lease.run) else { return };
         if before.held.attempt != lease.attempt {

@@ -1,19 +1,19 @@
 //! Ends: from a process that is gone to a result that waits for its commit.
 
 use super::spec::output_of;
-use super::{Chore, Device, End, LOG_LOOK, Leaving, Parts, TRY_AGAIN};
+use super::{Device, End, Leaving, Parts, TRY_AGAIN};
 use crate::decide::agenda::unwanted;
 use crate::decide::recover::Mine;
 use crate::decide::settle::{Circumstances, GoesOn, Next, Report, fits_here, judge};
 use crate::exec::{Ending, Exit, StopCause};
 use crate::model::job::Program;
 use crate::model::lease::Lease;
-use crate::model::result::{Cause, Status};
+use crate::model::result::Status;
 use crate::model::space::show_size;
 use crate::model::time::{Moment, show_duration};
 use crate::volume::layout::Layout;
 use crate::volume::results::{Output, stage_result, staged_path, supersede, take_output};
-use crate::volume::{self, Context, logs};
+use crate::volume::{self, Context};
 
 impl Device {
     /// Takes the ends since the last tick and stages their results. What cannot be staged is kept and tried again.
@@ -99,7 +99,6 @@ impl Device {
                 tracing::warn!(run = %lease.run, attempt = lease.attempt, "its lease had gone to another attempt: the result is kept as superseded");
                 self.ended.remove(lease);
                 self.running.remove(lease);
-                self.cut.remove(lease);
                 self.fenced.remove(lease);
                 if self.mine.get(&lease.run).is_some_and(|mine| mine.held.attempt == lease.attempt) {
                     self.mine.remove(&lease.run);
@@ -114,17 +113,16 @@ impl Device {
         let work = self.work.remove(lease);
         let masker = self.maskers.remove(lease).unwrap_or_default();
         let mask = |text: String| masker.mask_text(text);
-        let (mut output, mut log_truncated) = (Output::default(), false);
+        let mut output = Output::default();
         let memory = self.limited.remove(lease).and_then(|limits| limits.memory);
         let (mut timeout, mut claimed_at) = (None, None);
         if let Some(mine) = holder(&self.mine, &self.fenced, lease) {
-            let (job, is_function) = (mine.held.job.clone(), matches!(mine.job.program, Program::Function { .. }));
+            let is_function = matches!(mine.job.program, Program::Function { .. });
             timeout = mine.timeout();
             claimed_at = Some(mine.held.claimed_at);
             let (disk, layout) = (&*self.parts.disk, &self.parts.layout);
             output = take_output(disk, &output_of(mine, layout, work.as_ref()), is_function, &masker)
                 .unwrap_or_else(|error| Output { result_error: Some(error.to_string()), ..Output::default() });
-            log_truncated = exit.started && self.close_log(&job, lease);
         }
         if let Some(work) = work
             && !work.remove(&*self.parts.disk)
@@ -159,7 +157,7 @@ impl Device {
             duration: exit.duration,
             usage: exit.usage,
             log: self.log_of(lease),
-            log_truncated,
+            log_truncated: exit.log_truncated,
         }
     }
 
@@ -172,54 +170,6 @@ impl Device {
 
     fn log_of(&self, lease: &Lease) -> Option<String> {
         holder(&self.mine, &self.fenced, lease).map(|mine| Layout::log_name(&mine.held.job, lease))
-    }
-
-    /// The last look at a log; `true`: it does not hold all that was printed.
-    fn close_log(&mut self, job: &crate::model::ids::JobName, lease: &Lease) -> bool {
-        let limit = self.parts.config.log_limit;
-        let path = self.parts.layout.log(job, lease);
-        if holder(&self.mine, &self.fenced, lease).is_some_and(is_daemon) {
-            return self.rotate_log(&path, lease);
-        }
-        let left_out = match logs::cut(&*self.parts.disk, &path, limit) {
-            Ok(cut) => cut + self.cut.get(lease).copied().unwrap_or(0),
-            Err(error) => {
-                tracing::warn!(%error, "this log is not held to its limit");
-                return false;
-            }
-        };
-        if left_out > 0
-            && let Err(error) = logs::close_cut(&*self.parts.disk, &path, limit, left_out)
-        {
-            tracing::warn!(%error, "this log does not say what is left out");
-        }
-        left_out > 0
-    }
-
-    /// Has a daemon's log rotated if it has passed its limit; `true`: it was rotated, now or earlier.
-    fn rotate_log(&mut self, path: &std::path::Path, lease: &Lease) -> bool {
-        if logs::has_outgrown(&*self.parts.disk, path, self.parts.config.log_limit) {
-            self.chores.insert(Chore::Rotate(path.to_owned()));
-            *self.cut.entry(lease.clone()).or_default() += 1;
-        }
-        self.cut.contains_key(lease)
-    }
-
-    /// Holds the logs of running attempts to their limit once a second. The program is not stopped.
-    pub(super) fn hold_logs_to_their_limit(&mut self, now: Moment) {
-        if now.boot < self.due.logs {
-            return;
-        }
-        self.due.logs = now.boot + LOG_LOOK;
-        for lease in self.running.clone() {
-            let Some(mine) = holder(&self.mine, &self.fenced, &lease) else { continue };
-            let path = self.parts.layout.log(&mine.held.job, &lease);
-            if is_daemon(mine) {
-                self.rotate_log(&path, &lease);
-            } else if let Ok(cut @ 1..) = logs::cut(&*self.parts.disk, &path, self.parts.config.log_limit) {
-                *self.cut.entry(lease.clone()).or_default() += cut;
-            }
-        }
     }
 
     /// The device is to end for this reason: its runs are stopped at once.
@@ -285,11 +235,6 @@ impl Device {
     }
 }
 
-/// Whether an attempt is meant to run for ever: of its log the newest counts.
-fn is_daemon(mine: &Mine) -> bool {
-    mine.held.cause == Cause::Always
-}
-
 /// Who an attempt was claimed as.
 pub(super) fn holder<'a>(
     mine: &'a std::collections::BTreeMap<crate::model::ids::RunId, Mine>,
@@ -315,7 +260,7 @@ fn status_of(exit: &Exit) -> (Status, GoesOn) {
         Some(StopCause::Timeout) => (Status::TimedOut, GoesOn::No),
         Some(StopCause::Cancelled | StopCause::Dismissed | StopCause::Preempted) => (Status::Cancelled, GoesOn::No),
         Some(StopCause::Restarted) => (Status::Cancelled, GoesOn::Here),
-        Some(StopCause::Drained | StopCause::Fenced) => (Status::Cancelled, GoesOn::Anywhere),
+        Some(StopCause::Drained | StopCause::Fenced | StopCause::Short) => (Status::Cancelled, GoesOn::Anywhere),
     }
 }
 
@@ -338,6 +283,7 @@ fn error_of(
         (Some(StopCause::Dismissed), _) => Some("its job does not want it any more".to_owned()),
         (Some(StopCause::Preempted), _) => Some("preempted: its device has other work".to_owned()),
         (Some(StopCause::Drained), _) => Some("its device left; the run goes on".to_owned()),
+        (Some(StopCause::Short), _) => Some("its device was out of processes, memory or descriptors".to_owned()),
         (Some(StopCause::Fenced), _) => Some("stopped: its lease had gone to another attempt".to_owned()),
         (None, Ending::Unknown { error }) => Some(error.clone()),
         (None, Ending::Code(_) | Ending::Signal(_)) if status == Status::Failed && exit.oom_killed => {

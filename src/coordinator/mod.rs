@@ -58,7 +58,6 @@ mod spec;
 mod tell;
 
 pub use begin::{BeginError, check_writable, claim_identity, open_volume};
-pub use chores::Chore;
 
 /// How long a tick that was refused waits before it tries again.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
@@ -66,8 +65,8 @@ const TRY_AGAIN: Duration = Duration::from_secs(1);
 const BUSY_WARNING: Duration = Duration::from_secs(5);
 /// How long a run that is stopped because its device leaves has before it is killed.
 const LEAVE_GRACE: Duration = Duration::from_secs(3);
-/// How often logs are held against their limit.
-const LOG_LOOK: Duration = Duration::from_secs(1);
+/// The problem of a device that is out of processes, memory or descriptors.
+const SHORT: &str = "processes";
 /// How often containers that nobody holds are looked for.
 const TIDY: Duration = Duration::from_secs(60);
 /// How often leftovers are swept.
@@ -156,7 +155,6 @@ pub struct Device {
     vanished: BTreeMap<RunId, Option<u32>>,
     vanished_since: BTreeMap<RunId, Duration>,
     accounted: Option<u64>,
-    cut: BTreeMap<Lease, u64>,
     /// What the attempts that run may use.
     limited: BTreeMap<Lease, Limits>,
     /// The work folders of attempts in containers.
@@ -165,8 +163,6 @@ pub struct Device {
     spoiled: BTreeSet<Work>,
     /// What masks the secrets of attempts that were given some.
     maskers: BTreeMap<Lease, Arc<Masker>>,
-    /// What is to be done beside the loop.
-    chores: BTreeSet<Chore>,
     /// The day folder of results that was made last.
     results_folder: Option<std::path::PathBuf>,
     beat: u64,
@@ -200,7 +196,6 @@ pub struct Device {
 struct Due {
     beat: Duration,
     scan: Duration,
-    logs: Duration,
     sweep: Duration,
     tidy: Duration,
     again: Option<Duration>,
@@ -280,12 +275,10 @@ impl Device {
             vanished: BTreeMap::new(),
             vanished_since: BTreeMap::new(),
             accounted: None,
-            cut: BTreeMap::new(),
             limited: BTreeMap::new(),
             work: BTreeMap::new(),
             spoiled: BTreeSet::new(),
             maskers: BTreeMap::new(),
-            chores: BTreeSet::new(),
             results_folder: None,
             beat,
             worked_through: 0,
@@ -320,6 +313,7 @@ impl Device {
         }
         let now = self.by_the_volume(now);
         self.take_exits(now);
+        self.take_shortage();
         self.take_answers();
         // Whose id another session has leaves everything but its own processes to that one.
         if self.end != Some(End::Replaced) {
@@ -329,7 +323,6 @@ impl Device {
             self.upkeep = false;
         }
         self.stop_to_leave(now);
-        self.hold_logs_to_their_limit(now);
         self.sweep(now);
         match self.has_left(now) {
             Some(end) => Tick::End(end),
@@ -465,11 +458,22 @@ impl Device {
         self.due.again = Some(now.boot);
     }
 
-    /// Without its working folder no program starts, and without room none ends well: what waits is left to others.
+    /// Without its working folder or a free process no program starts, and without room none ends well: what waits is left to others.
     fn takes_work(&self) -> bool {
-        let has_programs = !self.problems.contains_key("programs");
+        let is_able = !self.problems.contains_key("programs") && !self.problems.contains_key(SHORT);
         let could_write = self.could_write || crate::planted!(ClaimUnwritable);
-        self.leaving.is_none() && !self.drained && could_write && has_programs && self.low_on.is_none()
+        self.leaving.is_none() && !self.drained && could_write && is_able && self.low_on.is_none()
+    }
+
+    /// Takes in whether programs can be started.
+    fn take_shortage(&mut self) {
+        match self.parts.executor.short_of() {
+            Some(why) => self.problem(
+                SHORT,
+                format!("{why}; hint: it is tried again, and no new work is taken meanwhile; give this device more, or fewer slots"),
+            ),
+            None => self.solved(SHORT),
+        }
     }
 
     /// Notes since when it is known what others hold.
@@ -632,12 +636,10 @@ impl Device {
         let agenda = self.agenda.next_change(now.wall).map(until);
         let quiet = self.quiet_since.map(|since| since + IDLE_REST);
         let quiet = quiet.filter(|at| *at > now.boot && self.agenda.has_idle_jobs());
-        let logs = (!self.running.is_empty()).then_some(self.due.logs);
         let leave = self.leaving.map(|leaving| if leaving.asked { leaving.gone_by } else { leaving.stop_at });
         // Where the folder cannot be read, what has to be looked at waits for the next scan.
         let settle = self.programs.next_settle().filter(|_| !self.problems.contains_key("programs"));
-        let dues =
-            [settles, queue, agenda, quiet, logs, leave, self.due.again, settle, self.liveness.next_verdict(now.boot)];
+        let dues = [settles, queue, agenda, quiet, leave, self.due.again, settle, self.liveness.next_verdict(now.boot)];
         dues.into_iter().flatten().fold(self.due.beat.min(self.due.scan), Duration::min)
     }
 }

@@ -13,10 +13,11 @@ use crate::model::container::Limits;
 use crate::model::ids::RunId;
 use crate::model::job::Program;
 use crate::model::lease::Lease;
-use crate::model::result::Status;
+use crate::model::result::{Cause, Status};
 use crate::model::time::Moment;
 use crate::model::trigger::Json;
 use crate::volume::layout::Layout;
+use crate::volume::logs::Keeps;
 use crate::volume::retention::rule::day_stays;
 use crate::volume::secrets::Masker;
 use crate::volume::work::Work;
@@ -60,9 +61,9 @@ impl Device {
                 return;
             }
         };
-        let opened =
-            if goes_on { logs::open_again(&*self.parts.disk, &path) } else { logs::open(&*self.parts.disk, &path) };
-        let log = match opened {
+        let keeps = if mine.held.cause == Cause::Always { Keeps::Newest } else { Keeps::First };
+        let open = if goes_on { logs::open_again } else { logs::open };
+        let log = match open(&*self.parts.disk, &path, self.parts.config.log_limit, keeps) {
             Ok(log) => log,
             Err(error) if error.source.kind() == std::io::ErrorKind::AlreadyExists => {
                 let error = format!("its log {} is there already: this attempt was started before", path.display());

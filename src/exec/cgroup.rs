@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use super::procfs::{self, Stat};
+use super::program::is_short;
 use super::tree;
 use crate::model::container::Limits;
 
@@ -68,13 +69,20 @@ pub enum Why {
         path: PathBuf,
         /// What the system said.
         error: String,
+        /// Whether the system was short of something that others give back.
+        is_short: bool,
     },
 }
 
 impl Why {
     fn refused(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
-        move |error| Self::Refused { what, path, error: error.to_string() }
+        move |error| Self::Refused { what, path, error: error.to_string(), is_short: is_short(&error) }
+    }
+
+    /// Whether it may work later: the system was short of something that others give back.
+    pub(super) fn is_short(&self) -> bool {
+        matches!(self, Self::Refused { is_short: true, .. })
     }
 
     /// Whether there is nothing here that could be used, rather than something that does not work.

@@ -56,6 +56,10 @@ impl Executor for Fleet {
         exits
     }
 
+    fn short_of(&self) -> Option<String> {
+        self.processes.short_of().or_else(|| self.containers.short_of())
+    }
+
     fn offers(&self) -> BTreeSet<Tag> {
         self.processes.offers().into_iter().chain(self.containers.offers()).collect()
     }

@@ -8,7 +8,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, PipeReader, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -17,7 +17,8 @@ use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit};
 
 use super::cgroup::{Cgroups, Group};
-use super::{MARKER, Spec, program};
+use super::program::{self, Unstarted};
+use super::{MARKER, Spec};
 use crate::model::limits::Way;
 
 /// Makes this program the launcher. What follows: where to say what fails, limits, `--`, the program, its arguments with its name.
@@ -62,15 +63,16 @@ pub(super) struct Launch {
 /// # Errors
 /// What was tried and why it cannot be, as a sentence.
 pub(super) fn command(
-    spec: &mut Spec,
+    spec: &Spec,
+    out: Option<BorrowedFd<'_>>,
     limiter: Option<&Limiter>,
-) -> Result<(Command, PathBuf, Option<Launch>), String> {
+) -> Result<(Command, PathBuf, Option<Launch>), Unstarted> {
     let cgroups = limiter.and_then(|limiter| limiter.cgroups.as_ref());
     let way = Way::of(spec.limits, cgroups.is_some());
     let (Some(limiter), false) = (limiter, way == Way::Free) else {
         return match way {
-            Way::Free => program::command(spec, &[]).map(|(command, program)| (command, program, None)),
-            Way::Cgroup | Way::AddressSpace(_) | Way::Unheld => Err(unheld(spec)),
+            Way::Free => program::command(spec, out, &[]).map(|(command, program)| (command, program, None)),
+            Way::Cgroup | Way::AddressSpace(_) | Way::Unheld => Err(unheld(spec).into()),
         };
     };
     let name = || spec.argv.first().map_or("", String::as_str).to_owned();
@@ -78,17 +80,20 @@ pub(super) fn command(
         (Way::Cgroup, Some(cgroups)) => {
             let marker = spec.env.get(MARKER).cloned().unwrap_or_else(|| spec.lease.to_string());
             let group = cgroups.make(&marker, spec.limits);
-            let group =
-                group.map_err(|why| program::failed(&name(), &format!("its limits: {why}"), "a cgroup for it"))?;
+            let group = group.map_err(|why| Unstarted {
+                is_short: why.is_short(),
+                error: program::failed(&name(), &format!("its limits: {why}"), "a cgroup for it"),
+            })?;
             let doors: Vec<OsString> = group.doors().flat_map(|door| [JOIN.into(), door.into()]).collect();
             (Some(group), doors)
         }
         (Way::AddressSpace(bytes), _) => (None, vec![ADDRESS_SPACE.into(), bytes.to_string().into()]),
-        (Way::Free | Way::Cgroup | Way::Unheld, _) => return Err(unheld(spec)),
+        (Way::Free | Way::Cgroup | Way::Unheld, _) => return Err(unheld(spec).into()),
     };
     let before = [limiter.launcher.clone().into(), WORD.into()].into_iter().chain(limit).chain([END.into()]);
-    let made = program::command(spec, &before.collect::<Vec<OsString>>()).and_then(|(mut command, program)| {
-        let (said, says) = io::pipe().map_err(|error| program::explain(spec, &program, &error))?;
+    let made = program::command(spec, out, &before.collect::<Vec<OsString>>()).and_then(|(mut command, program)| {
+        let (said, says) =
+            io::pipe().map_err(|error| Unstarted::by(&error, program::explain(spec, &program, &error)))?;
         // It stands in for the empty input until the program begins: no descriptor is passed on that others could catch.
         command.stdin(Stdio::from(says));
         Ok((command, program, said))
@@ -134,7 +139,7 @@ impl Launch {
     }
 
     /// Why the program did not begin, once the process has ended; `None`: it did.
-    pub(super) fn failure(&self) -> Option<String> {
+    pub(super) fn failure(&self) -> Option<Unstarted> {
         rustix::io::ioctl_fionbio(&self.said, true).ok()?;
         let mut buffer = [0; SAYS];
         // Nothing there, or nobody who could still say something: the program has begun.
@@ -143,11 +148,12 @@ impl Launch {
         let (step, number) = said.trim().split_once(' ')?;
         let error = io::Error::from_raw_os_error(number.parse().ok()?);
         let name = self.spec.argv.first().map_or("", String::as_str);
-        Some(match Step::of(step)? {
+        let why = match Step::of(step)? {
             Step::Begin => program::explain(&self.spec, &self.program, &error),
             Step::Join => program::failed(name, &format!("it cannot join its cgroup: {error}"), "to be let in"),
             Step::Limit => program::failed(name, &format!("it cannot limit its memory: {error}"), "to be let"),
-        })
+        };
+        Some(Unstarted::by(&error, why))
     }
 }
 

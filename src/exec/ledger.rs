@@ -63,6 +63,11 @@ impl<A> Ledger<A> {
         self.wake.notify_one();
     }
 
+    /// Wakes the owner: something other than an exit is to be looked at.
+    pub(super) fn wake(&self) {
+        self.wake.notify_one();
+    }
+
     /// The exits since the last call, oldest first; their attempts are owed no more.
     pub(super) fn take(&self) -> Vec<Exit> {
         let mut pages = self.pages();

@@ -1,106 +1,245 @@
-//! The log of an attempt, where this program writes it: what containers print, and what programs print that were given secrets.
+//! The log of an attempt: what its program prints goes through this program, masked and within its limit.
 //!
-//! A program without secrets writes into the file itself. One with secrets prints into a pipe, and what it was given is masked on
-//! the way: so its values are in no file, whatever becomes of it, of its device or of the file.
+//! A program of this machine prints into a pipe, standard output and standard error into the same one. So the file belongs to the
+//! device alone: a program that opens `/dev/stderr` again, or floods it, cannot cut or fill it. One thread empties all pipes; it
+//! waits in `epoll` and costs nothing while nobody prints. A program whose log cannot be written, or has reached its limit, is
+//! neither stopped nor told.
 
-use std::fs::File;
-use std::io::{self, PipeReader, Read, Write};
+use std::collections::BTreeMap;
+use std::io::{self, PipeReader, PipeWriter, Read};
+use std::mem::replace;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::oneshot;
+use rustix::buffer::spare_capacity;
+use rustix::event::epoll;
+use rustix::io::Errno;
 
+use crate::model::ids::RunId;
 use crate::model::lease::Lease;
+use crate::volume::logs;
 use crate::volume::secrets::{Masker, Stream};
 
-/// How much is taken out of a pipe at a time, bytes: as much as it holds.
+/// How much is taken out of a pipe at a time, bytes: as much as it usually holds.
 const PIECE: usize = 64 << 10;
-/// How long the last of what was printed may take to come.
-const LAST_WORDS: Duration = Duration::from_secs(5);
+/// How many pipes are told of at a time.
+const EVENTS: usize = 32;
+/// What stands for the end of the thread; pipes are counted from 1.
+const STOP: u64 = 0;
 
 /// A log under way.
 #[derive(Debug)]
 pub(super) struct Log {
-    file: File,
+    file: logs::Log,
     masks: Option<Stream>,
+    run: RunId,
+    has_complained: bool,
 }
 
 impl Log {
-    pub(super) fn new(file: File, masker: Option<Arc<Masker>>) -> Self {
-        Self { file, masks: masker.map(Stream::new) }
+    pub(super) fn new(file: logs::Log, masker: Option<Arc<Masker>>, lease: &Lease) -> Self {
+        Self { file, masks: masker.map(Stream::new), run: lease.run.clone(), has_complained: false }
     }
 
     /// Writes the next piece. What may be the beginning of a secret comes with the piece after it.
-    pub(super) fn write(&mut self, piece: &[u8]) -> io::Result<()> {
-        match &mut self.masks {
-            Some(masks) => self.file.write_all(&masks.pass(piece)),
-            None => self.file.write_all(piece),
-        }
+    pub(super) fn write(&mut self, piece: &[u8]) {
+        let written = match &mut self.masks {
+            Some(masks) => self.file.write(&masks.pass(piece)),
+            None => self.file.write(piece),
+        };
+        self.note(written);
     }
 
-    /// Writes what was held back: nothing more comes.
-    pub(super) fn finish(&mut self) -> io::Result<()> {
-        self.masks.as_mut().map_or(Ok(()), |masks| self.file.write_all(&masks.rest()))
-    }
-}
-
-/// The copy from a pipe into a log, on a thread of its own.
-#[derive(Debug)]
-pub(super) struct Copying {
-    done: oneshot::Receiver<()>,
-    is_closed: Arc<AtomicBool>,
-}
-
-impl Copying {
-    /// Starts one; the file is the end of the pipe that a program is to print into. It ends when nobody has that open any more.
-    pub(super) fn start(lease: &Lease, log: File, masker: Arc<Masker>) -> io::Result<(Self, File)> {
-        let (from, into) = io::pipe()?;
-        let (tell, done) = oneshot::channel();
-        let is_closed = Arc::new(AtomicBool::new(false));
-        let (log, closed, lease) = (Log::new(log, Some(masker)), Arc::clone(&is_closed), lease.clone());
-        std::thread::Builder::new().name("aios-log".to_owned()).stack_size(128 << 10).spawn(move || {
-            copy(from, log, &lease, &closed);
-            // Who does not wait needs not be told.
-            let _ = tell.send(());
-        })?;
-        Ok((Self { done, is_closed }, File::from(OwnedFd::from(into))))
+    /// Ends it: nothing more comes. Returns whether something of what was printed is missing in it.
+    pub(super) fn finish(&mut self) -> bool {
+        let rest = self.masks.as_mut().map_or(Ok(()), |masks| self.file.write(&masks.rest()));
+        self.note(rest);
+        let closed = self.file.close().map(drop);
+        self.note(closed);
+        self.file.is_cut()
     }
 
-    /// Waits until everything is in the log. What a process prints later that nobody could find does not come into it.
-    pub(super) async fn finish(self, lease: &Lease) {
-        if tokio::time::timeout(LAST_WORDS, self.done).await.is_err() {
-            self.is_closed.store(true, Ordering::Release);
-            tracing::warn!(run = %lease.run, "something still has the output of this attempt open: its log ends here");
-        }
-    }
-}
-
-/// Copies until nobody can print any more. Where the log cannot be written the rest is lost and the program goes on.
-fn copy(mut from: PipeReader, mut log: Log, lease: &Lease, is_closed: &AtomicBool) {
-    let mut piece = vec![0; PIECE];
-    let mut complained = false;
-    let mut note = |written: io::Result<()>| {
+    fn note(&mut self, written: io::Result<()>) {
         if let Err(error) = written
-            && !std::mem::replace(&mut complained, true)
+            && !replace(&mut self.has_complained, true)
         {
-            tracing::warn!(run = %lease.run, %error, "what this attempt prints cannot be written to its log");
+            tracing::warn!(run = %self.run, %error, "what this attempt prints cannot be written to its log");
         }
-    };
-    loop {
-        match from.read(&mut piece) {
-            Ok(0) => break,
-            Ok(_) if is_closed.load(Ordering::Acquire) => {}
-            Ok(count) => note(log.write(&piece[..count])),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => {
-                tracing::warn!(run = %lease.run, %error, "what this attempt prints cannot be read");
-                break;
+    }
+}
+
+/// The pipes of all attempts, and the thread that empties them. The thread ends when this is dropped.
+#[derive(Debug)]
+pub(super) struct Pipes {
+    shared: Arc<Shared>,
+    _stop: PipeWriter,
+}
+
+#[derive(Debug)]
+struct Shared {
+    epoll: OwnedFd,
+    open: Mutex<Open>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    last: u64,
+    pipes: BTreeMap<u64, Arc<Mutex<End>>>,
+}
+
+/// The end of a pipe that is read.
+#[derive(Debug)]
+struct End {
+    from: PipeReader,
+    log: Log,
+}
+
+/// No line behind these locks can leave something half done.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Pipes {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub(super) fn start() -> io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let (stopped, stop) = io::pipe()?;
+        epoll::add(&epoll, &stopped, epoll::EventData::new_u64(STOP), epoll::EventFlags::IN)?;
+        let shared = Arc::new(Shared { epoll, open: Mutex::default() });
+        let emptied = Arc::clone(&shared);
+        std::thread::Builder::new().name("aios-log".to_owned()).stack_size(128 << 10).spawn(move || {
+            emptied.empty();
+            drop(stopped);
+        })?;
+        Ok(Self { shared, _stop: stop })
+    }
+
+    /// Opens a pipe into a log, and returns the end that a program is to print into.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub(super) fn open(&self, log: Log) -> Result<(Pipe, PipeWriter), (Log, io::Error)> {
+        let (from, into) = match reader() {
+            Ok(ends) => ends,
+            Err(error) => return Err((log, error)),
+        };
+        let mut open = lock(&self.shared.open);
+        let number = open.last + 1;
+        let data = epoll::EventData::new_u64(number);
+        if let Err(error) = epoll::add(&self.shared.epoll, &from, data, epoll::EventFlags::IN) {
+            return Err((log, error.into()));
+        }
+        let end = Arc::new(Mutex::new(End { from, log }));
+        open.last = number;
+        open.pipes.insert(number, Arc::clone(&end));
+        Ok((Pipe { shared: Arc::clone(&self.shared), number, end }, into))
+    }
+}
+
+fn reader() -> io::Result<(PipeReader, PipeWriter)> {
+    let (from, into) = io::pipe()?;
+    rustix::io::ioctl_fionbio(&from, true)?;
+    Ok((from, into))
+}
+
+impl Shared {
+    /// Empties pipes until it is told to stop.
+    fn empty(&self) {
+        let mut events = Vec::with_capacity(EVENTS);
+        let mut piece = vec![0; PIECE];
+        loop {
+            match epoll::wait(&self.epoll, spare_capacity(&mut events), None) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => {
+                    // Only a bug can bring this about.
+                    tracing::error!(%error, "what attempts print is no longer read");
+                    return;
+                }
+            }
+            for event in events.drain(..) {
+                let number = event.data.u64();
+                if number == STOP {
+                    return;
+                }
+                // One that has just been finished is not there any more.
+                let Some(end) = lock(&self.open).pipes.get(&number).cloned() else { continue };
+                let mut end = lock(&end);
+                if end.take(&mut piece) == Taken::All {
+                    // An error can only mean that it was finished meanwhile.
+                    let _ = epoll::delete(&self.epoll, &end.from);
+                }
             }
         }
     }
-    if !is_closed.load(Ordering::Acquire) {
-        note(log.finish());
+}
+
+/// What there is to read in a pipe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Taken {
+    /// Nothing at the moment, or this many bytes were taken.
+    Some(usize),
+    /// Nobody can print into it any more, and all of it was read.
+    All,
+}
+
+impl End {
+    fn take(&mut self, piece: &mut [u8]) -> Taken {
+        match self.from.read(piece) {
+            Ok(0) => Taken::All,
+            Ok(count) => {
+                self.log.write(&piece[..count]);
+                Taken::Some(count)
+            }
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                Taken::Some(0)
+            }
+            Err(error) => {
+                tracing::warn!(run = %self.log.run, %error, "what this attempt prints cannot be read");
+                Taken::All
+            }
+        }
+    }
+
+    /// Takes what is in the pipe now, and not what somebody who has outlived the attempt goes on to print.
+    fn take_rest(&mut self) {
+        let mut left = rustix::io::ioctl_fionread(&self.from).map_or(0, |left| usize::try_from(left).unwrap_or(0));
+        let mut piece = vec![0; left.min(PIECE)];
+        while left > 0 {
+            let wanted = left.min(PIECE);
+            match self.take(&mut piece[..wanted]) {
+                Taken::Some(count @ 1..) => left -= count,
+                Taken::Some(0) | Taken::All => break,
+            }
+        }
+    }
+}
+
+/// The pipe of one attempt.
+#[derive(Debug)]
+pub(super) struct Pipe {
+    shared: Arc<Shared>,
+    number: u64,
+    end: Arc<Mutex<End>>,
+}
+
+impl Pipe {
+    /// Writes the last of what was printed, once nobody of the attempt lives any more. Returns whether something of what was printed is
+    /// missing in the log.
+    pub(super) fn finish(self) -> bool {
+        let mut end = lock(&self.end);
+        end.take_rest();
+        end.log.finish()
+    }
+}
+
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        lock(&self.shared.open).pipes.remove(&self.number);
+        let end = lock(&self.end);
+        // It may have been read to its end.
+        let _ = epoll::delete(&self.shared.epoll, &end.from);
     }
 }

@@ -11,7 +11,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +22,7 @@ use crate::model::device::RunUse;
 use crate::model::ids::{RunId, Tag};
 use crate::model::lease::{Lease, Outliving};
 use crate::model::result::Usage;
+use crate::volume::logs::Log;
 use crate::volume::secrets::Masker;
 
 pub mod cgroup;
@@ -55,8 +55,8 @@ pub struct Spec {
     pub dir: PathBuf,
     /// The whole environment: nothing else is passed on.
     pub env: BTreeMap<String, String>,
-    /// The log: standard output and standard error of the program. `None` only in the simulator.
-    pub log: Option<File>,
+    /// The log: what becomes of standard output and standard error of the program. `None` only in the simulator.
+    pub log: Option<Log>,
     /// What is masked in the log: the secrets among the values of [`Spec::env`]. `None`: there are none.
     pub masker: Option<Arc<Masker>>,
     /// SIGTERM after this long, measured on a clock that stands still in suspend.
@@ -123,6 +123,8 @@ pub enum StopCause {
     Dismissed,
     /// It ran only while there was nothing else to do.
     Preempted,
+    /// It could not be started, because the system was out of processes, memory or descriptors for too long: another device may have them.
+    Short,
 }
 
 /// The end of one attempt: sent exactly once for each started [`Spec`].
@@ -145,6 +147,8 @@ pub struct Exit {
     pub duration: Duration,
     /// What it used.
     pub usage: Option<Usage>,
+    /// Whether something of what it printed is missing in its log.
+    pub log_truncated: bool,
 }
 
 /// The port: whatever runs attempts.
@@ -172,6 +176,12 @@ pub trait Executor {
 
     /// The ends since the last call, oldest first.
     fn take_exits(&mut self) -> Vec<Exit>;
+
+    /// What it is short of, in a sentence: it starts nothing at the moment, and new work is better left to others. The owner is woken
+    /// when that changes.
+    fn short_of(&self) -> Option<String> {
+        None
+    }
 
     /// What a device has because of it, beside what its tags say. It may change at any time; the owner is woken then.
     fn offers(&self) -> BTreeSet<Tag> {

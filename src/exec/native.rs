@@ -4,17 +4,22 @@
 //! process, its process group, and whatever left the group but still belongs to its tree (`tree.rs` says how that is known). No CPU
 //! while nothing happens: an end wakes a pidfd, and nothing polls unless something that should have ended has not.
 //!
-//! In the ordinary case an attempt costs one `posix_spawn`, one pidfd, and at its end five system calls besides closing that. Only a
+//! In the ordinary case an attempt costs one `posix_spawn`, one pidfd, one pipe, and at its end eight system calls besides closing those. Only a
 //! program that left something behind, was stopped, or lived long is followed by a look at all processes, which happens on
 //! a thread of its own and is shared by everybody who waits for one.
 //!
 //! What cannot be had without privileges: a process that wiped its environment, left its group, closed the log and outlived its parent cannot be
 //! told from that of another attempt that was open when it started. It is stopped with the last of those attempts.
+//!
+//! A start that fails because the system is out of processes, memory or descriptors is tried again, and so is all that comes behind
+//! it (`waiting.rs`).
 
 use std::collections::BTreeSet;
+use std::io::PipeWriter;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::Child;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, Signal};
@@ -27,18 +32,25 @@ use super::cgroup::Group;
 use super::end::{MainEnd, until};
 use super::launch::{self, Launch, Limiter};
 use super::ledger::Ledger;
-use super::log::Copying;
+use super::log::{Log, Pipe, Pipes};
 use super::procfs::NewestPid;
+use super::program::{self, Unstarted};
 use super::tree::{self, Known, Signalled, Survey};
-use super::{Ending, Executor, Exit, MARKER, Spec, StopCause, program};
+use super::{Ending, Executor, Exit, MARKER, Spec, StopCause};
 use crate::model::ids::{RunId, Tag};
 use crate::model::lease::Lease;
 use crate::model::limits::CGROUP_TAG;
 use crate::model::result::Usage;
 use crate::volume::os::boot;
 
-/// As many descriptors as are asked for: each run holds one while it lives.
+mod waiting;
+
+use waiting::Waiting;
+
+/// As many descriptors as are asked for: each run holds three while it lives.
 const DESCRIPTORS: u64 = 65_536;
+/// How many of them no start may take: the device goes on to read and write its volume.
+const RESERVED: u64 = 64;
 /// How often ended orphans are looked for when there may be some.
 const REAP_SOON: Duration = Duration::from_millis(100);
 /// The same, when the last looks found none: then what ends all the time are main processes.
@@ -66,14 +78,18 @@ pub struct NativeError {
 #[derive(Debug)]
 pub struct NativeExecutor {
     shared: Arc<Shared>,
-    runtime: Handle,
-    /// `None`: it starts nothing that has limits.
-    limiter: Option<Limiter>,
 }
 
 #[derive(Debug)]
 struct Shared {
+    runtime: Handle,
     ledger: Ledger<Attempt>,
+    waiting: Waiting,
+    pipes: Pipes,
+    /// Not set: it starts nothing that has limits.
+    limiter: OnceLock<Limiter>,
+    /// The limit of open files that this process was started with, and that programs get.
+    descriptors: Rlimit,
     newest: Option<NewestPid>,
     #[expect(clippy::disallowed_types, reason = "as many askers as open attempts, and one answer serves them all")]
     surveys: mpsc::Sender<oneshot::Sender<Arc<Survey>>>,
@@ -83,7 +99,7 @@ struct Shared {
 impl NativeExecutor {
     /// Prepares this process and makes an executor; `wake` is notified whenever there are exits to take.
     ///
-    /// The process becomes a child subreaper, and its soft limit of open files is raised to the hard one (at most 65,536).
+    /// The process becomes a child subreaper. Its soft limit of open files is raised to the hard one (at most 65,536) once it needs more.
     ///
     /// # Errors
     /// Outside a tokio runtime, or when SIGCHLD cannot be listened for or a thread not be started.
@@ -97,7 +113,6 @@ impl NativeExecutor {
                 false
             }
         };
-        raise_descriptors();
         // Listening also undoes an inherited "ignore SIGCHLD", under which the kernel would throw exit codes away.
         let child_ended = tokio::signal::unix::signal(SignalKind::child())
             .map_err(|source| NativeError { what: "cannot listen for SIGCHLD", source })?;
@@ -107,29 +122,29 @@ impl NativeExecutor {
             .stack_size(256 * 1024)
             .spawn(move || survey_when_asked(&asked, adopts))
             .map_err(|source| NativeError { what: "cannot start a thread", source })?;
-        let shared = Shared { ledger: Ledger::new(wake), newest: NewestPid::open(), surveys, adopts };
-        let shared = Arc::new(shared);
+        let shared = Arc::new(Shared {
+            runtime: runtime.clone(),
+            ledger: Ledger::new(wake),
+            waiting: Waiting::default(),
+            pipes: Pipes::start().map_err(|source| NativeError { what: "cannot read what programs print", source })?,
+            limiter: OnceLock::new(),
+            descriptors: rustix::process::getrlimit(Resource::Nofile),
+            newest: NewestPid::open(),
+            surveys,
+            adopts,
+        });
         if adopts {
             runtime.spawn(reap_orphans(Arc::clone(&shared), child_ended));
         }
-        Ok(Self { shared, runtime, limiter: None })
+        Ok(Self { shared })
     }
 
     /// Has it hold the limits of attempts by this.
     #[must_use]
     pub fn with_limits(self, limiter: Limiter) -> Self {
-        Self { limiter: Some(limiter), ..self }
-    }
-}
-
-fn raise_descriptors() {
-    let limit = rustix::process::getrlimit(Resource::Nofile);
-    let wanted = limit.maximum.unwrap_or(DESCRIPTORS).min(DESCRIPTORS);
-    if limit.current.is_some_and(|current| current < wanted) {
-        let raised = Rlimit { current: Some(wanted), maximum: limit.maximum };
-        if let Err(error) = rustix::process::setrlimit(Resource::Nofile, raised) {
-            tracing::warn!(%error, wanted, "cannot raise the limit of open files");
-        }
+        // Whoever says it twice has said it once.
+        let _ = self.shared.limiter.set(limiter);
+        self
     }
 }
 
@@ -184,44 +199,144 @@ impl Shared {
     }
 }
 
-impl Executor for NativeExecutor {
-    fn start(&mut self, mut spec: Spec) {
-        if self.shared.ledger.knows(&spec.lease) {
-            return;
+/// An attempt that is to be started.
+#[derive(Debug)]
+struct Start {
+    spec: Spec,
+    /// Where what it prints goes, until there is a pipe into that.
+    log: Option<Log>,
+    output: Option<(Pipe, PipeWriter)>,
+}
+
+impl Start {
+    fn new(mut spec: Spec) -> Self {
+        let (log, masker) = (spec.log.take(), spec.masker.take());
+        let log = log.map(|log| Log::new(log, masker, &spec.lease));
+        Self { spec, log, output: None }
+    }
+
+    /// It was not started.
+    fn exit(self, error: String, stopped: Option<StopCause>) -> Exit {
+        let log_truncated = self.output.is_some_and(|(pipe, _)| pipe.finish());
+        Exit {
+            lease: self.spec.lease,
+            ending: Ending::NotStarted { error },
+            oom_killed: false,
+            stopped,
+            started: false,
+            finished: boot(),
+            duration: Duration::ZERO,
+            usage: None,
+            log_truncated,
         }
+    }
+}
+
+impl Shared {
+    /// Starts an attempt.
+    ///
+    /// # Errors
+    /// Why it cannot be, as a sentence; then it may be tried again.
+    fn start(self: &Arc<Self>, start: &mut Start) -> Result<(), Unstarted> {
+        self.open_output(start)?;
+        let Start { spec, output, .. } = start;
+        let out = output.as_ref().map(|(_, into)| into.as_fd());
+        let file = out.and_then(|out| rustix::fs::fstat(out).ok()).map(|file| (file.st_dev, file.st_ino));
+        let (mut command, program, launch) = launch::command(spec, out, self.limiter.get())?;
         let clock = Instant::now();
-        let started = mask_log(&mut spec).and_then(|copying| {
-            let log =
-                spec.log.as_ref().and_then(|log| rustix::fs::fstat(log).ok()).map(|file| (file.st_dev, file.st_ino));
-            let (mut command, program, launch) = launch::command(&mut spec, self.limiter.as_ref())?;
-            match tree::spawn(&mut command, spec.env.get(MARKER).map(String::as_str), log) {
-                Ok((child, known)) => Ok((child, known, launch, copying)),
-                Err(error) => {
-                    launch.iter().for_each(Launch::abandon);
-                    Err(program::explain(&spec, &program, &error))
+        let (child, known) = match tree::spawn(&mut command, spec.env.get(MARKER).map(String::as_str), file) {
+            Ok(started) => started,
+            Err(error) => {
+                launch.iter().for_each(Launch::abandon);
+                return Err(Unstarted::by(&error, program::explain(spec, &program, &error)));
+            }
+        };
+        self.give_descriptors(&known);
+        let attempt =
+            Attempt { lease: spec.lease.clone(), known, launch, orders: Mutex::default(), changed: Notify::new() };
+        let attempt = Arc::new(attempt);
+        self.ledger.add(spec.lease.clone(), Arc::clone(&attempt));
+        let pipe = output.take().map(|(pipe, _)| pipe);
+        let plan = Plan { clock, timeout: spec.timeout, grace: spec.grace, pipe };
+        self.runtime.spawn(attend(Arc::clone(self), attempt, child, plan));
+        Ok(())
+    }
+
+    fn open_output(&self, start: &mut Start) -> Result<(), Unstarted> {
+        let name = || start.spec.argv.first().map_or("", String::as_str).to_owned();
+        let expected = "a free descriptor (ulimit -n, fs.file-max)";
+        if let Some(log) = start.log.take() {
+            match self.pipes.open(log) {
+                Ok(output) => start.output = Some(output),
+                Err((log, error)) => {
+                    start.log = Some(log);
+                    Self::raise_descriptors();
+                    return Err(Unstarted::by(
+                        &error,
+                        program::failed(&name(), &format!("its output: {error}"), expected),
+                    ));
                 }
             }
-        });
-        match started {
-            Ok((child, known, launch, copying)) => {
-                let lease = spec.lease.clone();
-                let attempt = Attempt { lease, known, launch, orders: Mutex::default(), changed: Notify::new() };
-                let attempt = Arc::new(attempt);
-                self.shared.ledger.add(spec.lease, Arc::clone(&attempt));
-                let plan = Plan { clock, timeout: spec.timeout, grace: spec.grace, copying };
-                self.runtime.spawn(attend(Arc::clone(&self.shared), attempt, child, plan));
-            }
-            Err(error) => self.shared.ledger.deliver(Exit {
-                lease: spec.lease,
-                ending: Ending::NotStarted { error },
-                oom_killed: false,
-                stopped: None,
-                started: false,
-                finished: boot(),
-                duration: clock.elapsed(),
-                usage: None,
-            }),
         }
+        let newest = start.output.as_ref().map_or(0, |(_, into)| into.as_raw_fd());
+        if Self::has_descriptors(u64::try_from(newest).unwrap_or(0)) {
+            return Ok(());
+        }
+        let error = program::failed(&name(), "all descriptors but the device's own are in use", expected);
+        Err(Unstarted { error, is_short: true })
+    }
+
+    /// Whether there are descriptors for another attempt, by the newest number that was given out: the system gives out the lowest that
+    /// is free. The limit is raised when the half of it is in use.
+    fn has_descriptors(newest: u64) -> bool {
+        let most = || rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        if newest >= most() / 2 {
+            Self::raise_descriptors();
+        }
+        newest.saturating_add(RESERVED.min(most() / 4)) < most()
+    }
+
+    /// Raises the limit of open files as far as it goes.
+    fn raise_descriptors() {
+        let limit = rustix::process::getrlimit(Resource::Nofile);
+        let wanted = limit.maximum.unwrap_or(DESCRIPTORS).min(DESCRIPTORS);
+        if limit.current.is_some_and(|current| current < wanted) {
+            let raised = Rlimit { current: Some(wanted), maximum: limit.maximum };
+            if let Err(error) = rustix::process::setrlimit(Resource::Nofile, raised) {
+                tracing::warn!(%error, wanted, "cannot raise the limit of open files");
+            }
+        }
+    }
+
+    /// Gives a program the limit of open files back that this process was started with, if that was raised since. So soon after its
+    /// start hardly any program has looked at it.
+    fn give_descriptors(&self, known: &Known) {
+        if rustix::process::getrlimit(Resource::Nofile) != self.descriptors {
+            // A program of another user's rights keeps what it has.
+            let _ = rustix::process::prlimit(Some(known.main), Resource::Nofile, self.descriptors);
+        }
+    }
+}
+
+impl Executor for NativeExecutor {
+    fn start(&mut self, spec: Spec) {
+        if self.shared.ledger.knows(&spec.lease) || self.shared.waiting.knows(&spec.lease) {
+            return;
+        }
+        let mut start = Start::new(spec);
+        // One after the other.
+        if let Some(why) = self.shared.short_of() {
+            return self.shared.wait(start, why);
+        }
+        match self.shared.start(&mut start) {
+            Ok(()) => {}
+            Err(Unstarted { error, is_short: true }) => self.shared.wait(start, error),
+            Err(Unstarted { error, is_short: false }) => self.shared.ledger.deliver(start.exit(error, None)),
+        }
+    }
+
+    fn short_of(&self) -> Option<String> {
+        self.shared.short_of()
     }
 
     fn pids(&self) -> Vec<(RunId, u32, u32)> {
@@ -230,10 +345,17 @@ impl Executor for NativeExecutor {
     }
 
     fn list(&self) -> Vec<Lease> {
-        self.shared.ledger.leases()
+        let mut all = self.shared.ledger.leases();
+        all.extend(self.shared.waiting.leases());
+        all.sort();
+        all
     }
 
     fn stop(&mut self, lease: &Lease, cause: StopCause, grace: Duration) {
+        if let Some(start) = self.shared.waiting.take(lease) {
+            let error = "it was stopped before it was started".to_owned();
+            self.shared.ledger.deliver(start.exit(error, Some(cause)));
+        }
         if let Some(attempt) = self.shared.ledger.get(lease) {
             attempt.stop(cause, grace);
         }
@@ -244,7 +366,7 @@ impl Executor for NativeExecutor {
     }
 
     fn offers(&self) -> BTreeSet<Tag> {
-        let cgroups = self.limiter.as_ref().and_then(|limiter| limiter.cgroups.as_ref());
+        let cgroups = self.shared.limiter.get().and_then(|limiter| limiter.cgroups.as_ref());
         cgroups.and_then(|_| Tag::new(CGROUP_TAG).ok()).into_iter().collect()
     }
 }
@@ -353,19 +475,8 @@ struct Plan {
     clock: Instant,
     timeout: Option<Duration>,
     grace: Duration,
-    /// What it prints is not in its log before this has ended.
-    copying: Option<Copying>,
-}
-
-/// Has what an attempt prints masked on its way into the log, if it was given secrets.
-fn mask_log(spec: &mut Spec) -> Result<Option<Copying>, String> {
-    let Some(masker) = spec.masker.take() else { return Ok(None) };
-    let Some(log) = spec.log.take() else { return Ok(None) };
-    let (copying, into) = Copying::start(&spec.lease, log, masker).map_err(|error| {
-        format!("its secrets cannot be masked in its log: {error}; expected a free thread and a free descriptor (ulimit -u, ulimit -n)")
-    })?;
-    spec.log = Some(into);
-    Ok(Some(copying))
+    /// What it prints into.
+    pipe: Option<Pipe>,
 }
 
 /// Sees one attempt through to its [`Exit`].
@@ -408,16 +519,15 @@ async fn attend(shared: Arc<Shared>, attempt: Arc<Attempt>, mut child: Child, pl
         group.close().await;
     }
     tree::forget(&attempt.known);
-    if let Some(copying) = plan.copying {
-        copying.finish(&attempt.lease).await;
-    }
+    let log_truncated = plan.pipe.is_some_and(Pipe::finish);
     let stopped = attempt.orders().stopped;
     let lease = attempt.lease.clone();
-    let ended = Exit { lease, ending, oom_killed, stopped, started: true, finished, duration, usage };
+    let ended = Exit { lease, ending, oom_killed, stopped, started: true, finished, duration, usage, log_truncated };
     shared.ledger.deliver(match failure {
         None => ended,
-        Some(error) => {
-            Exit { ending: Ending::NotStarted { error }, stopped: None, started: false, usage: None, ..ended }
+        Some(Unstarted { error, is_short }) => {
+            let stopped = is_short.then_some(StopCause::Short);
+            Exit { ending: Ending::NotStarted { error }, stopped, started: false, usage: None, ..ended }
         }
     });
 }

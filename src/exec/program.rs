@@ -7,6 +7,7 @@
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -17,20 +18,27 @@ use rustix::io::Errno;
 use super::Spec;
 
 /// The command for a spec. It is built so that the standard library starts it with `posix_spawn`: an absolute program,
-/// no `pre_exec`, no change of user. `before`: words that the program, its name and its arguments are handed to instead.
+/// no `pre_exec`, no change of user. `out`: what it prints into; `None`: nothing that it prints is kept. `before`: words that the
+/// program, its name and its arguments are handed to instead.
 ///
 /// # Errors
 /// What was tried and why it cannot be, as a sentence.
-pub(super) fn command(spec: &mut Spec, before: &[OsString]) -> Result<(Command, PathBuf), String> {
+pub(super) fn command(
+    spec: &Spec,
+    out: Option<BorrowedFd<'_>>,
+    before: &[OsString],
+) -> Result<(Command, PathBuf), Unstarted> {
     let Some(name) = spec.argv.first().filter(|name| !name.is_empty()) else {
-        return Err("cannot start the program: its name is empty; expected a program and its arguments".to_owned());
+        let error = "cannot start the program: its name is empty; expected a program and its arguments".to_owned();
+        return Err(error.into());
     };
     let program = resolve(name, spec.env.get("PATH").map(String::as_str), &spec.dir)?;
-    let (out, err) = match spec.log.take() {
-        Some(log) => {
-            let copy = log.try_clone().map_err(|error| failed(name, &describe(&error), "a log that can be shared"))?;
-            (Stdio::from(copy), Stdio::from(log))
-        }
+    let dup = |out: BorrowedFd<'_>| {
+        let dup = out.try_clone_to_owned().map(Stdio::from);
+        dup.map_err(|error| Unstarted::by(&error, explain(spec, &program, &error)))
+    };
+    let (out, err) = match out {
+        Some(out) => (dup(out)?, dup(out)?),
         None => (Stdio::null(), Stdio::null()),
     };
     let mut command = match before {
@@ -54,6 +62,35 @@ pub(super) fn command(spec: &mut Spec, before: &[OsString]) -> Result<(Command, 
         .stdout(out)
         .stderr(err);
     Ok((command, program))
+}
+
+/// Why an attempt was not started.
+#[derive(Debug)]
+pub(super) struct Unstarted {
+    /// What was tried, what the system said and what was expected.
+    pub(super) error: String,
+    /// Whether the system was short of something that others give back: it may be started later, or elsewhere.
+    pub(super) is_short: bool,
+}
+
+impl Unstarted {
+    /// Because of what the system said, in these words.
+    pub(super) fn by(system: &io::Error, error: String) -> Self {
+        Self { error, is_short: is_short(system) }
+    }
+}
+
+/// For a reason that stays.
+impl From<String> for Unstarted {
+    fn from(error: String) -> Self {
+        Self { error, is_short: false }
+    }
+}
+
+/// Whether the system says that it is out of processes, memory or descriptors.
+pub(super) fn is_short(error: &io::Error) -> bool {
+    let number = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(number, Some(Errno::AGAIN | Errno::NOMEM | Errno::MFILE | Errno::NFILE))
 }
 
 /// Where `name` is: looked up in `path` if it has no `/`, else relative to `dir`.

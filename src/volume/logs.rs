@@ -1,49 +1,228 @@
-//! Logs of attempts: the file that a program writes to, kept within its limit.
+//! Logs: files that one writer appends to, within a limit, while others read them, rename them and remove them.
 
 use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use super::atomic::{discard, in_folder};
+use super::atomic::in_folder;
 use super::disk::Disk;
+use super::os::{OsDisk, open_plain};
 use super::{Context, Error, found};
 
-/// Makes an attempt's log.
+mod own;
+
+pub use own::OwnLog;
+
+/// How often a writer looks at most whether its file is still at its path.
+const LOOK: Duration = Duration::from_secs(1);
+/// The least limit of a log that begins anew, bytes.
+const LEAST: u64 = 1 << 10;
+
+/// Which part of a log is kept when it reaches its limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keeps {
+    /// What was printed first. What comes later is left out, and the last line says how much that was.
+    First,
+    /// What was printed last: the log becomes its [`earlier_part`], in the place of the one before, and begins anew.
+    Newest,
+}
+
+/// The log of one attempt, as its device writes it.
+///
+/// Its file is opened anew when somebody has renamed or removed it, as log rotation does.
+#[derive(Debug)]
+pub struct Log {
+    file: Appended,
+    limit: u64,
+    keeps: Keeps,
+    /// Bytes that were not written because of the limit, and because the file could not be written.
+    left_out: u64,
+    unwritten: u64,
+    rotations: u32,
+}
+
+/// Makes an attempt's log, of at most `limit` bytes. `None` only in the simulator.
 ///
 /// # Errors
 /// What the system said; `AlreadyExists` means that this attempt was started before.
-pub fn open(disk: &dyn Disk, path: &Path) -> Result<Option<File>, Error> {
-    in_folder(disk, path, || disk.open_log(path)).on("create", path)
+pub fn open(disk: &dyn Disk, path: &Path, limit: u64, keeps: Keeps) -> Result<Option<Log>, Error> {
+    let file = in_folder(disk, path, || disk.open_log(path)).on("create", path)?;
+    log(file, path, limit, keeps).on("look at", path)
 }
 
 /// Opens the log of an attempt that goes on, to append to it; one that somebody removed begins anew.
 ///
 /// # Errors
 /// What the system said.
-pub fn open_again(disk: &dyn Disk, path: &Path) -> Result<Option<File>, Error> {
+pub fn open_again(disk: &dyn Disk, path: &Path, limit: u64, keeps: Keeps) -> Result<Option<Log>, Error> {
     match found(disk.open_log_again(path)).on("open", path)? {
-        Some(log) => Ok(log),
-        None => open(disk, path),
+        Some(file) => log(file, path, limit, keeps).on("look at", path),
+        None => open(disk, path, limit, keeps),
     }
 }
 
-/// Cuts a log to its first `limit` bytes, and says how many went. The program goes on to append.
-///
-/// # Errors
-/// What the system said.
-pub fn cut(disk: &dyn Disk, path: &Path, limit: u64) -> Result<u64, Error> {
-    disk.cut(path, limit).on("cut", path)
+fn log(file: Option<File>, path: &Path, limit: u64, keeps: Keeps) -> io::Result<Option<Log>> {
+    let Some(file) = file else { return Ok(None) };
+    let file = Appended::new(file, path)?;
+    // A log that begins anew at every byte would be none.
+    let limit = if keeps == Keeps::Newest { limit.max(LEAST) } else { limit };
+    Ok(Some(Log { file, limit, keeps, left_out: 0, unwritten: 0, rotations: 0 }))
 }
 
-/// Says at the end of a log what was left out of it.
-///
-/// # Errors
-/// What the system said.
-pub fn close_cut(disk: &dyn Disk, path: &Path, limit: u64, left_out: u64) -> Result<(), Error> {
-    let line = format!("\n[log cut at {limit} bytes (--log-limit): at least {left_out} bytes are left out]\n");
-    disk.append(path, line.as_bytes()).on("write to", path)
+impl Log {
+    /// The size of its file, bytes; 0 where that cannot be known.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.file.file.metadata().map_or(0, |meta| meta.len())
+    }
+
+    /// Appends a line of the device's own, before anything that the program prints.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn note(&self, line: &str) -> io::Result<()> {
+        (&self.file.file).write_all(line.as_bytes())
+    }
+
+    /// Appends to it, as far as its limit allows.
+    ///
+    /// # Errors
+    /// What the system said. What could not be written is counted and not tried again.
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut rest = bytes;
+        self.file.look(&OsDisk::new());
+        while !rest.is_empty() {
+            let written = self.write_some(rest);
+            match written {
+                Ok(count) => rest = rest.get(count..).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    self.unwritten += rest.len() as u64;
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends the beginning of these bytes, or leaves them out; returns how many were taken.
+    fn write_some(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let room = usize::try_from(self.limit.saturating_sub(self.file.size)).unwrap_or(usize::MAX);
+        let fitting = bytes.get(..room);
+        match (fitting, self.keeps) {
+            (None, _) => self.file.append(bytes),
+            (Some([]), Keeps::First) => {
+                self.left_out += bytes.len() as u64;
+                Ok(bytes.len())
+            }
+            (Some(fitting), Keeps::First) => self.file.append(fitting),
+            // Whole lines, where there are any.
+            (Some(fitting), Keeps::Newest) => match fitting.iter().rposition(|byte| *byte == b'\n') {
+                Some(end) => self.file.append(&fitting[..=end]),
+                None if self.file.size == 0 => self.file.append(fitting),
+                None => self.rotate().map(|()| 0),
+            },
+        }
+    }
+
+    fn rotate(&mut self) -> io::Result<()> {
+        let disk = OsDisk::new();
+        // Somebody may have taken it away at this moment.
+        found(disk.replace(&self.file.path, &earlier_part(&self.file.path)))?;
+        self.rotations += 1;
+        self.file.begin_anew(&disk)
+    }
+
+    /// Ends it: says at its end what is missing of what was printed. Returns whether something is.
+    ///
+    /// # Errors
+    /// What the system said: it does not say what is missing.
+    pub fn close(&mut self) -> io::Result<bool> {
+        if self.left_out > 0 {
+            let (limit, count) = (self.limit, self.left_out);
+            self.file
+                .append_all(&format!("\n[log cut at {limit} bytes (--log-limit): {count} bytes are left out]\n"))?;
+        }
+        if self.unwritten > 0 {
+            let count = self.unwritten;
+            self.file.append_all(&format!("\n[{count} bytes are missing here: they could not be written]\n"))?;
+        }
+        Ok(self.is_cut())
+    }
+
+    /// Whether something of what was printed is missing in it and its [`earlier_part`].
+    #[must_use]
+    pub fn is_cut(&self) -> bool {
+        self.left_out > 0 || self.unwritten > 0 || self.rotations > 1
+    }
 }
 
-/// Where the earlier part of a rotated log lies: `<log>.1`.
+/// A file that is appended to, whoever renames or removes it.
+#[derive(Debug)]
+struct Appended {
+    path: PathBuf,
+    file: File,
+    inode: u64,
+    size: u64,
+    looked: Duration,
+}
+
+impl Appended {
+    fn new(file: File, path: &Path) -> io::Result<Self> {
+        let meta = file.metadata()?;
+        Ok(Self { path: path.to_owned(), file, inode: meta.ino(), size: meta.len(), looked: Duration::ZERO })
+    }
+
+    /// Opens the file at a path, or makes one.
+    fn open(disk: &OsDisk, path: &Path) -> io::Result<Self> {
+        let file = match found(disk.open_log_again(path))?.flatten() {
+            Some(file) => Some(file),
+            None => in_folder(disk, path, || disk.open_log(path))?,
+        };
+        Self::new(file.ok_or(io::ErrorKind::NotFound)?, path)
+    }
+
+    /// Looks now and then whether the file is still at its path, and goes over to the one that is. A path that cannot be looked at
+    /// changes nothing.
+    fn look(&mut self, disk: &OsDisk) {
+        let now = disk.boot();
+        if now.saturating_sub(self.looked) < LOOK {
+            return;
+        }
+        self.looked = now;
+        match found(disk.stat(&self.path)) {
+            // Whoever copies it and cuts it makes it smaller.
+            Ok(Some(meta)) if meta.id.inode == self.inode => self.size = meta.id.size,
+            // Where no other can be made, the one that is open has to do.
+            Ok(_) => drop(self.begin_anew(disk)),
+            Err(_) => {}
+        }
+    }
+
+    /// Goes over to the file at the path, or makes one.
+    fn begin_anew(&mut self, disk: &OsDisk) -> io::Result<()> {
+        let looked = self.looked;
+        *self = Self { looked, ..Self::open(disk, &self.path)? };
+        Ok(())
+    }
+
+    /// Appends as much as the system takes at once.
+    fn append(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.file.write(bytes)?;
+        self.size += count as u64;
+        if count == 0 { Err(io::ErrorKind::WriteZero.into()) } else { Ok(count) }
+    }
+
+    fn append_all(&mut self, text: &str) -> io::Result<()> {
+        self.file.write_all(text.as_bytes())?;
+        self.size += text.len() as u64;
+        Ok(())
+    }
+}
+
+/// Where the earlier part of a log lies that was rotated: `<log>.1`.
 #[must_use]
 pub fn earlier_part(log: &Path) -> PathBuf {
     let mut name = log.as_os_str().to_owned();
@@ -51,46 +230,54 @@ pub fn earlier_part(log: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Whether a log has passed its limit. One that cannot be looked at has not.
-#[must_use]
-pub fn has_outgrown(disk: &dyn Disk, log: &Path, limit: u64) -> bool {
-    disk.stat(log).is_ok_and(|meta| meta.id.size > limit)
+/// A log that is being read. It stays open, so that nothing in it is missed when it is renamed or removed.
+#[derive(Debug)]
+pub struct Reader {
+    file: File,
+    inode: u64,
 }
 
-/// Rotates a log that has passed its limit, while the program goes on to append to it: what it holds becomes its
-/// [`earlier_part`], in one step and in the place of the one before, and it begins anew. `staged`: a name on the same file
-/// system that is this caller's alone. Says how many bytes are in neither of the two; `None`: there was nothing to do.
-///
-/// At most twice the limit is taken over; more is left out, as in [`close_cut`]. What the program writes between the end of the
-/// copy and the cut is lost, an instant's worth: it holds the file itself open, so that no rename can take it away from under it.
-///
-/// A crash behind the copy leaves the log uncut, and the next rotation replaces the earlier part by the same again and more.
-///
-/// # Errors
-/// What the system said; then the log is as it was, or cut at twice its limit.
-pub fn rotate(disk: &dyn Disk, log: &Path, staged: &Path, limit: u64) -> Result<Option<u64>, Error> {
-    if !has_outgrown(disk, log, limit) {
-        return Ok(None);
+impl Reader {
+    /// Opens a log; `None`: there is none.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn open(path: &Path) -> Result<Option<Self>, Error> {
+        let Some(file) = found(open_plain(path)).on("open", path)? else { return Ok(None) };
+        let inode = file.metadata().on("look at", path)?.ino();
+        Ok(Some(Self { file, inode }))
     }
-    let room = limit.saturating_mul(2);
-    let taken = take_over(disk, log, staged, room).inspect_err(|_| {
-        // Whatever is wrong with the copy, the log must not grow for ever; that it cannot be cut either is said by the next try.
-        let _ = disk.cut(log, room);
-    })?;
-    let had = cut(disk, log, 0)?;
-    Ok(Some(had.saturating_sub(taken)))
-}
 
-/// Copies a log and makes the copy its earlier part.
-fn take_over(disk: &dyn Disk, log: &Path, staged: &Path, room: u64) -> Result<u64, Error> {
-    // Of an earlier try that could not remove it.
-    found(disk.remove(staged)).on("remove", staged)?;
-    let taken = disk.copy(log, staged, room).on("copy", log)?;
-    let size = disk.stat(log).on("look at", log)?.id.size;
-    let marked = if taken == room && size > room { close_cut(disk, staged, room, size - room) } else { Ok(()) };
-    let earlier = earlier_part(log);
-    marked
-        .and_then(|()| disk.replace(staged, &earlier).on("write", &earlier))
-        .inspect_err(|_| discard(disk, staged))?;
-    Ok(taken)
+    /// Reads at most `limit` bytes from `offset` on; none behind its end.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn read(&self, offset: u64, limit: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; limit.min(usize::try_from(self.size()?.saturating_sub(offset)).unwrap_or(usize::MAX))];
+        let mut filled = 0;
+        while filled < bytes.len() {
+            match self.file.read_at(&mut bytes[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        bytes.truncate(filled);
+        Ok(bytes)
+    }
+
+    /// Its size, bytes.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn size(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    /// Which file it is.
+    #[must_use]
+    pub fn inode(&self) -> u64 {
+        self.inode
+    }
 }

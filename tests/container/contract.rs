@@ -1,7 +1,7 @@
 //! The port to executors, kept by the one for containers: every ending is told, once, and as what it was.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
+use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -15,6 +15,8 @@ use aios::exec::{Ending, Executor, Exit, Given, Inside, Spec, StopCause};
 use aios::model::container::{Allowed, Container, Gpus, Limits, Pull, Volume};
 use aios::model::ids::{DeviceId, RunId, Session};
 use aios::model::lease::Lease;
+use aios::volume::logs::{Keeps, open_again};
+use aios::volume::os::OsDisk;
 use aios::volume::secrets::Masker;
 use tempfile::TempDir;
 use tokio::sync::Notify;
@@ -93,7 +95,7 @@ impl Rig {
             argv: argv.iter().map(|&word| word.to_owned()).collect(),
             dir: self.home.path().to_owned(),
             env: BTreeMap::from([("GREETING".to_owned(), "hello\nthere".to_owned())]),
-            log: Some(File::options().create(true).append(true).open(log).unwrap()),
+            log: open_again(&OsDisk::new(), &log, 16 << 20, Keeps::First).unwrap(),
             masker: None,
             timeout: None,
             grace: LONG,

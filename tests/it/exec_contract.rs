@@ -23,9 +23,11 @@ use aios::exec::{Ending, Executor, Exit, MARKER, Spec, StopCause};
 use aios::model::container::Limits;
 use aios::model::ids::RunId;
 use aios::model::lease::Lease;
-use aios::volume::os::boot;
+use aios::volume::logs::{Keeps, open_again};
+use aios::volume::os::{OsDisk, boot};
 use aios::volume::secrets::Masker;
 use chrono::{TimeZone, Utc};
+use rustix::process::{Resource, Rlimit};
 use tempfile::TempDir;
 use tokio::sync::Notify;
 
@@ -99,7 +101,7 @@ impl Rig {
             env: env.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
             argv: argv.iter().map(|&arg| arg.to_owned()).collect(),
             dir: self.home.path().to_owned(),
-            log: Some(File::options().create(true).append(true).open(self.path(&format!("{number}.log"))).unwrap()),
+            log: open_again(&OsDisk::new(), &self.path(&format!("{number}.log")), 16 << 20, Keeps::First).unwrap(),
             masker: None,
             timeout: None,
             grace: LONG,
@@ -255,6 +257,9 @@ macro_rules! contract {
                 a_signal_is_told_as_one,
                 what_cannot_start_says_why,
                 output_is_whole,
+                who_opens_its_output_again_cuts_nothing,
+                output_is_the_same_bytes,
+                a_flood_is_cut_and_stops_nobody,
                 secrets_are_masked_before_they_are_written,
                 the_environment_is_exactly_the_given_one,
                 the_program_is_alone_in_its_group_and_reads_nothing,
@@ -306,7 +311,7 @@ suite!(
     [
         nothing_is_mixed_up_in_an_orphan_storm,
         other_children_of_this_process_are_left_alone,
-        without_descriptors_ends_are_still_seen,
+        without_descriptors_ends_are_still_seen_and_starts_wait,
         a_thousand_sleepers_are_held_and_stopped,
         leftovers_are_ended_but_not_the_spared,
         one_lease_of_another_session_is_ended,
@@ -377,6 +382,36 @@ async fn output_is_whole(rig: &mut Rig) {
         assert_eq!(exit.ending, Ending::Code(0));
         assert_eq!(rig.log(round), "out\nerr\nlast\n", "round {round}");
     }
+}
+
+/// What is printed by who opens its own output again stands where it was printed.
+async fn who_opens_its_output_again_cuts_nothing(rig: &mut Rig) {
+    let script = "echo 1; echo 2 > /dev/stderr; echo 3; echo 4 | tee /dev/stderr > /dev/null; exec 3>/proc/self/fd/1; echo 5 >&3; echo 6";
+    rig.run(rig.sh(1, script)).await;
+    assert_eq!(rig.log(1), "1\n2\n3\n4\n5\n6\n");
+}
+
+async fn output_is_the_same_bytes(rig: &mut Rig) {
+    rig.run(rig.sh(1, "printf 'a\\0b\\r\\n\\351 \\377\\n'; printf '\\n\\nlast' >&2")).await;
+    assert_eq!(fs::read(rig.path("1.log")).unwrap(), b"a\0b\r\n\xe9 \xff\n\n\nlast");
+}
+
+/// What comes over the limit is taken and dropped: the program is not stopped, and nobody else is.
+async fn a_flood_is_cut_and_stops_nobody(rig: &mut Rig) {
+    let log = open_again(&OsDisk::new(), &rig.path("1.log"), 10_000, Keeps::First).unwrap();
+    let flood = "i=0; while [ $i -lt 200 ]; do head -c 100000 /dev/zero; i=$((i + 1)); done; echo end >done; exit 3";
+    rig.executor.start(Spec { log, ..rig.sh(1, flood) });
+    rig.run(rig.sh(2, "echo here")).await;
+    assert_eq!(rig.log(2), "here\n");
+    let exit = rig.exit(1).await;
+    assert_eq!((exit.ending, exit.log_truncated, rig.line("done").await.as_str()), (Ending::Code(3), true, "end"));
+    let log = rig.log(1);
+    assert!(
+        log.ends_with("[log cut at 10000 bytes (--log-limit): 19990000 bytes are left out]\n"),
+        "{:?}",
+        &log[10_000..]
+    );
+    assert_eq!(log.find('['), Some(10_001));
 }
 
 async fn secrets_are_masked_before_they_are_written(rig: &mut Rig) {
@@ -662,7 +697,9 @@ async fn other_children_of_this_process_are_left_alone(rig: &mut Rig) {
     assert_eq!(quick.wait().unwrap().code(), Some(42), "its status was left for its owner");
 }
 
-async fn without_descriptors_ends_are_still_seen(rig: &mut Rig) {
+async fn without_descriptors_ends_are_still_seen_and_starts_wait(rig: &mut Rig) {
+    let few = Rlimit { current: Some(1_024), maximum: Some(1_024) };
+    rustix::process::setrlimit(Resource::Nofile, few).unwrap();
     rig.executor.start(rig.sh(1, "while [ ! -e go ]; do sleep 0.01; done; exit 5"));
     rig.executor.start(rig.sh(2, "trap '' TERM; setsid sleep 1000 & echo $! > child; while :; do sleep 1000; done"));
     // Before anything else takes a step.
@@ -677,7 +714,8 @@ async fn without_descriptors_ends_are_still_seen(rig: &mut Rig) {
         hoard.push(file);
     }
     rig.executor.start(too_many);
-    assert!(error_of(&rig.exit(3).await).contains("Too many open files"));
+    let is_short = |rig: &Rig| rig.executor.short_of().is_some_and(|why| why.contains("ulimit -n"));
+    assert!(is_short(rig) && rig.executor.list().contains(&lease(3)));
     // The attendants take their first step only now, and find no descriptor for a pidfd.
     tokio::task::yield_now().await;
     rig.executor.stop(&lease(2), StopCause::Cancelled, Duration::from_millis(100));
@@ -687,6 +725,8 @@ async fn without_descriptors_ends_are_still_seen(rig: &mut Rig) {
     assert_eq!(rig.exit(1).await.ending, Ending::Code(5));
     assert_eq!(rig.exit(2).await.ending, Ending::Signal(9));
     assert!(hoard.len() > 100);
+    assert_eq!(rig.exit(3).await.ending, Ending::Code(0));
+    eventually(|| rig.executor.short_of().is_none().then_some(())).await;
 }
 
 async fn a_thousand_sleepers_are_held_and_stopped(rig: &mut Rig) {

@@ -1,7 +1,6 @@
 //! Logs that are rotated under a program that goes on writing, and under whoever reads them.
 
-use std::fs::File;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -10,9 +9,8 @@ use aios::client::find::find;
 use aios::client::follow::{Listener, Tail};
 use aios::client::{Client, Failure};
 use aios::model::ids::DeviceId;
-use aios::volume::disk::Disk as _;
 use aios::volume::layout::Layout;
-use aios::volume::logs::{earlier_part, rotate};
+use aios::volume::logs::{Keeps, Log, earlier_part, open, open_again};
 use aios::volume::os::OsDisk;
 use serde_json::json;
 
@@ -20,15 +18,15 @@ use super::volume::{PATIENCE, Volume, read};
 
 const RUN: &str = "20261121T034156123Z-k3f9q2";
 
-/// A volume with one active run, whose program is this test.
+/// A volume with one active run, whose device is this test.
 struct Bed {
     volume: Volume,
     log: PathBuf,
-    out: File,
+    out: Log,
 }
 
 impl Bed {
-    fn new() -> Self {
+    fn new(limit: u64, keeps: Keeps) -> Self {
         let volume = Volume::new();
         let bed = |name: &str| volume.common(name);
         let log = bed(&format!("Logs/2026-11-21/a.{RUN}.1.log"));
@@ -41,16 +39,12 @@ impl Bed {
             "session": "0123", "priority": 0, "slots": 1, "claimed_at": "2026-11-21T03:41:57Z"});
         let state = json!({"schema": 1, "revision": 1, "last_commits": [], "runs": {RUN: held}, "jobs": {}});
         std::fs::write(bed("state.json"), state.to_string()).unwrap();
-        let out = OsDisk::new().open_log(&log).unwrap().unwrap();
+        let out = open(&OsDisk::new(), &log, limit, keeps).unwrap().unwrap();
         Self { volume, log, out }
     }
 
     fn print(&mut self, text: &str) {
-        self.out.write_all(text.as_bytes()).unwrap();
-    }
-
-    fn rotate(&self, limit: u64) -> Option<u64> {
-        rotate(&OsDisk::new(), &self.log, &self.volume.common("Logs/.staged"), limit).unwrap()
+        self.out.write(text.as_bytes()).unwrap();
     }
 
     /// What lies in the log and in its earlier part.
@@ -117,63 +111,78 @@ fn text(numbers: std::ops::Range<usize>) -> String {
 }
 
 #[test]
-fn a_log_begins_anew_and_what_it_held_is_its_earlier_part() {
-    let mut bed = Bed::new();
-    bed.print(&text(0..10));
-    assert_eq!((bed.rotate(100), bed.parts()), (None, (text(0..10), None)), "it is within its limit");
-    bed.print(&text(10..11));
-    assert_eq!((bed.rotate(100), bed.parts()), (Some(0), (String::new(), Some(text(0..11)))));
-    bed.print(&text(11..23));
-    assert_eq!(bed.parts(), (text(11..23), Some(text(0..11))), "the program appends where the log ends now");
-    // Left behind by one who died.
-    std::fs::write(bed.volume.common("Logs/.staged"), "half").unwrap();
-    assert_eq!((bed.rotate(100), bed.parts()), (Some(0), (String::new(), Some(text(11..23)))));
-    assert!(!bed.volume.common("Logs/.staged").exists());
+fn a_log_begins_anew_with_whole_lines_and_what_it_held_is_its_earlier_part() {
+    let mut bed = Bed::new(1_024, Keeps::Newest);
+    // Of ten bytes each.
+    bed.print(&text(0..100));
+    assert_eq!(bed.parts(), (text(0..100), None), "it is within its limit");
+    bed.print(&text(100..105));
+    assert_eq!(bed.parts(), (text(102..105), Some(text(0..102))));
+    assert!(!bed.out.is_cut(), "all of it is there");
+    bed.print(&text(105..310));
+    assert_eq!(bed.parts(), (text(306..310), Some(text(204..306))));
+    assert!(bed.out.close().unwrap(), "the first part is gone");
+    bed.print("x".repeat(1_500).as_str());
+    let (log, earlier) = bed.parts();
+    assert_eq!((log.len(), earlier.unwrap().len()), (476, 1_024), "a line that fits nowhere is split");
 }
 
 #[test]
-fn no_more_than_twice_the_limit_is_taken_over() {
-    let mut bed = Bed::new();
-    bed.print(&text(0..20));
-    assert_eq!((bed.rotate(100), bed.parts()), (Some(0), (String::new(), Some(text(0..20)))), "twice is not too much");
-    bed.print(&text(0..25));
-    assert_eq!(bed.rotate(100), Some(50));
-    let (log, earlier) = bed.parts();
-    let earlier = earlier.unwrap();
-    assert_eq!((log.as_str(), &earlier[..200]), ("", text(0..20).as_str()));
-    assert!(
-        earlier[200..].contains("cut at 200 bytes") && earlier.contains("at least 50 bytes are left out"),
-        "{earlier}"
-    );
+fn a_log_keeps_its_first_bytes_and_says_what_is_left_out() {
+    let mut bed = Bed::new(25, Keeps::First);
+    for number in 0..10 {
+        bed.print(&text(number..number + 1));
+        assert!(bed.parts().0.len() <= 25, "at no moment it is larger");
+    }
+    assert!(bed.out.close().unwrap());
+    let note = "\n[log cut at 25 bytes (--log-limit): 75 bytes are left out]\n";
+    assert_eq!(bed.parts(), (text(0..3)[..25].to_owned() + note, None));
 }
 
 #[test]
 fn a_log_whose_earlier_part_cannot_be_written_does_not_grow_for_ever() {
-    let mut bed = Bed::new();
+    let mut bed = Bed::new(1_024, Keeps::Newest);
     std::fs::create_dir(earlier_part(&bed.log)).unwrap();
-    bed.print(&text(0..15));
-    let staged = bed.volume.common("Logs/.staged");
-    rotate(&OsDisk::new(), &bed.log, &staged, 100).unwrap_err();
-    assert_eq!((bed.parts().0, staged.exists()), (text(0..15), false), "nothing is lost while there is room");
-    bed.print(&text(15..30));
-    rotate(&OsDisk::new(), &bed.log, &staged, 100).unwrap_err();
-    assert_eq!((bed.parts().0, staged.exists()), (text(0..20), false));
+    bed.out.write(text(0..300).as_bytes()).unwrap_err();
+    bed.out.write(text(300..400).as_bytes()).unwrap_err();
+    assert_eq!(bed.parts().0, text(0..102));
+    std::fs::remove_dir(earlier_part(&bed.log)).unwrap();
+    bed.print(&text(400..401));
+    assert_eq!(bed.parts(), (text(400..401), Some(text(0..102))));
+    assert!(bed.out.close().unwrap());
+    assert!(bed.parts().0.contains("[2980 bytes are missing here: they could not be written]"), "{}", bed.parts().0);
+}
+
+#[test]
+fn a_log_that_somebody_renames_or_removes_is_opened_anew() {
+    let mut bed = Bed::new(1 << 20, Keeps::First);
+    bed.print(&text(0..1));
+    std::fs::rename(&bed.log, earlier_part(&bed.log)).unwrap();
+    bed.out = open_again(&OsDisk::new(), &bed.log, 1 << 20, Keeps::First).unwrap().unwrap();
+    bed.print(&text(1..2));
+    assert_eq!(bed.parts(), (text(1..2), Some(text(0..1))));
+    std::fs::remove_file(&bed.log).unwrap();
+    // It looks once a second.
+    let until = std::time::Instant::now() + PATIENCE;
+    while !bed.log.is_file() {
+        assert!(std::time::Instant::now() < until);
+        bed.print("x\n");
+        super::volume::pause();
+    }
+    assert_eq!(bed.parts().0, "x\n");
 }
 
 #[test]
 fn a_reader_of_a_rotated_log_gets_the_earlier_part_first() {
-    let mut bed = Bed::new();
-    bed.print(&text(0..20));
-    bed.rotate(100);
-    bed.print(&text(20..25));
+    let mut bed = Bed::new(1_024, Keeps::Newest);
+    bed.print(&text(0..105));
     let output = bed.volume.command(&["runs", "logs", RUN]).output().unwrap();
-    assert_eq!(String::from_utf8_lossy(&output.stdout), text(0..25));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), text(0..105));
     let (code, answer) = bed.volume.ask(&["runs", "logs", RUN]);
-    assert_eq!((code, &answer["log"]), (Some(0), &json!(text(0..25))));
-    // More of it than there is of the earlier part.
-    bed.print(&text(25..50));
+    assert_eq!((code, &answer["log"]), (Some(0), &json!(text(0..105))));
+    bed.print(&text(105..204));
     let reader = Reader::new(&bed.volume);
-    reader.expect((0..50).map(line));
+    reader.expect((0..204).map(line));
     bed.end();
     reader.ends();
     assert!(read(&bed.volume.common(&format!("Results/2026-11-21/a.{RUN}.1.json"))).is_some());
@@ -181,47 +190,51 @@ fn a_reader_of_a_rotated_log_gets_the_earlier_part_first() {
 
 #[test]
 fn who_follows_a_log_gets_every_line_once_however_often_it_is_rotated() {
-    let mut bed = Bed::new();
+    let mut bed = Bed::new(1_024, Keeps::Newest);
     bed.print(&text(0..5));
     let reader = Reader::new(&bed.volume);
     reader.expect((0..5).map(line));
     let mut next = 5;
     for round in 0..12 {
-        // What is printed just before the cut, and just behind it; told meanwhile or not.
-        bed.print(&text(next..next + 20));
+        // Some of it is told before the log is rotated, some of it behind.
+        bed.print(&text(next..next + 60));
         if round % 3 == 0 {
-            reader.expect((next..next + 20).map(line));
+            reader.expect((next..next + 60).map(line));
         }
-        assert_eq!(bed.rotate(150), Some(0));
-        bed.print(&text(next + 20..next + 23));
-        reader.expect((if round % 3 == 0 { next + 20 } else { next }..next + 23).map(line));
-        next += 23;
+        bed.print(&text(next + 60..next + 80));
+        reader.expect((if round % 3 == 0 { next + 60 } else { next }..next + 80).map(line));
+        next += 80;
     }
     bed.end();
     reader.ends();
 }
 
 #[test]
-fn who_looks_between_the_copy_and_the_cut_gets_every_line_once() {
-    let mut bed = Bed::new();
-    bed.print(&text(0..20));
-    let reader = Reader::new(&bed.volume);
-    reader.expect((0..20).map(line));
-    let earlier = earlier_part(&bed.log);
-    let aside = bed.volume.common("Logs/.staged");
-    for round in 1..4 {
-        let (log, next) = (std::fs::read(&bed.log).unwrap(), round * 20);
-        std::fs::write(&aside, log).unwrap();
-        std::fs::rename(&aside, &earlier).unwrap();
-        // Told while the log still holds what its earlier part holds.
-        bed.print(&text(next..next + 1));
-        reader.expect([line(next)]);
-        File::options().write(true).open(&bed.log).unwrap().set_len(0).unwrap();
-        bed.print(&text(next + 1..next + 20));
-        reader.expect((next + 1..next + 20).map(line));
+fn who_follows_a_log_that_others_rotate_gets_every_line_once() {
+    for (removes, has_successor) in [(false, true), (false, false), (true, false)] {
+        let mut bed = Bed::new(1 << 20, Keeps::First);
+        bed.print(&text(0..5));
+        let reader = Reader::new(&bed.volume);
+        reader.expect((0..5).map(line));
+        let aside = earlier_part(&bed.log);
+        if removes {
+            std::fs::remove_file(&bed.log).unwrap()
+        } else {
+            std::fs::rename(&bed.log, &aside).unwrap()
+        }
+        if has_successor {
+            std::fs::write(&bed.log, "").unwrap();
+        }
+        // The writer has not seen it yet.
+        bed.print(&text(5..8));
+        reader.expect((5..8).map(line));
+        bed.print(&text(8..9));
+        bed.out = open_again(&OsDisk::new(), &bed.log, 1 << 20, Keeps::First).unwrap().unwrap();
+        bed.print(&text(9..20));
+        reader.expect((8..20).map(line));
+        bed.end();
+        reader.ends();
     }
-    bed.end();
-    reader.ends();
 }
 
 /// Takes no more at a time than it has room for.
@@ -243,10 +256,8 @@ impl Listener for Narrow {
 
 #[test]
 fn who_takes_little_at_a_time_gets_the_earlier_part_in_pieces_and_whole() {
-    let mut bed = Bed::new();
-    bed.print(&text(0..100_000));
-    assert!(bed.rotate(1 << 20).is_some());
-    bed.print(&text(100_000..100_100));
+    let mut bed = Bed::new(1_000_000, Keeps::Newest);
+    bed.print(&text(0..100_100));
     let layout = Layout { common: bed.volume.path("Common"), programs: bed.volume.path("Programs") };
     let client = Client::new(layout, DeviceId::new("d").unwrap());
     let run = find(&client, RUN).unwrap();

@@ -1,6 +1,6 @@
 //! A device in bad surroundings: a pipe that nobody reads, signals that are not for it, bytes that are no text, results too deep.
 
-use std::io::Read;
+use std::io::{BufRead, Read};
 use std::os::unix::ffi::OsStringExt;
 use std::process::Stdio;
 
@@ -114,4 +114,140 @@ fn a_device_that_was_killed_is_waited_for_as_long_as_it_announced() {
     volume.signal("a", Signal::CONT);
     let state: Option<serde_json::Value> = read(&volume.common("state.json"));
     assert!(state.is_some());
+}
+
+/// The log of the only attempt of a job, byte for byte.
+fn log(volume: &Volume, job: &str) -> Vec<u8> {
+    std::fs::read(volume.common(volume.results(job)[0]["log"].as_str().unwrap())).unwrap()
+}
+
+#[test]
+fn a_program_that_opens_its_output_again_does_not_cut_its_log() {
+    let mut volume = Volume::new();
+    let text = "echo one\necho two > /dev/stderr\necho three\necho four > /dev/stdout\necho five | tee /dev/stderr >/dev/null\n";
+    volume.place(&volume.path("Programs/w.sh"), text);
+    volume.job("w", "file = \"w.sh\"\n");
+    volume.start("a", &[]);
+    volume.drop_trigger("w.json", "{\"job\": \"w\"}");
+    assert_eq!(volume.outcome("w")["status"], "succeeded");
+    assert_eq!(String::from_utf8(log(&volume, "w")).unwrap(), "one\ntwo\nthree\nfour\nfive\n");
+}
+
+#[test]
+fn a_log_is_never_larger_than_its_limit_and_a_daemons_never_than_twice_that() {
+    let mut volume = Volume::new();
+    // It prints 40 MB, and says so.
+    volume.script(
+        "flood.sh",
+        "head -c 40000000 /dev/zero; echo $? >> \"$AIOS_PROGRAMS/said\"; [ $AIOS_JOB = once ] || sleep 1000",
+    );
+    volume.job("once", "file = \"flood.sh\"\n");
+    volume.job("always", "type = \"always\"\nfile = \"flood.sh\"\n");
+    volume.start("a", &["--log-limit", "1m"]);
+    volume.drop_trigger("o.json", "{\"job\": \"once\"}");
+    let sizes = |volume: &Volume, job: &str| -> Vec<u64> {
+        let of_job = |path: &&std::path::PathBuf| path.file_name().unwrap().to_string_lossy().starts_with(job);
+        let all = super::volume::files(&volume.common("Logs"));
+        all.iter().filter(of_job).filter_map(|path| Some(std::fs::metadata(path).ok()?.len())).collect()
+    };
+    let said = volume.path("Programs/said");
+    let limit = 1 << 20;
+    volume.wait("both have printed all of it", |volume| {
+        assert!(sizes(volume, "once").iter().all(|size| *size <= limit + 100), "{:?}", sizes(volume, "once"));
+        assert!(sizes(volume, "always").iter().all(|size| *size <= limit), "{:?}", sizes(volume, "always"));
+        std::fs::read_to_string(&said).is_ok_and(|said| said == "0\n0\n")
+    });
+    let outcome = volume.outcome("once");
+    assert_eq!((&outcome["status"], &outcome["log_truncated"]), (&json!("succeeded"), &json!(true)));
+    let text = String::from_utf8(log(&volume, "once")).unwrap();
+    let left_out = 40_000_000 - limit;
+    assert!(text.ends_with(&format!("\n[log cut at {limit} bytes (--log-limit): {left_out} bytes are left out]\n")));
+    assert_eq!(sizes(&volume, "always").len(), 2);
+}
+
+#[test]
+fn who_follows_a_log_that_is_rotated_by_others_gets_each_line_once() {
+    let mut volume = Volume::new();
+    volume.script(
+        "p.sh",
+        "i=0; while [ ! -e \"$AIOS_PROGRAMS/go\" ]; do i=$((i + 1)); echo line$i; sleep 0.01; done; echo $i >&2",
+    );
+    volume.job("p", "file = \"p.sh\"\n");
+    volume.start("a", &[]);
+    volume.drop_trigger("p.json", "{\"job\": \"p\"}");
+    let find = |volume: &Volume| {
+        let mut all = super::volume::files(&volume.common("Logs"));
+        all.retain(|path| path.file_name().unwrap().to_string_lossy().starts_with("p."));
+        all.into_iter().find(|path| path.extension().is_some_and(|ending| ending == "log"))
+    };
+    let has_text = |path: &std::path::Path| std::fs::metadata(path).is_ok_and(|meta| meta.len() > 0);
+    volume.wait("it prints", |volume| find(volume).is_some_and(|path| has_text(&path)));
+    let path = find(&volume).unwrap();
+    let mut command = volume.command(&["runs", "logs", "-f", "p.json"]);
+    let mut follower = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut told = std::io::BufReader::new(follower.stdout.take().unwrap());
+    let (mut number, mut line) = (0, String::new());
+    let mut next = || {
+        line.clear();
+        told.read_line(&mut line).unwrap();
+        line.clone()
+    };
+    let mut expect = |count: usize| {
+        for _ in 0..count {
+            number += 1;
+            assert_eq!(next(), format!("line{number}\n"));
+        }
+    };
+    expect(1);
+    for how in ["with create", "without", "removed"] {
+        if how == "removed" {
+            std::fs::remove_file(&path).unwrap();
+        } else {
+            std::fs::rename(&path, path.with_extension("log.1")).unwrap();
+        }
+        if how == "with create" {
+            std::fs::write(&path, "").unwrap();
+        }
+        volume.wait("it prints into a new file", |_| has_text(&path));
+        // More than there was before.
+        expect(100);
+    }
+    std::fs::write(volume.path("Programs/go"), "").unwrap();
+    let mut line = next();
+    while line.starts_with("line") {
+        number += 1;
+        assert_eq!(line, format!("line{number}\n"));
+        line = next();
+    }
+    assert_eq!(line, format!("{number}\n"));
+    assert!(follower.wait().unwrap().success());
+}
+
+#[test]
+fn the_devices_own_log_goes_on_after_it_was_renamed_or_removed() {
+    let mut volume = Volume::new();
+    volume.start("a", &["--log-level", "trace"]);
+    let own = |volume: &Volume| {
+        let mut all = super::volume::files(&volume.common("Logs"));
+        all.retain(|path| path.extension().is_some_and(|ending| ending == "log"));
+        all.into_iter().find(|path| path.file_name().unwrap().to_string_lossy().starts_with("orchestrator.a."))
+    };
+    volume.wait("it logs", |volume| own(volume).is_some());
+    let path = own(&volume).unwrap();
+    for round in 0..2 {
+        if round == 0 {
+            std::fs::rename(&path, path.with_extension("log.1")).unwrap();
+        } else {
+            std::fs::remove_file(&path).unwrap();
+        }
+        let count = std::cell::Cell::new(0);
+        volume.wait("it logs into a new file", |volume| {
+            // Each rejection is a line.
+            count.set(count.get() + 1);
+            volume.drop_trigger(&format!("bad{round}.{}.json", count.get()), "[]");
+            own(volume).is_some_and(|path| std::fs::metadata(path).is_ok_and(|meta| meta.len() > 0))
+        });
+    }
+    let told = volume.command(&["logs"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&told.stdout).contains("bad1."), "the verb reads the new one");
 }

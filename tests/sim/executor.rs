@@ -100,6 +100,7 @@ impl Executor for SimExecutor {
                     finished: process.ends_at + offset_of(device),
                     duration,
                     usage: None,
+                    log_truncated: false,
                 });
             }
             !over

@@ -118,7 +118,7 @@ pub(super) enum Signal {
 
 impl Vessel {
     /// Copies what it prints into the log; `over` says when nothing more will come of it.
-    fn copy(&self, engine: &Engine, log: Log, copied: u64, over: watch::Receiver<bool>) -> JoinHandle<()> {
+    fn copy(&self, engine: &Engine, log: Log, copied: u64, over: watch::Receiver<bool>) -> JoinHandle<bool> {
         match self {
             Self::Own(own) => own.copy(engine, log, copied, over),
             Self::Kept(process) => process.copy(log),
@@ -207,15 +207,21 @@ pub(super) struct Ended {
     pub(super) oom_killed: bool,
     /// From start to end, as far as that is known better than by who waited.
     pub(super) duration: Option<Duration>,
+    /// Whether something of what it printed is missing in its log.
+    pub(super) log_truncated: bool,
 }
 
 impl Ended {
+    pub(super) fn of(ending: Ending) -> Self {
+        Self { ending, oom_killed: false, duration: None, log_truncated: false }
+    }
+
     pub(super) fn unstarted(error: String) -> Self {
-        Self { ending: Ending::NotStarted { error }, oom_killed: false, duration: None }
+        Self::of(Ending::NotStarted { error })
     }
 
     pub(super) fn unknown(error: String) -> Self {
-        Self { ending: Ending::Unknown { error }, oom_killed: false, duration: None }
+        Self::of(Ending::Unknown { error })
     }
 }
 
@@ -250,10 +256,12 @@ pub(super) async fn attend(shared: Arc<Shared>, attempt: Arc<Attempt>, mut spec:
     let finished = boot();
     let stopped = attempt.orders().stopped;
     let duration = ended.duration.unwrap_or_else(|| clock.elapsed());
-    let Ended { ending, oom_killed, .. } = ended;
+    let Ended { ending, oom_killed, log_truncated, .. } = ended;
     let lease = attempt.lease.clone();
     // It is dead by now, or was never there: what is left of it may go after its end was told.
-    shared.ledger.deliver(Exit { lease, ending, oom_killed, stopped, started, finished, duration, usage: None });
+    let usage = None;
+    let exit = Exit { lease, ending, oom_killed, stopped, started, finished, duration, usage, log_truncated };
+    shared.ledger.deliver(exit);
     if let Some(vessel) = vessel {
         remove(&shared, &attempt.lease, vessel).await;
     }
@@ -313,7 +321,8 @@ pub(super) fn told(shared: &Shared, fault: &Fault) -> String {
 async fn live(shared: &Arc<Shared>, attempt: &Attempt, spec: Spec, made: &Made) -> Ended {
     let engine = &shared.engine;
     let (over, is_over) = watch::channel(false);
-    let copying = spec.log.map(|log| made.vessel.copy(engine, Log::new(log, spec.masker), made.copied, is_over));
+    let log = spec.log.map(|log| Log::new(log, spec.masker, &spec.lease));
+    let copying = log.map(|log| made.vessel.copy(engine, log, made.copied, is_over));
     let vessel = &made.vessel;
     let left = spec.timeout.map(|timeout| timeout.saturating_sub(made.ran_for));
     let mut timeout_at = left.and_then(|left| Instant::now().checked_add(left));
@@ -321,7 +330,7 @@ async fn live(shared: &Arc<Shared>, attempt: &Attempt, spec: Spec, made: &Made) 
     let mut lost_sight = made.is_adopted;
     let mut stopping = Stopping::default();
     let mut was_killed_before = false;
-    let ended = loop {
+    let mut ended = loop {
         let mut wait = std::pin::pin!(vessel.wait(engine));
         let look_at = Instant::now().checked_add(LOOK_ANYWAY);
         let looked = loop {
@@ -367,12 +376,17 @@ async fn live(shared: &Arc<Shared>, attempt: &Attempt, spec: Spec, made: &Made) 
     }
     // Who has gone needs not be told.
     let _ = over.send(true);
-    if let Some(mut copying) = copying
-        && tokio::time::timeout(LAST_WORDS, &mut copying).await.is_err()
-    {
-        // Nothing is to be written behind the end.
-        copying.abort();
-        tracing::warn!(run = %attempt.lease.run, "the last of what its container printed did not come");
+    if let Some(mut copying) = copying {
+        match tokio::time::timeout(LAST_WORDS, &mut copying).await {
+            // It panics only with a bug, which its thread has told by then.
+            Ok(copied) => ended.log_truncated = copied.unwrap_or(true),
+            Err(_) => {
+                // Nothing is to be written behind the end.
+                copying.abort();
+                ended.log_truncated = true;
+                tracing::warn!(run = %attempt.lease.run, "the last of what its container printed did not come");
+            }
+        }
     }
     ended
 }

@@ -15,6 +15,7 @@ use super::output::{self, Of};
 use super::start::{create, name_taken, prepare, why_not_started};
 use crate::exec::log::Log;
 use crate::exec::{Ending, Spec};
+use crate::volume::logs;
 
 /// What an engine says of a container that it found dead.
 const ENGINE_DIED: i64 = 255;
@@ -69,7 +70,7 @@ async fn adopt(shared: &Shared, attempt: &Attempt, spec: &Spec, name: &str) -> R
     let Some(id) = own(shared, &spec.lease, seen) else {
         return Err(Ended::unstarted(name_taken(name)));
     };
-    let written = spec.log.as_ref().and_then(|log| log.metadata().ok()).map_or(0, |meta| meta.len());
+    let written = spec.log.as_ref().map_or(0, logs::Log::size);
     tracing::info!(run = %spec.lease.run, attempt = spec.lease.attempt, container = name, "its container goes on and is taken over");
     let vessel = Vessel::Own(Own { id });
     Ok(Made { vessel, copied: written.saturating_sub(log_from), ran_for, is_adopted: true })
@@ -82,7 +83,7 @@ fn ran_for(state: &ContainerState) -> Option<Duration> {
 }
 
 impl Own {
-    pub(super) fn copy(&self, engine: &Engine, log: Log, copied: u64, over: watch::Receiver<bool>) -> JoinHandle<()> {
+    pub(super) fn copy(&self, engine: &Engine, log: Log, copied: u64, over: watch::Receiver<bool>) -> JoinHandle<bool> {
         tokio::spawn(output::copy(engine.clone(), Of::Container(self.id.clone()), log, copied, over))
     }
 
@@ -154,7 +155,7 @@ fn judge(seen: &ContainerInspectResponse, lost_sight: bool) -> Ended {
         },
         None => Ending::Unknown { error: "the engine does not say how its container ended".to_owned() },
     };
-    Ended { ending, oom_killed, duration }
+    Ended { oom_killed, duration, ..Ended::of(ending) }
 }
 
 /// From start to end, by the engine's clock.

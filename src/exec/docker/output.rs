@@ -23,9 +23,9 @@ pub(super) enum Of {
 }
 
 /// Copies everything that a container or service prints until it is `over`, leaving out what was copied before: an engine always
-/// tells it from the beginning. Where the log cannot be written the rest is lost and the program goes on.
-pub(super) async fn copy(engine: Engine, of: Of, log: Log, copied: u64, mut over: watch::Receiver<bool>) {
-    let mut copy = Copy { engine, of, log, copied, complained: false };
+/// tells it from the beginning. Returns whether something of it is missing in the log.
+pub(super) async fn copy(engine: Engine, of: Of, log: Log, copied: u64, mut over: watch::Receiver<bool>) -> bool {
+    let mut copy = Copy { engine, of, log, copied };
     loop {
         copy.pass(true, &mut over).await;
         // The engine ends the stream when the container has ended, and when it ends itself.
@@ -40,9 +40,7 @@ pub(super) async fn copy(engine: Engine, of: Of, log: Log, copied: u64, mut over
     while copy.copied <= READ_AGAIN && !copy.pass(false, &mut over).await {
         tokio::time::sleep(PAUSE).await;
     }
-    if let Err(error) = copy.log.finish() {
-        tracing::debug!(%error, "the last of what a container printed cannot be written to its log");
-    }
+    copy.log.finish()
 }
 
 /// Returns once it is over. Whoever has gone without a word has nothing more to say.
@@ -56,16 +54,15 @@ struct Copy {
     of: Of,
     log: Log,
     copied: u64,
-    complained: bool,
 }
 
 impl Copy {
     /// Reads from the beginning and writes what was not copied yet; `true`: to the end. Who follows stops when nothing more comes.
     async fn pass(&mut self, follow: bool, over: &mut watch::Receiver<bool>) -> bool {
-        let Self { engine, of, log, copied, complained } = self;
-        let (pieces, name) = match of {
-            Of::Container(name) => (engine.output(name, follow).map(StreamExt::boxed), name),
-            Of::Service(name) => (engine.service_output(name, follow).map(StreamExt::boxed), name),
+        let Self { engine, of, log, copied } = self;
+        let pieces = match of {
+            Of::Container(name) => engine.output(name, follow).map(StreamExt::boxed),
+            Of::Service(name) => engine.service_output(name, follow).map(StreamExt::boxed),
         };
         let Ok(mut pieces) = pieces else { return false };
         let mut passed = 0_u64;
@@ -88,11 +85,7 @@ impl Copy {
             passed += piece.len() as u64;
             let fresh = piece.get(known.min(piece.len())..).unwrap_or_default();
             *copied += fresh.len() as u64;
-            if let Err(error) = log.write(fresh)
-                && !std::mem::replace(complained, true)
-            {
-                tracing::warn!(container = name, %error, "what this container prints cannot be written to its log");
-            }
+            log.write(fresh);
         }
     }
 }

@@ -21,6 +21,7 @@ use super::{Shared, lock};
 use crate::exec::log::Log;
 use crate::exec::{Ending, Spec};
 use crate::model::lease::Lease;
+use crate::volume::logs;
 
 /// How long the pause is between two looks at a task, at first and at most.
 const LOOKS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
@@ -103,7 +104,7 @@ async fn adopt(shared: &Shared, attempt: &Attempt, spec: &Spec, inside: &Inside,
         return Err(Ended::unstarted(name_taken(&name)));
     }
     let ran_for = seen.created_at.as_deref().and_then(since).unwrap_or_default();
-    let copied = spec.log.as_ref().and_then(|log| log.metadata().ok()).map_or(0, |meta| meta.len());
+    let copied = spec.log.as_ref().map_or(0, logs::Log::size);
     tracing::info!(run = %spec.lease.run, attempt = spec.lease.attempt, service = name, "its service goes on and is taken over");
     let mut task = Task::new(shared, &spec.lease, inside);
     task.clock = task.clock.checked_sub(ran_for).unwrap_or(task.clock);
@@ -122,7 +123,7 @@ impl Task {
         Self { name: name_of(lease), labels, tags, clock: Instant::now(), sight: Mutex::default() }
     }
 
-    pub(super) fn copy(&self, engine: &Engine, log: Log, copied: u64, over: watch::Receiver<bool>) -> JoinHandle<()> {
+    pub(super) fn copy(&self, engine: &Engine, log: Log, copied: u64, over: watch::Receiver<bool>) -> JoinHandle<bool> {
         tokio::spawn(output::copy(engine.clone(), Of::Service(self.name.clone()), log, copied, over))
     }
 
@@ -253,7 +254,7 @@ fn judge(task: &engine::Task, lived: Duration) -> Option<Ended> {
     let error = || task.error.clone().unwrap_or_else(|| "the swarm does not say why".to_owned());
     let code = task.exit_code.and_then(|code| i32::try_from(code).ok());
     let duration = Some(lived);
-    let ended = |ending, oom_killed| Ended { ending, oom_killed, duration };
+    let ended = |ending, oom_killed| Ended { oom_killed, duration, ..Ended::of(ending) };
     match (task.state?, code) {
         (TaskState::COMPLETE, Some(code)) => Some(ended(Ending::Code(code), false)),
         (TaskState::FAILED, Some(code)) if task.container.is_some() && says_code(task) => {

@@ -1,6 +1,5 @@
 //! What comes before any attempt in a container: the policy, the image, and an end for what goes on of earlier attempts.
 
-use std::io::Write;
 use std::sync::Arc;
 
 use bollard::models::ContainerCreateBody;
@@ -12,6 +11,7 @@ use super::places::{HINT, Places, Unknown};
 use super::{Shared, tidy};
 use crate::exec::Spec;
 use crate::model::container::{Gpus, Pull};
+use crate::volume::logs::Log;
 
 /// Holds an attempt against the policy, and ends what goes on of earlier ones.
 ///
@@ -90,10 +90,8 @@ pub(super) fn name_taken(name: &str) -> String {
 /// Fetches the image, and says so in the log; returns how many bytes that took there.
 pub(super) async fn pull(shared: &Shared, attempt: &Attempt, spec: &Spec, image: &str) -> Result<u64, String> {
     let mut say = |line: &str| {
-        if let Some(mut log) = spec.log.as_ref() {
-            // Whether anybody can read of it is no reason not to fetch it.
-            let _ = writeln!(log, "[{image}: {line}]");
-        }
+        // Whether anybody can read of it is no reason not to fetch it.
+        let _ = spec.log.as_ref().map(|log| log.note(&format!("[{image}: {line}]\n")));
     };
     say("fetching the image");
     // Nothing else here takes long: so only this is cut short by who asks for its end.
@@ -102,7 +100,7 @@ pub(super) async fn pull(shared: &Shared, attempt: &Attempt, spec: &Spec, image:
         () = attempt.asked_to_stop() => return Err(STOPPED_BEFORE.to_owned()),
     };
     match fetched {
-        Ok(()) => Ok(spec.log.as_ref().and_then(|log| log.metadata().ok()).map_or(0, |meta| meta.len())),
+        Ok(()) => Ok(spec.log.as_ref().map_or(0, Log::size)),
         Err(fault) if fault.is_absence() => Err(told(shared, &fault)),
         Err(fault) => {
             say(&format!("cannot be fetched: {fault}"));

@@ -274,14 +274,14 @@ impl Process {
         &self.idle.container
     }
 
-    pub(super) fn copy(&self, log: Log) -> JoinHandle<()> {
+    pub(super) fn copy(&self, log: Log) -> JoinHandle<bool> {
         let output = lock(&self.output).take();
         tokio::spawn(async move {
-            if let Some((output, copied)) = output {
-                copy(output, log).await;
-                // Who has gone needs not be told.
-                let _ = copied.send(true);
-            }
+            let Some((output, copied)) = output else { return false };
+            let is_cut = copy(output, log).await;
+            // Who has gone needs not be told.
+            let _ = copied.send(true);
+            is_cut
         })
     }
 
@@ -309,7 +309,7 @@ impl Process {
             return Ok(Look::Ended(Ended::unknown("the engine does not say how its process ended".to_owned())));
         };
         let duration = Some(self.clock.elapsed());
-        let mut ended = Ended { ending: Ending::Code(code), oom_killed: false, duration };
+        let mut ended = Ended { duration, ..Ended::of(Ending::Code(code)) };
         if code != 0 && !self.was_killed.load(Ordering::Relaxed) {
             let state = match engine.inspect(&self.idle.container).await {
                 Err(Fault::NoContainer) => return Ok(Look::Ended(gone())),
@@ -379,26 +379,19 @@ impl Process {
     }
 }
 
-/// Copies what a process prints into its log. Where the log cannot be written the rest is lost and the program goes on.
-async fn copy(mut output: Output, mut log: Log) {
-    let mut complained = false;
+/// Copies what a process prints into its log. Returns whether something of it is missing there.
+async fn copy(mut output: Output, mut log: Log) -> bool {
+    let mut was_cut_off = false;
     while let Some(piece) = output.next().await {
-        let written = match piece {
+        match piece {
             Ok(piece) => log.write(&piece),
             Err(fault) => {
                 tracing::warn!(%fault, "what a process in a kept container prints is cut off");
-                let note = "\n[the connection to the engine was cut: what was printed from here on is lost]\n";
-                // The log may be on the same disk as everything that fails now.
-                let _ = log.write(note.as_bytes());
+                log.write(b"\n[the connection to the engine was cut: what was printed from here on is lost]\n");
+                was_cut_off = true;
                 break;
             }
-        };
-        if let Err(error) = written
-            && !std::mem::replace(&mut complained, true)
-        {
-            tracing::warn!(%error, "what a process in a kept container prints cannot be written to its log");
         }
     }
-    // Likewise.
-    let _ = log.finish();
+    log.finish() || was_cut_off
 }
