@@ -19,7 +19,7 @@ use crate::client::{default_device, host_name};
 use crate::coordinator::run::{Containers, Options, RunError, run as run_device};
 use crate::coordinator::{BeginError, End, Host};
 use crate::exec::docker::DEFAULT_HOST;
-use crate::exec::identity;
+use crate::exec::{identity, surroundings};
 use crate::model::config::{Config, KEPT_AT_LEAST};
 use crate::model::container::{Allowed, Limits, is_plain_path};
 use crate::model::device::Me;
@@ -168,6 +168,11 @@ fn size(text: &str) -> Result<u64, String> {
 
 /// Runs this device until it is asked to leave.
 pub(super) fn run(args: &RunArgs, context: &mut Context) -> Result<Code, Failure> {
+    let failed = |error: std::io::Error| Failure::new(Code::Failed, error.to_string(), "see `ulimit -a`");
+    surroundings::settle().map_err(failed)?;
+    if let Some(ended) = surroundings::leave_terminal(std::env::args_os()).map_err(failed)? {
+        return Ok(if ended == 0 { Code::Done } else { Code::Program(ended) });
+    }
     let options = options(args, context)?;
     // The log's folder is in the volume; that the volume cannot be made is said by the device itself, or here.
     let made = context.client.disk.make_folders(&context.client.layout.logs());

@@ -63,8 +63,8 @@ impl Device {
             }
             // It is withdrawn at the next beat.
             let Some(url) = self.hook(job) else { continue };
-            if !self.parts.notifier.has_room() {
-                return;
+            if !self.parts.notifier.has_room(&url) {
+                continue;
             }
             match self.letter(job, news, url) {
                 Ok(Some(letter)) => {

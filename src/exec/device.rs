@@ -7,6 +7,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 
 use rustix::process::{Pid, Signal};
 
+use super::surroundings::STAND_IN;
+
 /// What would make of it another device than its arguments say.
 const OWN_VARIABLES: [&str; 8] = [
     "DEVICE_ID",
@@ -38,7 +40,7 @@ impl DeviceProcess {
         for name in OWN_VARIABLES {
             command.env_remove(name);
         }
-        command.env("AIOS_HTTP", "none");
+        command.env("AIOS_HTTP", "none").env(STAND_IN, "0");
         let errors = log.try_clone()?;
         command.args(args).stdin(Stdio::null()).stdout(log).stderr(errors).spawn().map(Self)
     }

@@ -3,7 +3,8 @@
 //! The kernel hands every orphan of a container to process 1 and ignores signals for which that has no handler. Both are
 //! kept away from the orchestrator, which waits for its own children only: whoever waits for any child would take exit codes
 //! away from it (supercronic, tini and dumb-init part the two in the same way). Promises: no zombie stays, the child's end is
-//! this process's end with the same code, and every signal that asks for something reaches the child.
+//! this process's end with the same code, and every signal that asks for something reaches the child. It also stands between a
+//! terminal and a device that has left it.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -12,6 +13,8 @@ use std::process::{Command, ExitCode};
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 use signal_hook::consts::signal::{SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
 use signal_hook::iterator::Signals;
+
+use super::surroundings::{self, STAND_IN};
 
 /// What is passed on, beside the news that a child has ended.
 const PASSED_ON: [i32; 8] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH, SIGCONT];
@@ -27,17 +30,41 @@ pub fn is_first() -> bool {
 /// # Errors
 /// If signals cannot be listened for or the child not be started.
 pub fn stand_in(words: impl IntoIterator<Item = OsString>) -> std::io::Result<ExitCode> {
+    surroundings::unblock_signals()?;
+    // In a group of its own, so that what a terminal sends to all of its foreground reaches the child once.
+    stand_in_for(
+        words,
+        |command| command.process_group(0),
+        |child| {
+            if rustix::termios::isatty(std::io::stdin()) {
+                // Where it fails there is no terminal to share.
+                let _ = rustix::termios::tcsetpgrp(std::io::stdin(), child);
+            }
+        },
+    )
+    .map(ExitCode::from)
+}
+
+/// The same for a device that is to leave the terminal: this process stays there.
+///
+/// # Errors
+/// If signals cannot be listened for or the child not be started.
+pub(super) fn stand_in_on_terminal(words: impl IntoIterator<Item = OsString>) -> std::io::Result<u8> {
+    stand_in_for(words, |command| command.env(STAND_IN, std::process::id().to_string()), |_| {})
+}
+
+fn stand_in_for(
+    words: impl IntoIterator<Item = OsString>,
+    prepare: impl FnOnce(&mut Command) -> &mut Command,
+    begun: impl FnOnce(Pid),
+) -> std::io::Result<u8> {
     // Before there is a child, so that none of its signals is missed.
     let mut signals = Signals::new(PASSED_ON.into_iter().chain([SIGCHLD]))?;
     let mut words = words.into_iter();
     let name = words.next().unwrap_or_default();
-    // In a group of its own, so that what a terminal sends to all of its foreground reaches the child once.
-    let child = Command::new(std::env::current_exe()?).arg0(name).args(words).process_group(0).spawn()?;
+    let child = prepare(Command::new(std::env::current_exe()?).arg0(name).args(words)).spawn()?;
     let child = Pid::from_child(&child);
-    if rustix::termios::isatty(std::io::stdin()) {
-        // Where it fails there is no terminal to share.
-        let _ = rustix::termios::tcsetpgrp(std::io::stdin(), child);
-    }
+    begun(child);
     for number in signals.forever() {
         if number == SIGCHLD {
             if let Some(ended) = reap(child) {
@@ -48,7 +75,7 @@ pub fn stand_in(words: impl IntoIterator<Item = OsString>) -> std::io::Result<Ex
             let _ = rustix::process::kill_process(child, signal);
         }
     }
-    Ok(ExitCode::FAILURE)
+    Ok(1)
 }
 
 /// Reaps all that has ended; one signal may stand for many. The end of the child ends it all.
@@ -62,7 +89,7 @@ fn reap(child: Pid) -> Option<WaitStatus> {
 }
 
 /// As shells have it: 128 + n for a signal.
-fn code_of(status: WaitStatus) -> ExitCode {
+fn code_of(status: WaitStatus) -> u8 {
     let code = status.exit_status().or_else(|| status.terminating_signal().map(|signal| 128 + signal));
-    ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+    code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
 }

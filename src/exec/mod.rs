@@ -41,6 +41,7 @@ pub mod native;
 mod nvidia;
 mod procfs;
 mod program;
+pub mod surroundings;
 pub mod talk;
 mod tree;
 

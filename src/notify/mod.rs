@@ -35,8 +35,8 @@ pub struct Answer {
 
 /// The port: whatever tells webhooks. One owner calls it; nothing blocks.
 pub trait Notifier {
-    /// Whether another letter may be on its way now.
-    fn has_room(&self) -> bool;
+    /// Whether another letter to this URL may be on its way now. A receiver that does not answer takes no room from others.
+    fn has_room(&self, url: &str) -> bool;
 
     /// Begins to tell.
     fn tell(&mut self, letter: Letter);
@@ -54,13 +54,18 @@ pub fn body(result: &[u8], event: Event) -> Option<Vec<u8>> {
     Some(body)
 }
 
-/// A webhook for people's eyes: its host. Path, query and user may be all the secret that it takes.
-#[must_use]
-pub fn shown(url: &str) -> String {
+/// Who receives what is told to a URL: scheme, host and port.
+fn receiver(url: &str) -> String {
     let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-    format!("{scheme}://{host}/…")
+    format!("{scheme}://{host}").to_ascii_lowercase()
+}
+
+/// A webhook for people's eyes: its host. Path, query and user may be all the secret that it takes.
+#[must_use]
+pub fn shown(url: &str) -> String {
+    receiver(url) + "/…"
 }
 
 #[cfg(test)]

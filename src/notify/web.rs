@@ -4,6 +4,7 @@
 //! what is told goes to nobody else, and no proxy is used. Who a `https` server is judged by are the certificates that
 //! this machine trusts, or those in `SSL_CERT_FILE`; they are read when they are needed and not kept.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,10 +13,14 @@ use tokio::sync::Notify;
 use ureq::Agent;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
-use super::{Answer, Letter, Notifier};
+use super::{Answer, Letter, Notifier, receiver};
 
-/// How many letters are on their way at once.
-const AT_ONCE: usize = 4;
+/// How many letters to one receiver are on their way at once.
+const TO_ONE: usize = 4;
+/// How many to all receivers are, before each has one at most.
+const SHARED: usize = 16;
+/// How many are at all: each has a thread while it is on its way.
+const MOST: usize = 64;
 /// How long one try takes at most, from the name's look-up to the answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// The pauses after the tries that failed; the last one is followed by none.
@@ -25,7 +30,10 @@ const PAUSES: [Option<Duration>; 3] = [Some(Duration::from_secs(1)), Some(Durati
 #[derive(Debug)]
 pub struct WebNotifier {
     desk: Arc<Desk>,
-    on_their_way: usize,
+    /// How many letters are on their way, by receiver.
+    on_their_way: BTreeMap<String, usize>,
+    /// What waits for a thread.
+    stalled: Vec<Letter>,
 }
 
 #[derive(Debug)]
@@ -38,7 +46,8 @@ struct Desk {
 
 #[derive(Debug, Default)]
 struct Tray {
-    answers: Vec<Answer>,
+    /// With the receivers that they are of.
+    answers: Vec<(String, Answer)>,
     closed: bool,
 }
 
@@ -47,32 +56,52 @@ impl WebNotifier {
     #[must_use]
     pub fn new(wake: Arc<Notify>) -> Self {
         let desk = Desk { wake, tray: Mutex::default(), closes: Condvar::new() };
-        Self { desk: Arc::new(desk), on_their_way: 0 }
+        Self { desk: Arc::new(desk), on_their_way: BTreeMap::new(), stalled: Vec::new() }
     }
 }
 
 impl Notifier for WebNotifier {
-    fn has_room(&self) -> bool {
-        self.on_their_way < AT_ONCE
+    fn has_room(&self, url: &str) -> bool {
+        let to_it = self.on_their_way.get(&receiver(url)).copied().unwrap_or(0);
+        let to_all: usize = self.on_their_way.values().sum();
+        to_it < TO_ONE && to_all < if to_it == 0 { MOST } else { SHARED }
     }
 
     fn tell(&mut self, letter: Letter) {
-        self.on_their_way += 1;
-        let (desk, job, news) = (Arc::clone(&self.desk), letter.job.clone(), letter.news.clone());
-        let thread = std::thread::Builder::new().name("notify".to_owned());
-        let started = thread.spawn(move || {
-            let outcome = desk.tell(&letter);
-            desk.answer(Answer { job: letter.job, news: letter.news, outcome });
-        });
-        if let Err(error) = started {
-            self.desk.answer(Answer { job, news, outcome: Err(format!("no thread can be started for it: {error}")) });
-        }
+        *self.on_their_way.entry(receiver(&letter.url)).or_default() += 1;
+        self.send(letter);
     }
 
     fn take_answers(&mut self) -> Vec<Answer> {
+        for letter in std::mem::take(&mut self.stalled) {
+            self.send(letter);
+        }
         let answers = std::mem::take(&mut self.desk.tray().answers);
-        self.on_their_way = self.on_their_way.saturating_sub(answers.len());
-        answers
+        let mut taken = Vec::with_capacity(answers.len());
+        for (receiver, answer) in answers {
+            if let Some(count) = self.on_their_way.get_mut(&receiver) {
+                *count -= 1;
+            }
+            taken.push(answer);
+        }
+        self.on_their_way.retain(|_, count| *count > 0);
+        taken
+    }
+}
+
+impl WebNotifier {
+    /// Sends a letter on its way; where there is no thread for it, with a later turn.
+    fn send(&mut self, letter: Letter) {
+        let (desk, mine) = (Arc::clone(&self.desk), letter.clone());
+        let thread = std::thread::Builder::new().name("notify".to_owned());
+        let started = thread.spawn(move || {
+            let outcome = desk.tell(&mine);
+            desk.answer(receiver(&mine.url), Answer { job: mine.job, news: mine.news, outcome });
+        });
+        if let Err(error) = started {
+            tracing::warn!(job = %letter.job, %error, "no thread can be started for its webhook: it is tried again");
+            self.stalled.push(letter);
+        }
     }
 }
 
@@ -88,8 +117,8 @@ impl Desk {
         self.tray.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn answer(&self, answer: Answer) {
-        self.tray().answers.push(answer);
+    fn answer(&self, receiver: String, answer: Answer) {
+        self.tray().answers.push((receiver, answer));
         self.wake.notify_one();
     }
 
@@ -148,8 +177,14 @@ fn trust() -> Result<TlsConfig, String> {
         .build())
 }
 
-/// One try.
+/// One try. The client looks names up on threads of its own, and panics where there are none.
 fn post(agent: &Agent, letter: &Letter) -> Result<(), String> {
+    let post = || try_to_post(agent, letter);
+    let posted = std::panic::catch_unwind(std::panic::AssertUnwindSafe(post));
+    posted.unwrap_or_else(|_| Err("this device is out of threads".to_owned()))
+}
+
+fn try_to_post(agent: &Agent, letter: &Letter) -> Result<(), String> {
     let request = agent.post(&letter.url).content_type("application/json");
     match request.send(letter.body.as_slice()) {
         Ok(response) if response.status().is_success() => Ok(()),

@@ -251,3 +251,86 @@ fn the_devices_own_log_goes_on_after_it_was_renamed_or_removed() {
     let told = volume.command(&["logs"]).output().unwrap();
     assert!(String::from_utf8_lossy(&told.stdout).contains("bad1."), "the verb reads the new one");
 }
+
+/// Starts a device in these surroundings: a shell sets them up and becomes the device, or a program does that starts its arguments.
+fn start_in(volume: &mut Volume, before: &[&str]) {
+    let run = volume.command(&["run", "--device-id", "a", "--heartbeat", "200ms", "--scan", "300ms"]);
+    let mut command = std::process::Command::new(before[0]);
+    command.args(&before[1..]).arg(run.get_program()).args(run.get_args());
+    for (name, value) in run.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    // As people start it.
+    command.env_remove("AIOS_STAND_IN").stdin(Stdio::null()).stdout(Stdio::null());
+    let said = std::fs::File::create(volume.path("a.said")).unwrap();
+    volume.devices.insert("a".to_owned(), command.stderr(said).spawn().unwrap());
+    volume.wait("a beats", |volume| volume.beat("a").is_some());
+}
+
+/// Runs a job once and gives its log.
+fn printed(volume: &Volume, job: &str, text: &str) -> String {
+    volume.job(job, text);
+    volume.drop_trigger(&format!("{job}.json"), &format!("{{\"job\": \"{job}\"}}"));
+    assert_eq!(volume.outcome(job)["status"], "succeeded", "{}", volume.outcome(job));
+    String::from_utf8(log(volume, job)).unwrap()
+}
+
+#[test]
+fn a_program_gets_clean_signals_the_given_limits_and_no_descriptor_of_others() {
+    let mut volume = Volume::new();
+    // Blocked and ignored by whoever starts the device, and a file that it has open for itself.
+    let start = "import os,resource,signal,sys
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGUSR1, signal.SIGRTMIN])
+for number in [signal.SIGHUP, signal.SIGTERM, signal.SIGCHLD, signal.SIGTSTP, signal.SIGTTOU, signal.SIGXFSZ]: signal.signal(number, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_NOFILE, (200, 400))
+os.set_inheritable(os.open('/etc/passwd', os.O_RDONLY), True); os.dup2(os.open('/etc/passwd', os.O_RDONLY), 77)
+os.execv(sys.argv[1], sys.argv[1:])";
+    start_in(&mut volume, &["python3", "-c", start]);
+    let masks = printed(&volume, "masks", "command = [\"grep\", \"-E\", \"^Sig(Blk|Ign)\", \"/proc/self/status\"]\n");
+    let mask = |line: &str| u64::from_str_radix(line.split_once(":\t").unwrap().1, 16).unwrap();
+    // Signals 32 and 33 are the C library's own: its `posix_spawn` has them ignored.
+    let masks: Vec<u64> = masks.lines().map(|line| mask(line) & !(3 << 31)).collect();
+    assert_eq!(masks, [0, 0]);
+    let limits = "command = [\"sh\", \"-c\", \"ulimit -Sn; ulimit -Hn; ls /proc/self/fd | wc -w\"]\n";
+    // The fourth is the folder that `ls` reads.
+    assert_eq!(printed(&volume, "limits", limits), "200\n400\n4\n");
+    volume.signal("a", Signal::TERM);
+    assert_eq!(volume.ended("a"), Some(0), "it hears signals all the same");
+}
+
+#[test]
+fn many_runs_at_once_raise_the_limit_of_the_device_and_not_that_of_programs() {
+    let mut volume = Volume::new();
+    start_in(&mut volume, &["sh", "-c", "ulimit -Sn 64; exec \"$0\" \"$@\" --slots 60"]);
+    volume.script("hold.sh", "while [ ! -e \"$AIOS_PROGRAMS/go\" ]; do sleep 0.1; done");
+    volume.job("hold", "file = \"hold.sh\"\n");
+    for number in 0..50 {
+        volume.drop_trigger(&format!("h{number}.json"), "{\"job\": \"hold\"}");
+    }
+    volume.wait("more run than that limit allows", |volume| volume.ledger().len() == 50);
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", volume.beat("a").unwrap()["pid"])).unwrap();
+    assert!(!limits.lines().any(|line| line.starts_with("Max open files            64 ")), "{limits}");
+    std::fs::write(volume.path("Programs/go"), "").unwrap();
+    volume.check("hold", 50);
+}
+
+#[test]
+fn a_program_that_asks_on_the_terminal_of_its_device_fails_at_once() {
+    let mut volume = Volume::new();
+    volume.job("ask", "command = [\"sh\", \"-c\", \"read password < /dev/tty\"]\n");
+    start_in(&mut volume, &["python3", "-c", "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)"]);
+    volume.drop_trigger("ask.json", "{\"job\": \"ask\"}");
+    let outcome = volume.outcome("ask");
+    assert_eq!(outcome["status"], "failed", "{outcome}");
+    assert!(String::from_utf8(log(&volume, "ask")).unwrap().contains("/dev/tty"));
+    // What is typed on the terminal, or sent to the process that stands there, reaches the device.
+    let device = rustix::process::Pid::from_raw(volume.beat("a").unwrap()["pid"].as_i64().unwrap() as i32).unwrap();
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", device.as_raw_pid())).unwrap();
+    let stand_in = stat.rsplit_once(") ").unwrap().1.split(' ').nth(1).unwrap().parse().unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_raw(stand_in).unwrap(), Signal::INT).unwrap();
+    assert_eq!(volume.ended("a"), Some(0));
+    assert!(rustix::process::test_kill_process(device).is_err(), "it has gone");
+}

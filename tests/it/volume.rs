@@ -60,6 +60,8 @@ impl Volume {
         }
         // What an engine adds is tested in tests/container.
         command.env("DOCKER_HOST", "none").env("AIOS_HTTP", "none");
+        // Devices leave the terminal that the tests were started on, and get no process between.
+        command.env("AIOS_STAND_IN", "0");
         command
     }
 

@@ -217,6 +217,27 @@ fn a_webhook_that_does_not_answer_holds_up_nobody_and_is_told_by_the_next_life()
 }
 
 #[test]
+fn a_receiver_that_does_not_answer_delays_only_its_own_jobs() {
+    let mut volume = Volume::new();
+    let silent = Server::open(&[Reply::Never; 200]);
+    let other = Server::open(&[]);
+    let dead: Vec<String> = (0..30).map(|number| format!("dead{number}")).collect();
+    for name in &dead {
+        job(&volume, name, &silent.url());
+    }
+    job(&volume, "good", &other.url());
+    volume.start("a", &["--slots", "30"]);
+    for name in &dead {
+        volume.drop_trigger(&format!("{name}.json"), &format!("{{\"job\": \"{name}\", \"args\": [\"1\"]}}"));
+    }
+    volume.wait("all have failed", |volume| dead.iter().all(|name| volume.finals(name) == 1));
+    run(&volume, "good", 1);
+    volume.wait("it is told", |volume| is_told(volume, "good"));
+    // The others take a minute and more, a few at a time.
+    assert!(dead.iter().any(|name| !is_told(&volume, name)));
+}
+
+#[test]
 fn what_a_device_died_over_is_told_by_another() {
     let mut volume = Volume::new();
     let server = Server::open(&[Reply::Never]);

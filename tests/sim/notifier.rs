@@ -33,7 +33,7 @@ impl SimNotifier {
 }
 
 impl Notifier for SimNotifier {
-    fn has_room(&self) -> bool {
+    fn has_room(&self, _url: &str) -> bool {
         self.world.letters.borrow().iter().filter(|letter| self.is_mine(letter)).count() < 2
     }
 

@@ -32,7 +32,7 @@ pub(super) async fn make(shared: &Shared, attempt: &Attempt, spec: &Spec, inside
         return adopt(shared, attempt, spec, &name).await;
     }
     let places = prepare(shared, attempt, spec, inside).await.map_err(Ended::unstarted)?;
-    let body = |log_from| body(spec, inside, &shared.settings, &places, log_from);
+    let body = |log_from| body(spec, inside, &shared.settings, &places, shared.log_driver(), log_from);
     let Some(id) =
         create(shared, attempt, spec, inside, inside.container.pull, &name, body).await.map_err(Ended::unstarted)?
     else {

@@ -19,7 +19,9 @@ use crate::model::lease::Lease;
 use crate::model::time::parse_size;
 
 /// How output is kept until it was copied: the one driver that every engine can read back.
-const LOG_DRIVER: &str = "json-file";
+pub(super) const LOG_DRIVER: &str = "json-file";
+/// The same where it keeps bytes that are no UTF-8, which the other replaces.
+pub(super) const EXACT_LOG_DRIVER: &str = "local";
 /// The processes of a kept container that are not the job's: its first one, that one's sleep, and the shells that start and stop an
 /// attempt.
 const KEEPERS_PIDS: i64 = 4;
@@ -168,6 +170,7 @@ pub(super) fn body(
     inside: &Inside,
     settings: &Settings,
     places: &Places,
+    log_driver: &str,
     log_from: u64,
 ) -> Result<ContainerCreateBody, String> {
     let (entrypoint, command) = program(spec, inside);
@@ -178,7 +181,10 @@ pub(super) fn body(
         cmd: Some(command),
         env: Some(env_of(spec)),
         // A first process of the engine's, so that the program gets its signals and orphans are reaped.
-        host_config: body.host_config.map(|host| HostConfig { init: Some(true), ..host }),
+        host_config: body.host_config.map(|host| {
+            let log_config = HostConfigLogConfig { typ: Some(log_driver.to_owned()), config: Some(log_options()) };
+            HostConfig { init: Some(true), log_config: Some(log_config), ..host }
+        }),
         ..body
     })
 }
@@ -279,6 +285,7 @@ pub(super) fn service(
     inside: &Inside,
     settings: &Settings,
     places: &Places,
+    log_driver: &str,
 ) -> Result<ServiceSpec, String> {
     let container = &*inside.container;
     let (command, args) = program(spec, inside);
@@ -317,7 +324,7 @@ pub(super) fn service(
             let target = Some(container.network.clone());
             vec![NetworkAttachmentConfig { target, ..NetworkAttachmentConfig::default() }]
         }),
-        log_driver: Some(TaskSpecLogDriver { name: Some(LOG_DRIVER.to_owned()), options: Some(log_options()) }),
+        log_driver: Some(TaskSpecLogDriver { name: Some(log_driver.to_owned()), options: Some(log_options()) }),
         ..TaskSpec::default()
     };
     let once = ServiceSpecModeReplicatedJob { max_concurrent: Some(1), total_completions: Some(1) };

@@ -15,6 +15,7 @@ use bollard::query_parameters::{
 use bollard::{API_DEFAULT_VERSION, Docker};
 use futures_util::{Stream, StreamExt};
 
+use super::create::{EXACT_LOG_DRIVER, LOG_DRIVER};
 use crate::exec::procfs::Used;
 
 mod services;
@@ -151,8 +152,13 @@ impl Engine {
 
     /// Whether it answers.
     pub async fn look(&self) -> Result<Seen, Fault> {
-        let version = self.client(ANSWER)?.version().await.map_err(|error| self.fault(&error))?;
-        Ok(Seen { version: version.version.unwrap_or_default(), is_manager: self.is_manager().await })
+        let client = self.client(ANSWER)?;
+        let version = client.version().await.map_err(|error| self.fault(&error))?;
+        // A proxy may keep it to itself.
+        let log_drivers = client.info().await.ok().and_then(|info| info.plugins?.log).unwrap_or_default();
+        let is_exact = log_drivers.iter().any(|driver| driver == EXACT_LOG_DRIVER);
+        let log_driver = if is_exact { EXACT_LOG_DRIVER } else { LOG_DRIVER };
+        Ok(Seen { version: version.version.unwrap_or_default(), is_manager: self.is_manager().await, log_driver })
     }
 
     /// Makes a container.
@@ -354,6 +360,8 @@ pub struct Seen {
     pub version: String,
     /// Whether it manages a swarm.
     pub is_manager: bool,
+    /// Its log driver from which what a container prints is read back.
+    pub log_driver: &'static str,
 }
 
 /// Asks until the answer can be read: Podman's containers pass through states that Docker has no word for, such as `stopped` between

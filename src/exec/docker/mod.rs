@@ -246,6 +246,11 @@ impl Shared {
         }
     }
 
+    /// The log driver of what is made now.
+    fn log_driver(&self) -> &'static str {
+        lock(&self.seen).as_ref().map_or(create::LOG_DRIVER, |seen| seen.log_driver)
+    }
+
     /// Notes that the engine did not answer: jobs in containers are left to others until it is back.
     fn is_gone(&self) {
         *lock(&self.seen) = None;

@@ -56,7 +56,7 @@ pub(super) async fn make(shared: &Shared, attempt: &Attempt, spec: &Spec, inside
         return adopt(shared, attempt, spec, inside, name).await;
     }
     let places = prepare(shared, attempt, spec, inside).await.map_err(Ended::unstarted)?;
-    let service = service(spec, inside, &shared.settings, &places)
+    let service = service(spec, inside, &shared.settings, &places, shared.log_driver())
         .map_err(|error| Ended::unstarted(format!("{error}; hint: {HINT}")))?;
     if attempt.is_stopped() {
         return Err(Ended::unstarted(STOPPED_BEFORE.to_owned()));
