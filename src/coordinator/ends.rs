@@ -53,10 +53,9 @@ impl Device {
         }
     }
 
-    /// An attempt that is claimed and not started when the device leaves goes back as it is.
-    pub(super) fn hand_back_unstarted(&mut self, lease: &Lease, now: Moment) {
+    /// An attempt that is claimed and cannot be started by this device goes back as it is, for this reason.
+    pub(super) fn hand_back_unstarted(&mut self, lease: &Lease, error: String, now: Moment) {
         self.running.insert(lease.clone());
-        let error = "its device left before it was started".to_owned();
         let report = Report { goes_on: GoesOn::Anywhere, ..Report::unstarted(Status::Cancelled, error, now.wall) };
         self.unstaged.insert(lease.clone(), report);
         self.due.again = Some(now.boot);

@@ -531,7 +531,8 @@ impl Device {
                 Effect::Preempt(lease) => self.stop(&lease, StopCause::Preempted),
                 // What goes on was started: it is taken over, and stopped with the others.
                 Effect::Start(lease) if self.leaving.is_some() && !self.found.contains_key(&lease) => {
-                    self.hand_back_unstarted(&lease, now);
+                    let error = "its device left before it was started".to_owned();
+                    self.hand_back_unstarted(&lease, error, now);
                 }
                 Effect::Start(lease) => self.start(&lease, now),
                 Effect::Cancel(lease) => self.stop(&lease, StopCause::Cancelled),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::{Device, Parts, TRY_AGAIN};
 use crate::decide::recover::Mine;
 use crate::decide::settle::Report;
-use crate::exec::{Given, Inside, MARKER, Spec};
+use crate::exec::{Given, Inside, MARKER, Spec, is_short};
 use crate::model::config::ENV_LIMIT;
 use crate::model::container::Limits;
 use crate::model::ids::RunId;
@@ -81,6 +81,7 @@ impl Device {
         let limits = self.limits_of(&mine.job);
         let work = match self.open_work(mine) {
             Ok(work) => work,
+            Err(error) if is_short(&error.source) => return self.hand_back_unstarted(lease, error.to_string(), now),
             Err(error) => {
                 self.end_unstarted(lease, format!("{error}; hint: {}", error.hint()), now);
                 return;

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use docker::{Given, Inside};
+pub use program::is_short;
 
 use crate::model::container::Limits;
 use crate::model::device::RunUse;

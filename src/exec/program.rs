@@ -88,7 +88,8 @@ impl From<String> for Unstarted {
 }
 
 /// Whether the system says that it is out of processes, memory or descriptors.
-pub(super) fn is_short(error: &io::Error) -> bool {
+#[must_use]
+pub fn is_short(error: &io::Error) -> bool {
     let number = error.raw_os_error().map(Errno::from_raw_os_error);
     matches!(number, Some(Errno::AGAIN | Errno::NOMEM | Errno::MFILE | Errno::NFILE))
 }

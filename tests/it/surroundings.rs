@@ -334,3 +334,41 @@ fn a_program_that_asks_on_the_terminal_of_its_device_fails_at_once() {
     assert_eq!(volume.ended("a"), Some(0));
     assert!(rustix::process::test_kill_process(device).is_err(), "it has gone");
 }
+
+#[test]
+fn a_device_that_runs_out_of_processes_lives_and_no_run_fails_for_that() {
+    if !rustix::process::geteuid().is_root() {
+        println!("SKIPPED: not root: a user with few processes cannot be made");
+        return;
+    }
+    let mut volume = Volume::new();
+    // A user of nobody else's, whose processes are counted together.
+    let user = (20_000 + std::process::id() % 10_000).to_string();
+    let own = |path: &std::path::Path| {
+        let done = std::process::Command::new("chown").args(["-R", &user]).arg(path).status();
+        assert!(done.unwrap().success());
+    };
+    volume.job("s", "command = [\"sleep\", \"2\"]\n");
+    own(volume.home.path());
+    let start = "ulimit -u 40; exec setpriv --reuid \"$0\" --regid \"$0\" --clear-groups \"$@\" --slots 100";
+    let mut look = std::process::Command::new("setpriv");
+    look.args(["--reuid", &user, "--regid", &user, "--clear-groups", env!("CARGO_BIN_EXE_orchestrator"), "--version"]);
+    let may_run = look.stdout(Stdio::null()).status();
+    if !may_run.is_ok_and(|status| status.success()) {
+        println!("SKIPPED: another user may not run this program, or there is no setpriv");
+        return;
+    }
+    start_in(&mut volume, &["sh", "-c", start, &user]);
+    for number in 0..70 {
+        volume.drop_trigger(&format!("s{number}.json"), "{\"job\": \"s\"}");
+    }
+    volume.wait("it says what it is short of", |volume| {
+        volume.beat("a").is_some_and(|beat| beat["problems"].to_string().contains("out of processes"))
+    });
+    volume.wait("all have run", |volume| volume.finals("s") == 70);
+    for result in volume.results("s") {
+        let is_handed_back = result["status"] == "cancelled" && result["final"] == false;
+        assert!(result["status"] == "succeeded" || is_handed_back, "{result}");
+    }
+    volume.wait("it is solved", |volume| volume.beat("a").unwrap()["problems"] == json!([]));
+}

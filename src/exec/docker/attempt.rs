@@ -39,6 +39,8 @@ const KILL_AGAIN: Duration = Duration::from_secs(2);
 const REMOVALS: u32 = 3;
 /// The exit code of what SIGKILL has ended.
 const KILLED: i32 = 137;
+/// How long an attempt that was not started for want of processes or descriptors is kept, before others may start it.
+const SHORT: Duration = Duration::from_secs(5);
 /// Why an attempt has no container.
 pub(super) const STOPPED_BEFORE: &str = "it was stopped before its container was started";
 
@@ -228,6 +230,7 @@ impl Ended {
 /// Sees one attempt through to its [`Exit`].
 pub(super) async fn attend(shared: Arc<Shared>, attempt: Arc<Attempt>, mut spec: Spec) {
     let clock = Instant::now();
+    let has_own_limit = spec.inside.as_ref().is_some_and(|inside| inside.limits.pids.is_some());
     let made = match spec.inside.take() {
         Some(inside) => make(&shared, &attempt, &spec, &inside).await,
         None => Err(Ended::unstarted("found no container to run it in".to_owned())),
@@ -253,6 +256,14 @@ pub(super) async fn attend(shared: Arc<Shared>, attempt: Arc<Attempt>, mut spec:
         other => Some(other),
     };
     let started = !matches!(ended.ending, Ending::NotStarted { .. });
+    if !has_own_limit && is_short(&ended.ending) {
+        // Not at once: it may be this device that takes it again.
+        tokio::select! {
+            () = tokio::time::sleep(SHORT) => {}
+            () = attempt.asked_to_stop() => {}
+        }
+        attempt.orders().stopped.get_or_insert(StopCause::Short);
+    }
     let finished = boot();
     let stopped = attempt.orders().stopped;
     let duration = ended.duration.unwrap_or_else(|| clock.elapsed());
@@ -265,6 +276,13 @@ pub(super) async fn attend(shared: Arc<Shared>, attempt: Arc<Attempt>, mut spec:
     if let Some(vessel) = vessel {
         remove(&shared, &attempt.lease, vessel).await;
     }
+}
+
+/// Whether something was not started because the engine's machine, or this process, is out of processes or descriptors.
+fn is_short(ending: &Ending) -> bool {
+    let Ending::NotStarted { error } = ending else { return false };
+    let error = error.to_lowercase();
+    ["resource temporarily unavailable", "too many open files"].iter().any(|words| error.contains(words))
 }
 
 async fn make(shared: &Shared, attempt: &Attempt, spec: &Spec, inside: &Inside) -> Result<Made, Ended> {
