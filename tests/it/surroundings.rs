@@ -350,7 +350,7 @@ fn a_device_that_runs_out_of_processes_lives_and_no_run_fails_for_that() {
     };
     volume.job("s", "command = [\"sleep\", \"2\"]\n");
     own(volume.home.path());
-    let start = "ulimit -u 40; exec setpriv --reuid \"$0\" --regid \"$0\" --clear-groups \"$@\" --slots 100";
+    let start = "exec prlimit --nproc=40 setpriv --reuid \"$0\" --regid \"$0\" --clear-groups \"$@\" --slots 100";
     let mut look = std::process::Command::new("setpriv");
     look.args(["--reuid", &user, "--regid", &user, "--clear-groups", env!("CARGO_BIN_EXE_orchestrator"), "--version"]);
     let may_run = look.stdout(Stdio::null()).status();
