@@ -21,6 +21,7 @@ use aios::model::time::Moment;
 use aios::store::Store;
 use aios::volume::disk::Disk as _;
 use aios::volume::layout::Layout;
+use aios::volume::logs::{Keeps, open_again};
 use aios::volume::os::OsDisk;
 use fs2::FileExt as _;
 use tokio::sync::Notify;
@@ -56,17 +57,13 @@ pub(crate) fn spawn(place: &Place, side: Side, samples: usize) -> Outcome<f64> {
         }
         Side::Product | Side::ProductFast => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            micros = runtime.block_on(spawn_as_the_program_does(home.path(), WARM + samples, log))?;
+            micros = runtime.block_on(spawn_as_the_program_does(home.path(), WARM + samples))?;
         }
     }
     Ok(median(&micros[WARM..]))
 }
 
-async fn spawn_as_the_program_does(
-    home: &Path,
-    count: usize,
-    log: impl Fn(usize) -> std::io::Result<File>,
-) -> Outcome<Vec<f64>> {
+async fn spawn_as_the_program_does(home: &Path, count: usize) -> Outcome<Vec<f64>> {
     let wake = Arc::new(Notify::new());
     let mut executor = NativeExecutor::new(Arc::clone(&wake))?;
     let mut micros = Vec::with_capacity(count);
@@ -79,7 +76,7 @@ async fn spawn_as_the_program_does(
             argv: vec![PROGRAM.to_owned()],
             dir: home.to_owned(),
             env: env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
-            log: Some(log(number)?),
+            log: open_again(&OsDisk::new(), &home.join(format!("{number}.log")), 64 << 20, Keeps::First)?,
             masker: None,
             timeout: None,
             grace: Duration::from_secs(10),

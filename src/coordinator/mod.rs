@@ -374,7 +374,7 @@ impl Device {
     /// How much this device remembers of runs beyond what lies in the folder, by what it is: for whoever looks whether that stays
     /// within what it holds.
     #[must_use]
-    pub fn memory(&self) -> [(&'static str, usize); 15] {
+    pub fn memory(&self) -> [(&'static str, usize); 14] {
         [
             ("mine", self.mine.len()),
             ("fenced", self.fenced.len()),
@@ -387,7 +387,6 @@ impl Device {
             ("spent", self.spent.len()),
             ("vanished", self.vanished.len()),
             ("vanished_since", self.vanished_since.len()),
-            ("cut", self.cut.len()),
             ("limited", self.limited.len()),
             ("work", self.work.len()),
             ("maskers", self.maskers.len()),

@@ -120,17 +120,17 @@ impl Pipes {
     /// Opens a pipe into a log, and returns the end that a program is to print into.
     ///
     /// # Errors
-    /// As the system says.
-    pub(super) fn open(&self, log: Log) -> Result<(Pipe, PipeWriter), (Log, io::Error)> {
+    /// The log, and what the system said.
+    pub(super) fn open(&self, log: Log) -> Result<(Pipe, PipeWriter), Box<(Log, io::Error)>> {
         let (from, into) = match reader() {
             Ok(ends) => ends,
-            Err(error) => return Err((log, error)),
+            Err(error) => return Err(Box::new((log, error))),
         };
         let mut open = lock(&self.shared.open);
         let number = open.last + 1;
         let data = epoll::EventData::new_u64(number);
         if let Err(error) = epoll::add(&self.shared.epoll, &from, data, epoll::EventFlags::IN) {
-            return Err((log, error.into()));
+            return Err(Box::new((log, error.into())));
         }
         let end = Arc::new(Mutex::new(End { from, log }));
         open.last = number;

@@ -268,7 +268,8 @@ impl Shared {
         if let Some(log) = start.log.take() {
             match self.pipes.open(log) {
                 Ok(output) => start.output = Some(output),
-                Err((log, error)) => {
+                Err(failed) => {
+                    let (log, error) = *failed;
                     start.log = Some(log);
                     Self::raise_descriptors();
                     return Err(Unstarted::by(

@@ -58,6 +58,7 @@ impl Write for OwnLog {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::volume::disk::Disk as _;
 
     #[test]
     fn each_day_has_a_file_and_a_removed_one_is_made_anew() {
@@ -68,10 +69,13 @@ mod tests {
         log.write_all(b"one\n").unwrap();
         log.today = || NaiveDate::from_ymd_opt(2026, 11, 22).unwrap();
         log.write_all(b"two\n").unwrap();
-        let read =
-            |day: &str| std::fs::read_to_string(folder.join(format!("orchestrator.a.2026-11-{day}.log"))).unwrap();
+        let disk = OsDisk::new();
+        let read = |day: &str| {
+            let path = folder.join(format!("orchestrator.a.2026-11-{day}.log"));
+            String::from_utf8(disk.read(&path, 100).unwrap().0).unwrap()
+        };
         assert_eq!((read("21"), read("22")), ("one\n".to_owned(), "two\n".to_owned()));
-        std::fs::remove_dir_all(&folder).unwrap();
+        disk.remove_tree(&folder).unwrap();
         log.open.as_mut().unwrap().1.looked = std::time::Duration::ZERO;
         log.write_all(b"three\n").unwrap();
         assert_eq!(read("22"), "three\n");
