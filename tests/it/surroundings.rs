@@ -302,7 +302,7 @@ os.execv(sys.argv[1], sys.argv[1:])";
 }
 
 #[test]
-fn many_runs_at_once_raise_the_limit_of_the_device_and_not_that_of_programs() {
+fn many_runs_at_once_raise_the_limit_of_open_files() {
     let mut volume = Volume::new();
     start_in(&mut volume, &["sh", "-c", "ulimit -Sn 64; exec \"$0\" \"$@\" --slots 60"]);
     volume.script("hold.sh", "while [ ! -e \"$AIOS_PROGRAMS/go\" ]; do sleep 0.1; done");
