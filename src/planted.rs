@@ -6,8 +6,6 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Bug {
-    /// An attempt whose lease has gone to another one is not stopped.
-    SkipFence,
     /// One run more than fits is claimed.
     ClaimOverSlots,
     /// A run is claimed although another one of its job is open and they may not overlap.

@@ -46,11 +46,7 @@ pub fn effects(
         match state.runs.get(run) {
             // Forgotten by a lost state: whether it is still this device's is decided by `recover::keep`.
             None => {}
-            Some(_) if !state.names(&lease, &me.device, &me.session) => {
-                if !crate::planted!(SkipFence) {
-                    effects.push(Effect::Fence(lease));
-                }
-            }
+            Some(_) if !state.names(&lease, &me.device, &me.session) => effects.push(Effect::Fence(lease)),
             Some(_) if !running.contains(&lease) => effects.push(Effect::Start(lease)),
             Some(_) if state.cancel_asked(run) => effects.push(Effect::Cancel(lease)),
             Some(held) if unwanted(state, catalog, run, held).is_some() => effects.push(Effect::Dismiss(lease)),

@@ -215,13 +215,8 @@ fn after(mine: &Mine, report: &Report, by: Circumstances, now: Moment) -> Next {
         GoesOn::Anywhere => return at_once,
         GoesOn::No => {}
     }
-    let retries = if crate::planted!(EndEarly) {
-        0
-    } else if mine.job.retries == UNLIMITED && !is_daemon {
-        0
-    } else {
-        mine.job.retries
-    };
+    let is_unlimited = mine.job.retries == UNLIMITED && !is_daemon;
+    let retries = if crate::planted!(EndEarly) || is_unlimited { 0 } else { mine.job.retries };
     let again = || {
         let wait = backoff(&mine.job, retried, &mine.run);
         Next::Again { not_before: now.wall + wait, retried: retried.saturating_add(1) }

@@ -521,7 +521,7 @@ impl Store {
         Ok(Some(match parse(&bytes)? {
             Loaded::New(state, _) => Loaded::Ahead(state, bytes, damaged),
             Loaded::Damaged(why, _) => Loaded::Damaged(why, revision + 1),
-            other => other,
+            other @ (Loaded::Same | Loaded::Ahead(..) | Loaded::Missing) => other,
         }))
     }
 

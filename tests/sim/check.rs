@@ -660,7 +660,7 @@ impl Checker {
             } else {
                 "processed"
             };
-            if !drop.may_end_as.contains(&kind) && !(kind == "rejected" && self.jobs_vary) {
+            if !(drop.may_end_as.contains(&kind) || kind == "rejected" && self.jobs_vary) {
                 self.broken(5, format!("{} ended as {kind}: {path}", drop.name));
             }
             if kind == "processed" {
@@ -677,9 +677,8 @@ impl Checker {
             let is_run = |path: &&PathBuf| {
                 !path.to_string_lossy().contains(".duplicate-of.") && !path.starts_with("/c/TriggersProcessed/rejected")
             };
-            let processed = runs.filter(|drop| {
-                ends.get(drop.bytes.as_slice()).is_some_and(|paths| paths.iter().any(|path| is_run(&path)))
-            });
+            let processed =
+                runs.filter(|drop| ends.get(drop.bytes.as_slice()).is_some_and(|paths| paths.iter().any(&is_run)));
             let count = processed.count();
             let is_damaged = self.damaged.keys().any(|path| path.starts_with("/c/Triggers/.ids"));
             if count > 1 && self.honest_lock && !is_damaged {

@@ -31,7 +31,6 @@ fn is_found(bug: Bug) {
     eprintln!("{bug:?}: seed {seed}: {}", violations[0]);
 }
 
-// `Bug::SkipFence` is not found yet: a stray attempt goes on for longer than the judge lets it only where its device is paused again.
 #[test]
 fn planted_bugs_of_commits_are_found() {
     for bug in [
