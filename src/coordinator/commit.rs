@@ -51,17 +51,12 @@ impl Device {
         let mut more = committed.plan.more || !committed.plan.clashes.is_empty() || !committed.plan.fenced.is_empty();
         let changes: Vec<(Change, Option<Failure>)> =
             committed.plan.changes.into_iter().zip(committed.failed).collect();
-        if changes.iter().all(|(_, failure)| failure.is_none()) {
-            self.solved("move");
-        }
         for (change, failure) in changes {
-            if let Some(Failure::Volume(error)) = &failure {
-                self.problem("move", format!("{error}; hint: {}", error.hint()));
-                self.due.again = Some(now.boot + super::TRY_AGAIN);
-            }
+            self.defer(&change, failure.as_ref(), now);
             more |= matches!(failure, Some(Failure::Deferred));
             more |= self.take_in(change, failure, now);
         }
+        self.say_what_waits();
         Ok(more)
     }
 
@@ -77,6 +72,27 @@ impl Device {
                      hint: put Common on a file system whose locks exclude: a local disk, a named volume, NFS with its lock service"
                 ),
             );
+        }
+    }
+
+    /// Has a change that failed wait, so that it holds nothing else up.
+    fn defer(&mut self, change: &Change, failure: Option<&Failure>, now: Moment) {
+        match failure {
+            None => self.deferred.succeed(&change.run),
+            Some(Failure::Volume(error)) => {
+                self.deferred.fail(&change.run, format!("{error}; hint: {}", error.hint()), now.boot);
+            }
+            Some(Failure::Deferred) => {}
+            // Several devices may claim the same: only one can, and nothing is wrong.
+            Some(_) if matches!(change.matter, Matter::Claimed(_) | Matter::Ended(_) | Matter::Passed(_)) => {}
+            Some(other) => self.deferred.lost_race(&change.run, &other.to_string(), now.boot),
+        }
+    }
+
+    pub(super) fn say_what_waits(&mut self) {
+        match self.deferred.problem() {
+            Some(problem) => self.problem("deferred", problem),
+            None => self.solved("deferred"),
         }
     }
 

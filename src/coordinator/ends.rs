@@ -23,12 +23,17 @@ impl Device {
             self.unstaged.insert(exit.lease, report);
         }
         let waiting: Vec<Lease> = self.unstaged.keys().cloned().collect();
+        let is_any = !waiting.is_empty();
+        let mut failed = None;
         for lease in waiting {
             if let Err(error) = self.stage(&lease, false, now) {
-                self.problem("results", format!("{error}; hint: {}", error.hint()));
-                self.due.again = Some(now.boot + TRY_AGAIN);
-                return;
+                failed = Some(error);
             }
+        }
+        if let Some(error) = failed {
+            self.problem("results", format!("{error}; hint: {}", error.hint()));
+            self.due.again = Some(now.boot + TRY_AGAIN);
+        } else if is_any {
             self.solved("results");
         }
     }

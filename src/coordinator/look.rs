@@ -403,7 +403,11 @@ impl Device {
                 Ok(evidence) => {
                     to_end.insert(lease.clone(), evidence);
                 }
-                Err(error) => self.problem("results", format!("{error}; hint: {}", error.hint())),
+                Err(error) => {
+                    let now = self.parts.disk.boot();
+                    self.deferred.fail(&lease.run, format!("{error}; hint: {}", error.hint()), now);
+                    self.say_what_waits();
+                }
             }
         }
         // What goes on without its device is not to run twice: what this one can reach of it is ended first.
@@ -478,19 +482,30 @@ impl Device {
             if is_held || self.mine.contains_key(&lease.run) || self.fenced.contains_key(&lease) {
                 continue;
             }
+            if self.deferred.holds(&lease.run, now.boot) {
+                continue;
+            }
             there.insert(lease.clone());
             let since = *self.orphans_since.entry(lease.clone()).or_insert(listed_at);
             let alone = self.liveness.alive(now.boot).all(|peer| peer.beat.device == self.parts.me.device);
             let watched = self.liveness.is_known(&self.parts.me.device);
             let free = watched && (alone || self.liveness.is_free(&lease.run, &self.parts.me.device, since, now.boot));
             let is_new = !self.orphans.iter().any(|orphan| orphan.lease == lease);
-            if free
-                && is_new
-                && let Some(orphan) = self.orphan(&lease, &stem, now)?
-            {
-                self.orphans.push(orphan);
+            if !free || !is_new {
+                continue;
+            }
+            match self.orphan(&lease, &stem, now) {
+                Ok(orphan) => self.orphans.extend(orphan),
+                Err(error) => {
+                    // It waits, and a rebuild does not wait for it.
+                    self.deferred.fail(&lease.run, format!("{error}; hint: {}", error.hint()), now.boot);
+                    self.say_what_waits();
+                    there.remove(&lease);
+                }
             }
         }
+        self.deferred.tidy(now.boot);
+        self.say_what_waits();
         self.look_for_vanished(&names, now)?;
         let all_saw = |revision: &u64| self.liveness.all_saw(*revision, now.boot);
         self.accounted = state.rebuilt.filter(all_saw).filter(|_| there.is_empty());

@@ -12,6 +12,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use crate::decide::agenda::{Agenda, IDLE_REST};
+use crate::decide::deferred::Deferred;
 use crate::decide::derive::{Effect, effects};
 use crate::decide::liveness::Liveness;
 use crate::decide::lost::Evidence;
@@ -130,6 +131,8 @@ pub struct Device {
     unstaged: BTreeMap<Lease, Report>,
     ended: BTreeMap<Lease, Ended>,
     evidence: BTreeMap<Lease, Evidence>,
+    /// Runs of which a change failed.
+    deferred: Deferred,
     orphans: Vec<Orphan>,
     orphans_since: BTreeMap<Lease, Duration>,
     /// What jobs want of their own accord.
@@ -259,6 +262,7 @@ impl Device {
             unstaged: BTreeMap::new(),
             ended: BTreeMap::new(),
             evidence: BTreeMap::new(),
+            deferred: Deferred::default(),
             orphans: Vec::new(),
             orphans_since: BTreeMap::new(),
             agenda: Agenda::default(),
@@ -511,6 +515,7 @@ impl Device {
             mine: &self.mine,
             fenced: &self.fenced,
             evidence: &self.evidence,
+            deferred: &self.deferred,
             found: &self.found,
             orphans: &self.orphans,
             vanished: &self.vanished,
@@ -639,7 +644,18 @@ impl Device {
         let leave = self.leaving.map(|leaving| if leaving.asked { leaving.gone_by } else { leaving.stop_at });
         // Where the folder cannot be read, what has to be looked at waits for the next scan.
         let settle = self.programs.next_settle().filter(|_| !self.problems.contains_key("programs"));
-        let dues = [settles, queue, agenda, quiet, leave, self.due.again, settle, self.liveness.next_verdict(now.boot)];
+        let deferred = self.deferred.next(now.boot);
+        let dues = [
+            deferred,
+            settles,
+            queue,
+            agenda,
+            quiet,
+            leave,
+            self.due.again,
+            settle,
+            self.liveness.next_verdict(now.boot),
+        ];
         dues.into_iter().flatten().fold(self.due.beat.min(self.due.scan), Duration::min)
     }
 }

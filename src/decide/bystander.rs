@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::catalog::Catalog;
+use super::deferred::Deferred;
 use super::liveness::Liveness;
 use super::lost::Evidence;
 use super::plan::Observation;
@@ -30,6 +31,7 @@ pub struct Bystander {
     mine: BTreeMap<RunId, Mine>,
     fenced: BTreeMap<Lease, Mine>,
     evidence: BTreeMap<Lease, Evidence>,
+    deferred: Deferred,
     found: BTreeMap<Lease, Outliving>,
     vanished: BTreeMap<RunId, Option<u32>>,
     told: BTreeMap<JobName, News>,
@@ -47,6 +49,7 @@ impl Default for Bystander {
             mine: BTreeMap::new(),
             fenced: BTreeMap::new(),
             evidence: BTreeMap::new(),
+            deferred: Deferred::default(),
             found: BTreeMap::new(),
             vanished: BTreeMap::new(),
             told: BTreeMap::new(),
@@ -78,6 +81,7 @@ impl Bystander {
             mine: &self.mine,
             fenced: &self.fenced,
             evidence: &self.evidence,
+            deferred: &self.deferred,
             found: &self.found,
             orphans: &[],
             vanished: &self.vanished,

@@ -32,7 +32,7 @@ pub fn expire(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
             plan.more = true;
             return;
         }
-        if is_open(state, plan, &entry.run) {
+        if is_open(state, plan, &entry.run) || seen.defers(&entry.run) {
             continue;
         }
         if let Some(first) = other_run_of_key(entry) {
@@ -49,7 +49,7 @@ pub fn expire(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
             return;
         }
         // A daemon's is dismissed.
-        if entry.cause().is_lasting() {
+        if entry.cause().is_lasting() || seen.defers(&entry.run) {
             continue;
         }
         let held_elsewhere = state.runs.get(&entry.run).is_some_and(|held| held.device.is_some());
@@ -79,6 +79,9 @@ pub fn claim(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
             break;
         }
         let Candidate { entry, job, priority, .. } = candidate;
+        if seen.defers(&entry.run) {
+            continue;
+        }
         let listed = state.runs.get(&entry.run);
         let comes_back = entry.key.source == Source::Waiting && listed.is_none_or(|held| held.device.is_none());
         if claimed.contains(&entry.run) || (listed.is_some() && !comes_back) || planned(plan, &entry.run) {
@@ -289,7 +292,7 @@ pub fn retire(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
     // A file that a lost state forgot, of a job that is gone by now.
     for (entry, _) in seen.queue.comebacks().filter(|(entry, _)| entry.cause().is_lasting()) {
         let name = job_name(entry);
-        if seen.catalog.lacks(&name) && !is_open(state, plan, &entry.run) {
+        if seen.catalog.lacks(&name) && !is_open(state, plan, &entry.run) && !seen.defers(&entry.run) {
             let why = Some(format!("its job {name} was deleted"));
             plan.changes.push(end(seen, entry, 0, Status::Cancelled, 0, why));
         }
@@ -297,7 +300,9 @@ pub fn retire(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
     // Who does not find itself among the devices does not know them.
     let knows_devices = seen.devices.is_known(&seen.me.device);
     for (run, held) in state.runs.iter().filter(|(_, held)| held.device.is_none() && held.cause.is_lasting()) {
-        let Some(entry) = seen.queue.waiting_entry(run).filter(|_| !planned(plan, run)) else { continue };
+        let Some(entry) = seen.queue.waiting_entry(run).filter(|_| !planned(plan, run) && !seen.defers(run)) else {
+            continue;
+        };
         let forgotten = held.only_on.as_ref().filter(|device| knows_devices && !seen.devices.is_known(device));
         let why = unwanted(state, seen.catalog, run, held)
             .or_else(|| forgotten.map(|device| format!("its device {device} was forgotten")));

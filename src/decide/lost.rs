@@ -110,7 +110,7 @@ pub fn lose(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
         } else {
             seen.devices.verdict(&lease, device, session, seen.now.boot) == Verdict::Dead
         };
-        if !dead {
+        if !dead || seen.defers(run) {
             continue;
         }
         match seen.evidence.get(&lease) {

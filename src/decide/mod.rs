@@ -10,6 +10,7 @@ pub mod bystander;
 pub mod catalog;
 pub mod chain;
 pub mod claim;
+pub mod deferred;
 pub mod derive;
 pub mod due;
 pub mod explain;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::catalog::Catalog;
 use super::claim;
+use super::deferred::Deferred;
 use super::liveness::Liveness;
 use super::lost::{self, Evidence};
 use super::marks::{self, Note};
@@ -71,6 +72,8 @@ pub struct Observation<'a> {
     pub evidence: &'a BTreeMap<Lease, Evidence>,
     /// Attempts that an earlier life of this device started and that go on without it.
     pub found: &'a BTreeMap<Lease, Outliving>,
+    /// Runs whose changes wait because one failed.
+    pub deferred: &'a Deferred,
     /// Files in `.running` that nobody holds.
     pub orphans: &'a [Orphan],
     /// Runs listed as waiting whose file has been nowhere for a whole lease, and the first of their attempts that has no result; `None`:
@@ -83,6 +86,14 @@ pub struct Observation<'a> {
     pub may_tell: bool,
     /// What it has told, or given up, and the state does not know yet.
     pub told: &'a BTreeMap<JobName, News>,
+}
+
+impl Observation<'_> {
+    /// Returns whether changes of this run wait because one failed.
+    #[must_use]
+    pub fn defers(&self, run: &RunId) -> bool {
+        self.deferred.holds(run, self.now.boot)
+    }
 }
 
 /// One step with a file. The store knows the paths.

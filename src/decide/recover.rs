@@ -74,7 +74,7 @@ pub struct Orphan {
 pub fn keep(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
     for mine in seen.mine.values() {
         let lease = mine.lease();
-        if state.runs.contains_key(&mine.run) || seen.ended.contains_key(&lease) {
+        if state.runs.contains_key(&mine.run) || seen.ended.contains_key(&lease) || seen.defers(&mine.run) {
             continue;
         }
         plan.changes.push(Change {
@@ -142,7 +142,7 @@ fn list_again(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
 pub fn free(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
     for orphan in seen.orphans.iter().filter(|_| !crate::planted!(KeepOrphans)) {
         let held_by_somebody = state.runs.get(&orphan.lease.run).is_some_and(|held| held.device.is_some());
-        if !held_by_somebody && !seen.mine.contains_key(&orphan.lease.run) {
+        if !held_by_somebody && !seen.mine.contains_key(&orphan.lease.run) && !seen.defers(&orphan.lease.run) {
             let change = free_one(state, seen, plan, orphan);
             plan.changes.push(change);
         }
@@ -219,7 +219,9 @@ fn still_listed(state: &State, lease: &Lease) -> Option<Arc<Held>> {
 /// where the lock lied.
 pub fn forget(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
     for (run, unended) in seen.vanished {
-        let Some(held) = state.runs.get(run).filter(|held| held.device.is_none()) else { continue };
+        let Some(held) = state.runs.get(run).filter(|held| held.device.is_none() && !seen.defers(run)) else {
+            continue;
+        };
         let mut moves = Vec::new();
         let mut notes = Vec::new();
         if let Some(attempt) = *unended {

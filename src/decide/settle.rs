@@ -290,7 +290,7 @@ pub fn backoff(job: &Job, retried: u32, run: &RunId) -> TimeDelta {
 
 /// Accepts the results of this device's attempts, each only if the lease is still its own.
 pub fn settle(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
-    for (lease, ended) in seen.ended {
+    for (lease, ended) in seen.ended.iter().filter(|(lease, _)| !seen.defers(&lease.run)) {
         let known = state.runs.get(&lease.run);
         if known.is_some() && !state.names(lease, &seen.me.device, &seen.me.session) {
             plan.fenced.push(lease.clone());

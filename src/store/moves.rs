@@ -176,7 +176,8 @@ fn end_unstarted(
 fn record(disk: &dyn Disk, layout: &Layout, names: &mut Temporary, outcome: &Outcome) -> Result<(), Failure> {
     let path = layout.result(&outcome.job, &Lease { run: outcome.run_id.clone(), attempt: outcome.attempt });
     let bytes = serde_json::to_vec(outcome).map_err(io::Error::from).on("write", &path)?;
-    if write_new(disk, names, &path, &bytes)? { Ok(()) } else { Err(Failure::Taken) }
+    let write = |names: &mut Temporary| write_new(disk, names, &path, &bytes);
+    if write(names)? || !results::stands(disk, &path)? && write(names)? { Ok(()) } else { Err(Failure::Taken) }
 }
 
 /// The claim: one rename, which only one device can win.
@@ -270,6 +271,7 @@ fn relocate(disk: &dyn Disk, from: &Path, to: &Path) -> Result<(), Failure> {
 
 fn publish(disk: &dyn Disk, staged: &Path, to: &Path) -> Result<(), Failure> {
     match relocate(disk, staged, to) {
+        Err(Failure::Taken) if !results::stands(disk, to)? => relocate(disk, staged, to),
         // Published by an earlier try of the same commit.
         Err(Failure::Gone) if found(disk.stat(to)).on("look at", to)?.is_some() => Ok(()),
         other => other,

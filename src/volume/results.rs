@@ -9,9 +9,9 @@ use super::atomic::{Temporary, discard, in_folder, stage, write_new};
 use super::disk::{Disk, Kind};
 use super::layout::Layout;
 use super::secrets::Masker;
-use super::{Context, Error, found};
+use super::{Context, Error, found, is_absent};
 use crate::model::config::{RESULT_LIMIT, TRIGGER_DEPTH};
-use crate::model::ids::{JobName, RunId, Session, is_name};
+use crate::model::ids::{JobName, RunId, Session, is_name, stamp};
 use crate::model::json_scan::depth;
 use crate::model::lease::Lease;
 use crate::model::result::Outcome;
@@ -88,6 +88,27 @@ pub fn read(disk: &dyn Disk, path: &Path) -> Result<Option<Outcome>, Error> {
             Ok(None)
         }
     }
+}
+
+/// Returns whether what lies at a path is a result. One that cannot be read as one, or may not be read, is set aside as
+/// `<name>.damaged-<time>`: nobody can ever use its name otherwise. `false`: nothing lies there now.
+///
+/// # Errors
+/// What the system said.
+pub fn stands(disk: &dyn Disk, path: &Path) -> Result<bool, Error> {
+    match disk.read(path, FILE_LIMIT) {
+        Ok((bytes, _)) if serde_json::from_slice::<Outcome>(&bytes).is_ok() => return Ok(true),
+        Err(error) if is_absent(&error) => return Ok(false),
+        Err(error) if error.kind() != std::io::ErrorKind::PermissionDenied => return Err(error).on("read", path),
+        Ok(_) | Err(_) => {}
+    }
+    let Some(meta) = found(disk.stat(path)).on("look at", path)? else { return Ok(false) };
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".damaged-{}", stamp(meta.changed)));
+    let aside = PathBuf::from(name);
+    found(disk.rename_new(path, &aside)).on("set aside", path)?;
+    tracing::warn!(path = %path.display(), kept = %aside.display(), "this result cannot be read: it is set aside");
+    Ok(false)
 }
 
 /// Reads a result as it stands there, byte for byte. `None`: there is none.

@@ -10,6 +10,7 @@ mod api;
 mod backup;
 mod cli;
 mod daemons;
+mod deferred;
 mod devices;
 mod doctor;
 mod due;

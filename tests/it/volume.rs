@@ -20,8 +20,16 @@ pub(crate) struct Volume {
 impl Volume {
     pub(crate) fn new() -> Self {
         let memory = Path::new("/dev/shm");
-        let home = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
-        let volume = Self { home: home.unwrap(), devices: BTreeMap::new(), env: Vec::new() };
+        Self::in_home(if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap())
+    }
+
+    /// Not in memory: of that file system not everything can be asked.
+    pub(crate) fn on_disk() -> Self {
+        Self::in_home(tempfile::tempdir().unwrap())
+    }
+
+    fn in_home(home: tempfile::TempDir) -> Self {
+        let volume = Self { home, devices: BTreeMap::new(), env: Vec::new() };
         std::fs::create_dir_all(volume.path("Programs")).unwrap();
         volume
     }
@@ -177,6 +185,7 @@ impl Volume {
         files(&self.common("Results"))
             .into_iter()
             .filter(|path| path.file_name().unwrap().to_string_lossy().starts_with(&starts))
+            .filter(|path| path.extension().is_some_and(|ending| ending == "json"))
             .map(|path| read(&path).unwrap_or_else(|| panic!("{} is no whole document", path.display())))
             .collect()
     }
