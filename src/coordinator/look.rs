@@ -33,12 +33,15 @@ impl Device {
         self.keep_known();
         match self.store.refresh() {
             Ok(true) => {}
-            // Missing or damaged: made anew under the lock.
-            Ok(false) => {
-                if let Err(refused) = self.store.ensure(now) {
-                    self.refused(refused, now);
+            // Missing or damaged: made anew under the lock, unless all of the volume is missing.
+            Ok(false) => match self.find_volume() {
+                Ok(()) => {
+                    if let Err(refused) = self.store.ensure(now) {
+                        self.refused(refused, now);
+                    }
                 }
-            }
+                Err(problem) => self.problem("volume", problem),
+            },
             Err(refused) => self.refused(refused, now),
         }
         self.say_what_the_store_says();
