@@ -43,14 +43,14 @@ pub fn plant(bug: Option<Bug>) {
     PLANTED.set(bug);
 }
 
-/// Whether this bug is planted on this thread.
+/// Returns whether this bug is planted on this thread.
 #[cfg(debug_assertions)]
 #[must_use]
 pub fn has(bug: Bug) -> bool {
     PLANTED.get() == Some(bug)
 }
 
-/// Whether a [`Bug`] is planted; never, where there are no debug assertions.
+/// Says whether a [`Bug`] is planted; never, where there are no debug assertions.
 #[cfg(debug_assertions)]
 macro_rules! planted {
     ($bug:ident) => {

@@ -276,7 +276,7 @@ pub fn time_is_up(run: &RunId, timeout: Duration) -> Failure {
 /// One log, told as far as `offset`; where it was rotated, its earlier part first.
 ///
 /// The file that is told stays open. It is left for the one at its path when that is another one and has something in it: then
-/// whoever writes the log has gone over to it, and nothing more comes into the file before.
+/// the writer of the log has gone over to it, and nothing more comes into the file before.
 pub struct Tail {
     path: PathBuf,
     earlier: PathBuf,
@@ -341,7 +341,7 @@ impl Tail {
         }
     }
 
-    /// What is to be told after the file that is told now, and the earlier part that is told by then or with it.
+    /// The file that comes after the one that is told now, and the earlier part that is told by then or with it.
     fn next(&mut self, client: &Client) -> Result<Option<(Telling, Option<u64>)>, Failure> {
         let there = found(client.disk.stat(&self.path)).on("look at", &self.path)?;
         let present = self.telling.as_ref().map(|telling| telling.file.inode());
@@ -374,7 +374,7 @@ impl Tail {
             }
             let chunk = file.read(self.offset, CHUNK).on("read", &self.path)?;
             if chunk.is_empty() {
-                // Cut, by whoever copied it before: what comes next stands behind the cut.
+                // Cut, by a program that copied it before: what comes next stands behind the cut.
                 self.offset = self.offset.min(file.size().on("look at", &self.path)?);
                 return Ok(true);
             }

@@ -92,6 +92,8 @@ impl Device {
                 // Not when this tick began: it may have taken long to read them.
                 let read_at = self.parts.disk.boot();
                 self.liveness.observe(read_at, beats, &unreadable, self.could_write);
+                // A device with a longer lease may hold the lock for longer.
+                self.store.set_patience(self.liveness.longest_lease(read_at));
             }
             Err(error) => {
                 self.problem("heartbeats", format!("{error}; hint: {}", error.hint()));

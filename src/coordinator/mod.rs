@@ -375,8 +375,7 @@ impl Device {
         self.running.iter()
     }
 
-    /// How much this device remembers of runs beyond what lies in the folder, by what it is: for whoever looks whether that stays
-    /// within what it holds.
+    /// Returns the sizes of this device's maps of runs, by name. The simulator checks that they stay within what the device holds.
     #[must_use]
     pub fn memory(&self) -> [(&'static str, usize); 14] {
         [

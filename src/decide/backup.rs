@@ -88,7 +88,7 @@ pub enum Fate {
     /// It comes back to where it lay.
     Returns,
     /// It comes into `.running` as the newest attempt that its run left anything of, held by nobody: that says more than the archive.
-    /// Whoever finds it there ends the run if it has a final result, and else makes it wait for the attempt after that.
+    /// The device that finds it there ends the run if it has a final result, and else makes it wait for the attempt after that.
     Reconciled,
     /// It stays away: the volume has the run, or had it.
     StaysAway,

@@ -163,6 +163,12 @@ impl Liveness {
         moved.chain(met).filter(|&at| at > now).min()
     }
 
+    /// Returns the longest lease of the living devices, the observer's own included.
+    #[must_use]
+    pub fn longest_lease(&self, now: Duration) -> Duration {
+        self.alive(now).map(|peer| self.patience(peer)).fold(self.lease, Duration::max)
+    }
+
     fn is_dead(&self, peer: &Peer, now: Duration) -> bool {
         let still_since = peer.missing_since.unwrap_or(peer.moved_at).max(self.watching_since);
         peer.beat.left || now.saturating_sub(still_since) >= self.patience(peer)
@@ -214,6 +220,16 @@ mod tests {
         assert_eq!(verdict(&seen, 1, 115), Verdict::Dead);
         seen.observe(at(116), vec![beat(1, 8)], &[], true);
         assert_eq!(verdict(&seen, 1, 116), Verdict::Alive);
+    }
+
+    #[test]
+    fn the_longest_lease_is_that_of_a_device_that_lives() {
+        let mut seen = Liveness::new(at(6), at(0));
+        assert_eq!(seen.longest_lease(at(0)), at(6));
+        seen.observe(at(0), vec![Beat { lease_ms: 60_000, ..beat(1, 7) }], &[], true);
+        assert_eq!(seen.longest_lease(at(0)), at(60));
+        seen.observe(at(2), vec![Beat { lease_ms: 60_000, left: true, ..beat(1, 8) }], &[], true);
+        assert_eq!(seen.longest_lease(at(2)), at(6));
     }
 
     #[test]

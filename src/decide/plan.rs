@@ -161,8 +161,8 @@ pub enum Move {
         /// The content.
         text: String,
     },
-    /// Makes the log of an attempt that nobody has started, so that nobody can: whoever starts an attempt makes its log, and only
-    /// one can.
+    /// Makes the log of an attempt that nobody has started, so that no device can: a start makes the attempt's log, which exists
+    /// only once.
     Void {
         /// The job.
         job: JobName,

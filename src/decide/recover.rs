@@ -58,7 +58,7 @@ impl Mine {
 pub struct Orphan {
     /// The attempt that it is named after.
     pub lease: Lease,
-    /// What an entry for its next attempt would be.
+    /// The entry that its next attempt would have.
     pub held: Arc<Held>,
     /// The result that ended the run, if one did: that of this attempt, or of an end without one.
     pub over: Option<Accepted>,

@@ -69,7 +69,7 @@ pub enum Why {
         path: PathBuf,
         /// What the system said.
         error: String,
-        /// Whether the system was short of something that others give back.
+        /// The system was short of something that other processes give back.
         is_short: bool,
     },
 }
@@ -80,7 +80,7 @@ impl Why {
         move |error| Self::Refused { what, path, error: error.to_string(), is_short: is_short(&error) }
     }
 
-    /// Whether it may work later: the system was short of something that others give back.
+    /// Returns whether it may work later: the system was short of something that others give back.
     pub(super) fn is_short(&self) -> bool {
         matches!(self, Self::Refused { is_short: true, .. })
     }

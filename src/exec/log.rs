@@ -20,11 +20,11 @@ use crate::model::lease::Lease;
 use crate::volume::logs;
 use crate::volume::secrets::{Masker, Stream};
 
-/// How much is taken out of a pipe at a time, bytes: as much as it usually holds.
+/// The most that is read from a pipe at a time, bytes: as much as it usually holds.
 const PIECE: usize = 64 << 10;
-/// How many pipes are told of at a time.
+/// The number of pipes that one wait reports.
 const EVENTS: usize = 32;
-/// What stands for the end of the thread; pipes are counted from 1.
+/// The number that ends the thread; pipes are counted from 1.
 const STOP: u64 = 0;
 
 /// A log under way.
@@ -176,7 +176,7 @@ impl Shared {
     }
 }
 
-/// What there is to read in a pipe.
+/// The outcome of one read of a pipe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Taken {
     /// Nothing at the moment, or this many bytes were taken.

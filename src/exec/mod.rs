@@ -149,7 +149,7 @@ pub struct Exit {
     pub duration: Duration,
     /// What it used.
     pub usage: Option<Usage>,
-    /// Whether something of what it printed is missing in its log.
+    /// Something of what it printed is missing in its log.
     pub log_truncated: bool,
 }
 
@@ -179,7 +179,7 @@ pub trait Executor {
     /// The ends since the last call, oldest first.
     fn take_exits(&mut self) -> Vec<Exit>;
 
-    /// What it is short of, in a sentence: it starts nothing at the moment, and new work is better left to others. The owner is woken
+    /// Returns what it is short of, in a sentence: it starts nothing at the moment, and new work is better left to others. The owner is woken
     /// when that changes.
     fn short_of(&self) -> Option<String> {
         None

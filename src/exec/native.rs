@@ -49,7 +49,7 @@ use waiting::Waiting;
 
 /// As many descriptors as are asked for: each run holds three while it lives.
 const DESCRIPTORS: u64 = 65_536;
-/// How many of them no start may take: the device goes on to read and write its volume.
+/// The number of them that no start may take: the device goes on to read and write its volume.
 const RESERVED: u64 = 64;
 /// How often ended orphans are looked for when there may be some.
 const REAP_SOON: Duration = Duration::from_millis(100);
@@ -142,7 +142,7 @@ impl NativeExecutor {
     /// Has it hold the limits of attempts by this.
     #[must_use]
     pub fn with_limits(self, limiter: Limiter) -> Self {
-        // Whoever says it twice has said it once.
+        // A second call changes nothing.
         let _ = self.shared.limiter.set(limiter);
         self
     }
@@ -203,7 +203,7 @@ impl Shared {
 #[derive(Debug)]
 struct Start {
     spec: Spec,
-    /// Where what it prints goes, until there is a pipe into that.
+    /// Its log, until there is a pipe into it.
     log: Option<Log>,
     output: Option<(Pipe, PipeWriter)>,
 }
@@ -236,7 +236,7 @@ impl Shared {
     /// Starts an attempt.
     ///
     /// # Errors
-    /// Why it cannot be, as a sentence; then it may be tried again.
+    /// The reason, as a sentence; then it may be tried again.
     fn start(self: &Arc<Self>, start: &mut Start) -> Result<(), Unstarted> {
         self.open_output(start)?;
         let Start { spec, output, .. } = start;
@@ -287,7 +287,7 @@ impl Shared {
         Err(Unstarted { error, is_short: true })
     }
 
-    /// Whether there are descriptors for another attempt, by the newest number that was given out: the system gives out the lowest that
+    /// Returns whether there are descriptors for another attempt, by the newest number that was given out: the system gives out the lowest that
     /// is free. The limit is raised when the half of it is in use.
     fn has_descriptors(newest: u64) -> bool {
         let most = || rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
@@ -476,7 +476,7 @@ struct Plan {
     clock: Instant,
     timeout: Option<Duration>,
     grace: Duration,
-    /// What it prints into.
+    /// The pipe that it prints into.
     pipe: Option<Pipe>,
 }
 

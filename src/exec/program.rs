@@ -64,12 +64,12 @@ pub(super) fn command(
     Ok((command, program))
 }
 
-/// Why an attempt was not started.
+/// The reason why an attempt was not started.
 #[derive(Debug)]
 pub(super) struct Unstarted {
-    /// What was tried, what the system said and what was expected.
+    /// A sentence: what was tried, the error of the system and what was expected.
     pub(super) error: String,
-    /// Whether the system was short of something that others give back: it may be started later, or elsewhere.
+    /// The system was short of something that other processes give back: it may be started later, or elsewhere.
     pub(super) is_short: bool,
 }
 
@@ -87,7 +87,7 @@ impl From<String> for Unstarted {
     }
 }
 
-/// Whether the system says that it is out of processes, memory or descriptors.
+/// Returns whether the system says that it is out of processes, memory or descriptors.
 #[must_use]
 pub fn is_short(error: &io::Error) -> bool {
     let number = error.raw_os_error().map(Errno::from_raw_os_error);

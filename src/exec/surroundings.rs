@@ -1,4 +1,4 @@
-//! What a process is given by whoever starts it, and what a device makes of it before it does anything else.
+//! The things that a process inherits from its parent, and how a device puts them right before it does anything else.
 //!
 //! A program that a device starts gets a clean slate: no signal is blocked or ignored, no descriptor is open but the three standard ones,
 //! and there is no terminal that it could ask for a password. All of this is inherited, so the device puts its own process right
@@ -18,7 +18,7 @@ use signal_hook::consts::signal::{SIGFPE, SIGILL, SIGKILL, SIGPIPE, SIGSEGV, SIG
 
 use super::init;
 
-/// Who stands between the terminal and a device: the process id of its parent; `0`: nobody, and it has no use for a terminal.
+/// The process id of the parent that stands between the terminal and a device; `0`: none does, and the device has no use for a terminal.
 pub const STAND_IN: &str = "AIOS_STAND_IN";
 
 /// Signals whose handling is not this program's to change: the standard library sees to SIGPIPE, and nobody can do anything about the others.
@@ -30,7 +30,7 @@ const LAST: i32 = 31;
 /// open descriptors from them. Called before there is a second thread.
 ///
 /// # Errors
-/// What was tried and what the system said.
+/// A sentence: what was tried and the error of the system.
 pub fn settle() -> io::Result<()> {
     let failed = |what: &'static str| move |error: io::Error| io::Error::new(error.kind(), format!("{what}: {error}"));
     unblock_signals().map_err(failed("cannot unblock signals"))?;

@@ -35,7 +35,7 @@ pub struct Answer {
 
 /// The port: whatever tells webhooks. One owner calls it; nothing blocks.
 pub trait Notifier {
-    /// Whether another letter to this URL may be on its way now. A receiver that does not answer takes no room from others.
+    /// Returns whether another letter to this URL may be on its way now. A receiver that does not answer takes no room from others.
     fn has_room(&self, url: &str) -> bool;
 
     /// Begins to tell.
@@ -54,7 +54,7 @@ pub fn body(result: &[u8], event: Event) -> Option<Vec<u8>> {
     Some(body)
 }
 
-/// Who receives what is told to a URL: scheme, host and port.
+/// The receiver behind a URL: scheme, host and port.
 fn receiver(url: &str) -> String {
     let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();

@@ -15,11 +15,11 @@ use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 use super::{Answer, Letter, Notifier, receiver};
 
-/// How many letters to one receiver are on their way at once.
+/// The most letters to one receiver that are on their way at once.
 const TO_ONE: usize = 4;
-/// How many to all receivers are, before each has one at most.
+/// The number of letters to all receivers from which on each has one at most.
 const SHARED: usize = 16;
-/// How many are at all: each has a thread while it is on its way.
+/// The most letters at all: each has a thread while it is on its way.
 const MOST: usize = 64;
 /// How long one try takes at most, from the name's look-up to the answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -30,9 +30,9 @@ const PAUSES: [Option<Duration>; 3] = [Some(Duration::from_secs(1)), Some(Durati
 #[derive(Debug)]
 pub struct WebNotifier {
     desk: Arc<Desk>,
-    /// How many letters are on their way, by receiver.
+    /// The number of letters on their way, by receiver.
     on_their_way: BTreeMap<String, usize>,
-    /// What waits for a thread.
+    /// The letters that wait for a thread.
     stalled: Vec<Letter>,
 }
 

@@ -75,9 +75,9 @@ pub struct Store {
     /// The number that the file of a state that is made anew gets: the next one after those that were there. Its revision is far
     /// above that, and another device that has found the state, or made it too, must meet it all the same.
     number: Option<u64>,
-    /// What proves that two devices held the lock at once, if anything does.
+    /// A sentence that proves that two devices held the lock at once; `None`: nothing was seen that does.
     breach: Option<String>,
-    /// How long the lock may be busy without a commit before its file is replaced; `None`: it is never.
+    /// The time for which the lock may be busy without a commit before its file is replaced; `None`: it is never.
     patience: Option<Duration>,
     busy: Option<Busy>,
     /// Something to say to people: a state was rebuilt, a damaged one kept.
@@ -108,7 +108,7 @@ enum Loaded {
     Ahead(State, Vec<u8>, Option<String>),
     /// There is neither a copy nor a revision.
     Missing,
-    /// Why, and the number after that of the damaged revision.
+    /// The error of the parser, and the number after that of the damaged revision.
     Damaged(String, u64),
 }
 
@@ -139,7 +139,7 @@ impl Store {
         &self.state
     }
 
-    /// What proves that two devices held the lock at once, if anything was seen that does.
+    /// Returns a sentence that proves that two devices held the lock at once; `None`: nothing was seen that does.
     #[must_use]
     pub fn breach(&self) -> Option<&str> {
         self.breach.as_deref()
@@ -164,7 +164,9 @@ impl Store {
         match self.load()? {
             Loaded::Same => Ok(true),
             // A network file system may show an older file for a while; what is there under the lock counts.
-            Loaded::New(state, _) if state.revision < self.state.revision => self.refresh_under_lock(),
+            Loaded::New(state, _) | Loaded::Ahead(state, ..) if state.revision < self.state.revision => {
+                self.refresh_under_lock()
+            }
             Loaded::New(state, head) => {
                 self.adopt(state, head);
                 Ok(true)
@@ -178,7 +180,7 @@ impl Store {
         }
     }
 
-    /// Whether `state.json` is older than the newest revision, as far as was seen: [`Store::ensure`] brings it up to date.
+    /// Returns whether `state.json` is older than the newest revision, as far as was seen: [`Store::ensure`] brings it up to date.
     #[must_use]
     pub fn is_copy_behind(&self) -> bool {
         self.state.revision > 0 && self.head.is_empty()
@@ -280,7 +282,7 @@ impl Store {
     /// committed the revision that it is about to make.
     fn pass_by(&mut self, now: Duration) -> Result<(), volume::Error> {
         let Some(patience) = self.patience else { return Ok(()) };
-        // Who did not look for a while does not know that it was the same holder all the time.
+        // After a gap it is not known whether it was the same holder all the time.
         let gap = |busy: &Busy| now.saturating_sub(busy.last_seen) > patience / 4;
         let busy = self.busy.take().filter(|busy| !gap(busy));
         let revision = self.state.revision;
@@ -338,7 +340,7 @@ impl Store {
         match self.disk.replace(staged, &self.layout.state()) {
             Ok(()) => self.head = head,
             Err(error) => {
-                // Whoever looks next puts the copy right.
+                // The next device that looks puts the copy right.
                 tracing::warn!(%error, revision, "state.json is not brought up to date yet");
                 discard(&*self.disk, staged);
                 self.head.clear();
@@ -360,7 +362,7 @@ impl Store {
         self.is_watched = watched;
     }
 
-    /// Wakes whoever watches. The lock file stays the same file for ever, so one watch on it hears of every commit.
+    /// Wakes the devices that watch the lock's file, which changes place only when its holder stood still.
     fn tell(&self) {
         if !self.is_watched || crate::planted!(ForgetToTell) {
             return;

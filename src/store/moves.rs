@@ -131,7 +131,7 @@ fn take_up_end(disk: &dyn Disk, layout: &Layout, job: &JobName, lease: &Lease, s
     Err(Failure::Gone)
 }
 
-/// Makes the log of an attempt in the place of whoever would start it.
+/// Makes the log of an attempt, so that no device can start it any more.
 fn void(disk: &dyn Disk, layout: &Layout, job: &JobName, lease: &Lease) -> Result<(), Failure> {
     let path = layout.log(job, lease);
     match in_folder(disk, &path, || disk.create(&path, VOID)) {
@@ -140,11 +140,12 @@ fn void(disk: &dyn Disk, layout: &Layout, job: &JobName, lease: &Lease) -> Resul
     }
 }
 
-/// What the log of an attempt says that was claimed and can no longer start.
+/// The log of an attempt that was claimed and can no longer start.
 const VOID: &[u8] = b"[this attempt was never started: its claim was not committed]\n";
 
-/// Writes the result of a run that ends without an attempt. Whoever makes the attempt's log decides whether it starts: here it becomes
-/// the result's own file, so that another device that finds it there brings the end to its end ([`results::pending_end`]).
+/// Writes the result of a run that ends without an attempt. The device that makes the attempt's log decides whether it
+/// starts: here the log becomes the result's own file, so that another device that finds it can complete the end
+/// ([`results::pending_end`]).
 fn end_unstarted(
     disk: &dyn Disk,
     layout: &Layout,
@@ -156,6 +157,7 @@ fn end_unstarted(
     let bytes = serde_json::to_vec(outcome).map_err(io::Error::from).on("write", &pending)?;
     write_new(disk, names, &pending, &bytes)?;
     let log = layout.log(job, lease);
+    // If the log is there, either the attempt was started, or another device is at this same end.
     if !link_new(disk, names, &pending, &log)? && results::pending_end(disk, layout, job, lease)?.is_none() {
         discard(disk, &pending);
         return Err(Failure::Gone);

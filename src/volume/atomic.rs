@@ -69,7 +69,7 @@ pub fn write_new(disk: &dyn Disk, names: &mut Temporary, target: &Path, bytes: &
 /// was there, and stays as it is.
 ///
 /// # Errors
-/// What the system said; nothing is left behind.
+/// The error of the system; nothing is left behind.
 pub fn link_new(disk: &dyn Disk, names: &mut Temporary, from: &Path, to: &Path) -> Result<bool, Error> {
     let copy = |names: &mut Temporary| {
         let staged = names.beside(to);

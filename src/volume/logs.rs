@@ -15,17 +15,17 @@ mod own;
 
 pub use own::OwnLog;
 
-/// How often a writer looks at most whether its file is still at its path.
+/// The shortest time between two looks of a writer whether its file is still at its path.
 const LOOK: Duration = Duration::from_secs(1);
 /// The least limit of a log that begins anew, bytes.
 const LEAST: u64 = 1 << 10;
 
-/// Which part of a log is kept when it reaches its limit.
+/// The part of a log that is kept when it reaches its limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keeps {
-    /// What was printed first. What comes later is left out, and the last line says how much that was.
+    /// The first bytes. All that comes later is left out, and the last line says how much that was.
     First,
-    /// What was printed last: the log becomes its [`earlier_part`], in the place of the one before, and begins anew.
+    /// The newest bytes: the log becomes its [`earlier_part`], in the place of the one before, and begins anew.
     Newest,
 }
 
@@ -46,7 +46,7 @@ pub struct Log {
 /// Makes an attempt's log, of at most `limit` bytes. `None` only in the simulator.
 ///
 /// # Errors
-/// What the system said; `AlreadyExists` means that this attempt was started before.
+/// The error of the system; `AlreadyExists` means that this attempt was started before.
 pub fn open(disk: &dyn Disk, path: &Path, limit: u64, keeps: Keeps) -> Result<Option<Log>, Error> {
     let file = in_folder(disk, path, || disk.open_log(path)).on("create", path)?;
     log(file, path, limit, keeps).on("look at", path)
@@ -55,7 +55,7 @@ pub fn open(disk: &dyn Disk, path: &Path, limit: u64, keeps: Keeps) -> Result<Op
 /// Opens the log of an attempt that goes on, to append to it; one that somebody removed begins anew.
 ///
 /// # Errors
-/// What the system said.
+/// The error of the system.
 pub fn open_again(disk: &dyn Disk, path: &Path, limit: u64, keeps: Keeps) -> Result<Option<Log>, Error> {
     match found(disk.open_log_again(path)).on("open", path)? {
         Some(file) => log(file, path, limit, keeps).on("look at", path),
@@ -81,7 +81,7 @@ impl Log {
     /// Appends a line of the device's own, before anything that the program prints.
     ///
     /// # Errors
-    /// What the system said.
+    /// The error of the system.
     pub fn note(&self, line: &str) -> io::Result<()> {
         (&self.file.file).write_all(line.as_bytes())
     }
@@ -89,7 +89,7 @@ impl Log {
     /// Appends to it, as far as its limit allows.
     ///
     /// # Errors
-    /// What the system said. What could not be written is counted and not tried again.
+    /// The error of the system. What could not be written is counted and not tried again.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut rest = bytes;
         self.file.look(&OsDisk::new());
@@ -138,7 +138,7 @@ impl Log {
     /// Ends it: says at its end what is missing of what was printed. Returns whether something is.
     ///
     /// # Errors
-    /// What the system said: it does not say what is missing.
+    /// The error of the system: it does not say what is missing.
     pub fn close(&mut self) -> io::Result<bool> {
         if self.left_out > 0 {
             let (limit, count) = (self.limit, self.left_out);
@@ -152,14 +152,14 @@ impl Log {
         Ok(self.is_cut())
     }
 
-    /// Whether something of what was printed is missing in it and its [`earlier_part`].
+    /// Returns whether something of what was printed is missing in it and its [`earlier_part`].
     #[must_use]
     pub fn is_cut(&self) -> bool {
         self.left_out > 0 || self.unwritten > 0 || self.rotations > 1
     }
 }
 
-/// A file that is appended to, whoever renames or removes it.
+/// A file that is appended to, also after others rename or remove it.
 #[derive(Debug)]
 struct Appended {
     path: PathBuf,
@@ -193,7 +193,7 @@ impl Appended {
         }
         self.looked = now;
         match found(disk.stat(&self.path)) {
-            // Whoever copies it and cuts it makes it smaller.
+            // Log rotation that copies and cuts makes it smaller.
             Ok(Some(meta)) if meta.id.inode == self.inode => self.size = meta.id.size,
             // Where no other can be made, the one that is open has to do.
             Ok(_) => drop(self.begin_anew(disk)),
@@ -222,7 +222,7 @@ impl Appended {
     }
 }
 
-/// Where the earlier part of a log lies that was rotated: `<log>.1`.
+/// Returns the path of the earlier part of a log that was rotated: `<log>.1`.
 #[must_use]
 pub fn earlier_part(log: &Path) -> PathBuf {
     let mut name = log.as_os_str().to_owned();
@@ -241,7 +241,7 @@ impl Reader {
     /// Opens a log; `None`: there is none.
     ///
     /// # Errors
-    /// What the system said.
+    /// The error of the system.
     pub fn open(path: &Path) -> Result<Option<Self>, Error> {
         let Some(file) = found(open_plain(path)).on("open", path)? else { return Ok(None) };
         let inode = file.metadata().on("look at", path)?.ino();
@@ -251,7 +251,7 @@ impl Reader {
     /// Reads at most `limit` bytes from `offset` on; none behind its end.
     ///
     /// # Errors
-    /// What the system said.
+    /// The error of the system.
     pub fn read(&self, offset: u64, limit: usize) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; limit.min(usize::try_from(self.size()?.saturating_sub(offset)).unwrap_or(usize::MAX))];
         let mut filled = 0;
@@ -270,12 +270,12 @@ impl Reader {
     /// Its size, bytes.
     ///
     /// # Errors
-    /// What the system said.
+    /// The error of the system.
     pub fn size(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
     }
 
-    /// Which file it is.
+    /// Returns its inode.
     #[must_use]
     pub fn inode(&self) -> u64 {
         self.inode

@@ -225,7 +225,7 @@ pub fn of_day(disk: &dyn Disk, layout: &Layout, date: &str) -> Result<Vec<Named>
     names_in(disk, &layout.results().join(date), "json")
 }
 
-/// How many attempts in a row are taken for never started: each is a device that died between its claim and its commit.
+/// The number of attempts in a row that may leave no result: each is a device that died between its claim and its commit.
 const UNSTARTED: u32 = 8;
 
 /// Returns the result that ended a run, if one did. Attempts are looked for by name, 0 and then one after another until several in a row

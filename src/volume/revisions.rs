@@ -12,14 +12,14 @@ use super::disk::{Disk, Meta};
 use super::layout::Layout;
 use super::{Context, Error, found};
 
-/// How much of a state names its revision and newest commits, bytes; generously.
+/// The first bytes of a state, which name its revision and newest commits; generously.
 pub const HEAD: usize = 1_024;
 /// The largest state that is read, bytes.
 pub const STATE_LIMIT: u64 = 256 << 20;
-/// How many of the newest revisions keep their files.
+/// The number of newest revisions that keep their files.
 const KEPT: u64 = 4;
 
-/// What became of a commit.
+/// The outcome of a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// It is the newest revision.
@@ -33,7 +33,7 @@ pub enum Outcome {
 /// Returns the largest revision that has a file; `None`: none has.
 ///
 /// # Errors
-/// What the system said.
+/// The error of the system.
 pub fn newest(disk: &dyn Disk, layout: &Layout) -> Result<Option<u64>, Error> {
     Ok(list(disk, layout)?.into_iter().max())
 }
@@ -41,7 +41,7 @@ pub fn newest(disk: &dyn Disk, layout: &Layout) -> Result<Option<u64>, Error> {
 /// Returns whether a revision has a file.
 ///
 /// # Errors
-/// What the system said.
+/// The error of the system.
 pub fn is_made(disk: &dyn Disk, layout: &Layout, revision: u64) -> Result<bool, Error> {
     let path = layout.revision(revision);
     Ok(found(disk.stat(&path)).on("look at", &path)?.is_some())
@@ -50,7 +50,7 @@ pub fn is_made(disk: &dyn Disk, layout: &Layout, revision: u64) -> Result<bool, 
 /// Commits a staged state as this revision. `staged` stays, to become `state.json`.
 ///
 /// # Errors
-/// What the system said; then nothing is committed.
+/// The error of the system; then nothing is committed.
 pub fn commit(
     disk: &dyn Disk,
     layout: &Layout,
@@ -80,7 +80,7 @@ pub fn commit(
 /// Returns the text of the newest state: `state.json`, unless that is missing, damaged or older than the newest revision.
 ///
 /// # Errors
-/// What the system said.
+/// The error of the system.
 pub fn newest_text(disk: &dyn Disk, layout: &Layout) -> Result<Option<(Vec<u8>, Meta)>, Error> {
     #[derive(Deserialize)]
     struct Numbered {

@@ -384,7 +384,7 @@ async fn output_is_whole(rig: &mut Rig) {
     }
 }
 
-/// What is printed by who opens its own output again stands where it was printed.
+/// A program that opens its own output again cuts nothing: all it prints stands in order.
 async fn who_opens_its_output_again_cuts_nothing(rig: &mut Rig) {
     let script = "echo 1; echo 2 > /dev/stderr; echo 3; echo 4 | tee /dev/stderr > /dev/null; exec 3>/proc/self/fd/1; echo 5 >&3; echo 6";
     rig.run(rig.sh(1, script)).await;
@@ -396,7 +396,7 @@ async fn output_is_the_same_bytes(rig: &mut Rig) {
     assert_eq!(fs::read(rig.path("1.log")).unwrap(), b"a\0b\r\n\xe9 \xff\n\n\nlast");
 }
 
-/// What comes over the limit is taken and dropped: the program is not stopped, and nobody else is.
+/// Output over the limit is read and dropped: neither the program nor another one is stopped.
 async fn a_flood_is_cut_and_stops_nobody(rig: &mut Rig) {
     let log = open_again(&OsDisk::new(), &rig.path("1.log"), 10_000, Keeps::First).unwrap();
     let flood = "i=0; while [ $i -lt 200 ]; do head -c 100000 /dev/zero; i=$((i + 1)); done; echo end >done; exit 3";

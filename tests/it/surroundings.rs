@@ -281,7 +281,7 @@ fn printed(volume: &Volume, job: &str, text: &str) -> String {
 #[test]
 fn a_program_gets_clean_signals_the_given_limits_and_no_descriptor_of_others() {
     let mut volume = Volume::new();
-    // Blocked and ignored by whoever starts the device, and a file that it has open for itself.
+    // Blocked and ignored by the parent of the device, and a file that it has open for itself.
     let start = "import os,resource,signal,sys
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGUSR1, signal.SIGRTMIN])
 for number in [signal.SIGHUP, signal.SIGTERM, signal.SIGCHLD, signal.SIGTSTP, signal.SIGTTOU, signal.SIGXFSZ]: signal.signal(number, signal.SIG_IGN)

@@ -24,7 +24,7 @@ pub(crate) struct Rules {
     pub(crate) once: bool,
 }
 
-/// What the judge knows of a device.
+/// A device, as the judge knows it.
 #[derive(Debug, Clone)]
 pub(crate) struct Member {
     id: String,
@@ -44,7 +44,7 @@ impl From<&Machine> for Member {
 pub(crate) struct Checker {
     pub(crate) jobs: BTreeMap<String, Rules>,
     pub(crate) devices: Vec<Member>,
-    /// Job files come and go: a trigger may be rejected because nobody knows its job.
+    /// Job files come and go: a trigger may be rejected because no device knows its job.
     pub(crate) jobs_vary: bool,
     /// The volume's clock is set now and then: what has its time may have it at another one.
     pub(crate) clock_is_set: bool,
@@ -54,26 +54,24 @@ pub(crate) struct Checker {
     restarted: BTreeSet<String>,
     /// The newest state that was committed.
     current: Value,
-    /// Who has moved files since its last commit.
+    /// The devices that have moved files since their last commit.
     acted: BTreeSet<usize>,
     /// Devices whose last try to write their heartbeat failed.
     mute: BTreeSet<usize>,
-    /// Who has committed and not yet woken the others.
+    /// The devices that have committed and not yet woken the others.
     untold: BTreeSet<usize>,
     /// Nothing keeps devices from knowing each other, or from acting at once on what they know.
     pub(crate) is_undisturbed: bool,
-    /// What devices see is what there is.
+    /// Devices see everything as it is.
     pub(crate) sees_truth: bool,
     /// Processes whose lease had gone when their device was last looked at, and how many beats it had written then.
     stray: BTreeMap<(usize, Lease), u64>,
     beats: BTreeMap<usize, u64>,
-    /// When each session was first heard, and when each device was heard last and before that.
+    /// The first time at which each session was heard, and the last two of each device.
     first_beat: BTreeMap<String, Duration>,
     last_beats: BTreeMap<usize, (Duration, Duration)>,
-    /// How many slots each device took by the newest state.
+    /// The slots that each device took by the newest state.
     taken: BTreeMap<String, u64>,
-    /// The lock excludes: invariants 1, 6 and 8 must hold too.
-    pub(crate) honest_lock: bool,
     pub(crate) violations: Vec<String>,
     /// A person damaged or removed the state: the next one begins a new chain.
     pub(crate) state_was_hurt: bool,
@@ -86,7 +84,7 @@ pub(crate) struct Checker {
     spawned: BTreeMap<(String, u64), usize>,
     spawns: BTreeMap<String, u64>,
     results: BTreeMap<PathBuf, Rc<Vec<u8>>>,
-    /// What stood in files before they were damaged.
+    /// The content of files before they were damaged.
     damaged: BTreeMap<PathBuf, Rc<Vec<u8>>>,
     finals: BTreeMap<String, (PathBuf, u64)>,
     pub(crate) calendar: Calendar,
@@ -186,14 +184,12 @@ impl Checker {
             .flatten()
             .map(|link| (link[0].as_u64().unwrap_or(0), link[1].as_str().unwrap_or("").to_owned()))
             .collect();
-        if self.honest_lock {
-            // A state that was lost may be made anew while one that had not heard of it commits to the old one.
-            if !(self.state_was_ever_hurt && state["rebuilt"] == revision) {
-                self.chained(revision, &chain, world);
-            }
-            self.shared(&state, &world.files.borrow());
+        // A state that was lost may be made anew while one that had not heard of it commits to the old one.
+        if !(self.state_was_ever_hurt && state["rebuilt"] == revision) {
+            self.chained(revision, &chain, world);
         }
-        let wrong = self.calendar.committed(&state, self.honest_lock, self.state_was_ever_hurt);
+        self.shared(&state, &world.files.borrow());
+        let wrong = self.calendar.committed(&state, self.state_was_ever_hurt);
         self.violations.extend(wrong);
         self.fenced(&state, world.now.get());
         let acted = self.acted.remove(&device);
@@ -214,18 +210,17 @@ impl Checker {
 
     /// No commit without a change, of the state or of files: each costs all devices a look.
     fn changed(&mut self, state: &Value, acted: bool) {
-        let is_sure =
-            self.honest_lock && !self.state_was_hurt && self.newest.is_some() && Promise::CommitsChange.is_on();
-        let parts = ["runs", "jobs", "requests", "settings", "rebuilt", "rebuilds"];
+        let is_sure = !self.state_was_hurt && self.newest.is_some() && Promise::CommitsChange.is_on();
+        let parts = ["runs", "jobs", "requests", "settings", "rebuilt"];
         if is_sure && !acted && parts.iter().all(|part| state[part] == self.current[part]) {
             self.violations.push(format!("revision {} changes nothing", state["revision"]));
         }
     }
 
-    /// Who cannot write its heartbeat claims nothing.
+    /// A device that cannot write its heartbeat claims nothing.
     fn claimed_by(&mut self, device: usize, state: &Value, world: &World) {
         // Where the lock lies, a claim of earlier may come back.
-        if !self.mute.contains(&device) || !self.honest_lock {
+        if !self.mute.contains(&device) {
             return;
         }
         let living = world.living.borrow().get(&device).cloned();
@@ -313,7 +308,7 @@ impl Checker {
 
     /// A run that ends with a failure has been tried as often as its job says.
     fn tried_often_enough(&mut self) {
-        let is_sure = self.honest_lock && !self.state_was_ever_hurt && self.damaged.is_empty() && !self.jobs_vary;
+        let is_sure = !self.state_was_ever_hurt && self.damaged.is_empty() && !self.jobs_vary;
         if !is_sure {
             return;
         }
@@ -377,7 +372,7 @@ impl Checker {
             let holder = (device.to_owned(), session.to_owned());
             self.claimed.entry((run.clone(), attempt)).or_insert(now);
             let known = self.holders.entry((run.clone(), attempt)).or_insert_with(|| holder.clone()).clone();
-            if known != holder && self.honest_lock {
+            if known != holder {
                 self.broken(2, format!("attempt {attempt} of {run} belongs to {known:?} and to {holder:?}"));
             }
         }
@@ -458,7 +453,7 @@ impl Checker {
         let lease = member.map(|at| self.devices[at].lease).unwrap_or_default();
         let is_fresh = claimed.is_some_and(|at| world.now.get() - at < lease);
         // A device that was told that its commit had failed, and finds it done, ends by itself what it does not know.
-        let is_clear = self.honest_lock && !self.state_was_ever_hurt && lives && member != Some(device);
+        let is_clear = !self.state_was_ever_hurt && lives && member != Some(device);
         if result["status"] == "lost" && is_clear && (world.calm.get() || is_fresh) {
             self.violations
                 .push(format!("false death: attempt {attempt} of {run} was called lost and its device lives, claimed {claimed:?}, now {:?}", world.now.get()));
@@ -541,13 +536,13 @@ impl Checker {
         let spawns = self.spawns.entry(run.clone()).or_default();
         *spawns += 1;
         let spawns = *spawns;
-        let may_be_again = self.restarted.contains(&run) || !self.honest_lock;
+        let may_be_again = self.restarted.contains(&run);
         if self.jobs.get(&job).is_some_and(|rules| rules.once) && spawns > 1 && !may_be_again {
             self.broken(9, format!("{job} may start once and was started {spawns} times ({run})"));
         }
         self.in_time(spec, attempt == 1, world);
         // No effect before its commit: the state must name this attempt, or have been hurt since.
-        if self.honest_lock && !self.state_was_hurt {
+        if !self.state_was_hurt {
             let files = world.files.borrow();
             let state = files
                 .get(Path::new("/c/state.json"))
@@ -593,7 +588,7 @@ impl Checker {
         self.damaged.entry(path.to_owned()).or_insert_with(|| Rc::clone(before));
     }
 
-    /// Whether a file with this content was damaged.
+    /// Returns whether a file with this content was damaged.
     fn was_damaged(&self, bytes: &[u8]) -> bool {
         self.damaged.values().any(|before| before.as_slice() == bytes)
     }
@@ -609,7 +604,7 @@ impl Checker {
         whole
     }
 
-    /// How many final results each run has.
+    /// Returns the number of final results of each run.
     fn finals_by_run(&self) -> BTreeMap<String, usize> {
         let mut finals = BTreeMap::new();
         for (path, _) in self.results.iter().filter(|(_, bytes)| is_final(bytes)) {
@@ -681,7 +676,7 @@ impl Checker {
                 runs.filter(|drop| ends.get(drop.bytes.as_slice()).is_some_and(|paths| paths.iter().any(&is_run)));
             let count = processed.count();
             let is_damaged = self.damaged.keys().any(|path| path.starts_with("/c/Triggers/.ids"));
-            if count > 1 && self.honest_lock && !is_damaged {
+            if count > 1 && !is_damaged {
                 let ends: Vec<_> = dropped
                     .iter()
                     .filter(|drop| drop.key.as_deref() == Some(key))
@@ -716,7 +711,7 @@ fn event_of(result: &Value) -> Option<&'static str> {
     }
 }
 
-/// Whether what becomes of a file is a change of its own, and not a part of how devices commit and beat.
+/// Returns whether what becomes of a file is a change of its own, and not a part of how devices commit and beat.
 fn is_outward(path: &Path) -> bool {
     let is_inner = ["/c/.revisions", "/c/Devices"].iter().any(|folder| path.starts_with(folder));
     !is_hidden(path) && !is_inner && !path.ends_with("state.json")

@@ -24,7 +24,7 @@ pub(crate) struct SimDisk {
     /// Set once this life is over: nothing it does has an effect any more.
     pub(crate) dead: Rc<Cell<bool>>,
     listings: RefCell<BTreeMap<PathBuf, (Duration, Vec<OsString>)>>,
-    /// What was at each path when it was looked at last.
+    /// The file at each path when it was looked at last.
     seen: RefCell<BTreeMap<PathBuf, (Duration, Option<File>)>>,
     contents: RefCell<BTreeMap<PathBuf, File>>,
 }
@@ -183,13 +183,13 @@ impl SimDisk {
         Ok(())
     }
 
-    /// Whoever changes a name sees what becomes of it.
+    /// A device that changes a name sees what becomes of it.
     fn forget(&self, path: &Path) {
         self.seen.borrow_mut().remove(path);
         self.listings.borrow_mut().remove(path.parent().unwrap_or(path));
     }
 
-    /// Whether what is cached is shown once more, also under the lock.
+    /// Returns whether what is cached is shown once more, also under the lock.
     fn is_cached(&self) -> bool {
         self.world.one_in(self.world.faults.borrow().rate(Fault::Caches))
     }

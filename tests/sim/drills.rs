@@ -1,4 +1,4 @@
-//! What is promised once faults have stopped, with its time: a trigger is claimed, a full disk forgotten, a dead device's run taken over.
+//! The promises for the time after faults, each with its bound: a trigger is claimed, a full disk forgotten, a dead device's run taken over.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -48,7 +48,7 @@ impl Drills<'_> {
         self.must("work goes on after a full disk", Duration::from_secs(10), |drills| drills.was_claimed(&name));
     }
 
-    /// Kills whoever holds a run, for so long.
+    /// Kills the holder of a run, for so long.
     fn a_dead_device_is_replaced(&mut self, away: Duration) {
         self.wait();
         let name = self.drop_trigger(LASTING);
@@ -95,12 +95,12 @@ impl Drills<'_> {
         self.wrong.push(format!("liveness: {what} within {within:?}: it is not"));
     }
 
-    /// Whether the trigger is in the inbox no more.
+    /// Returns whether the trigger has left the inbox.
     fn was_claimed(&self, name: &str) -> bool {
         !self.world.files.borrow().contains_key(&PathBuf::from("/c/Triggers").join(name))
     }
 
-    /// Who holds the run of a trigger, and in which attempt.
+    /// Returns the holder of the run of a trigger, and the attempt.
     fn holder(&self, name: &str) -> Option<(String, u64)> {
         let files = self.world.files.borrow();
         let state = serde_json::from_slice::<Value>(&files.get(Path::new("/c/state.json"))?.bytes).ok()?;

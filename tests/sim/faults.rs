@@ -1,4 +1,4 @@
-//! What can go wrong, as data. Each seed draws its own mixture: every kind is on or off, so that some seeds are calm but for one
+//! The faults, as data. Each seed draws its own mixture: every kind is on or off, so that some seeds are calm but for one
 //! thing.
 
 use std::io;
@@ -43,8 +43,8 @@ pub(crate) enum Kind {
     Reuse,
     /// The volume's own clock is set.
     VolumeClock,
-    /// What is there, what is not, and what a folder holds is shown as it was up to a minute ago, also under the lock, as where
-    /// attributes and failed lookups are cached. Who opens a file sees its content, and whoever changes a name sees that.
+    /// Attributes, missing files and listings are shown as they were up to a minute ago, also under the lock, as where
+    /// attributes and failed lookups are cached. An open shows the content of a file, and a change of a name shows that.
     Caches,
 }
 
@@ -84,7 +84,7 @@ impl Kind {
         Self::ALL.iter().find(|(kind, _)| *kind == self).map_or("", |(_, word)| word)
     }
 
-    /// Whether this run of the simulator has the kind at all.
+    /// Returns whether this run of the simulator has the kind at all.
     fn is_on(self) -> bool {
         let asked = std::env::var("AIOS_SIM_FAULTS").unwrap_or_default();
         let is_named = asked.split(',').any(|word| word == self.word());
@@ -110,7 +110,7 @@ impl Promise {
     }
 }
 
-/// What goes wrong, and how often (once in so many operations; 0: never).
+/// The rates of faults (once in so many operations; 0: never).
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Faults {
     pub(crate) crash: u64,
@@ -119,7 +119,7 @@ pub(crate) struct Faults {
     pub(crate) lying_lock: bool,
     pub(crate) full: u64,
     pub(crate) lost_events: u64,
-    /// How many devices there are, where it is so many, and how many triggers they find.
+    /// The number of devices, where it is so many, and of triggers that they find.
     pub(crate) crowd: Option<(usize, u32)>,
     pub(crate) rates: [u64; Kind::ALL.len()],
 }
@@ -185,7 +185,7 @@ pub(crate) enum Op {
 }
 
 impl Op {
-    /// Whether it changes anything.
+    /// Returns whether it changes anything.
     pub(crate) fn changes(self) -> bool {
         match self {
             Self::List | Self::Stat | Self::Read | Self::Lock => false,
@@ -219,7 +219,7 @@ pub(crate) fn any_error(world: &World) -> io::Error {
 }
 
 impl Trouble {
-    /// What begins at this operation. It concerns at least the operation that met it.
+    /// Returns the fault that begins at this operation. It concerns at least the operation that met it.
     fn draw(chance: &mut Rng, now: Duration, device: usize, op: Op, path: &Path) -> Self {
         let below = match chance.below(6) {
             0 => PathBuf::from("/"),
@@ -248,7 +248,7 @@ impl Trouble {
     }
 }
 
-/// Whether this operation fails: because of what began earlier, or begins now.
+/// Returns whether this operation fails: because of what began earlier, or begins now.
 pub(crate) fn trouble(world: &World, device: usize, op: Op, path: &Path) -> io::Result<()> {
     let one_in = world.faults.borrow().rate(Kind::Errors);
     if one_in == 0 {

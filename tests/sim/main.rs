@@ -145,7 +145,6 @@ fn judge(world: &World, scheduler: &Scheduler, faults: &Faults, hooked: &[String
     world.calm.set(moves && sees && works && honest && intact);
     let mut checker = Checker::default();
     checker.jobs = user::jobs();
-    checker.honest_lock = true;
     checker.devices = scheduler.machines.iter().map(check::Member::from).collect();
     checker.hooked = hooked.to_vec();
     checker.tells_in_order = moves && works && sees && faults.crash == 0 && honest && intact;

@@ -40,7 +40,7 @@ impl People {
         Self { chance: Rng::new(seed, "people"), world, scheduler, texts, changed: BTreeSet::new(), count: 0 }
     }
 
-    /// What people may do now and then.
+    /// The things that people may do now and then.
     pub(crate) fn act(&mut self) {
         let is_due = |kind| self.world.one_in(self.world.faults.borrow().rate(kind));
         let (asks, edits, differs) = (is_due(Kind::People), is_due(Kind::JobFiles), is_due(Kind::Programs));

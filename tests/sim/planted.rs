@@ -1,10 +1,10 @@
-//! What the simulator would find: each bug that can be planted in the product makes it fail, in one of its first seeds.
+//! Proof of what the simulator finds: each bug that can be planted in the product makes it fail, in one of its first seeds.
 
 use aios::planted::{Bug, plant};
 
 use super::run_seeds;
 
-/// How many seeds a bug may need to be found.
+/// The number of seeds in which a bug must be found.
 const MOST: u64 = 300;
 
 /// Takes the bug out again, however the simulation ends.

@@ -57,7 +57,7 @@ pub(crate) struct Machine {
     gone_at: Option<Duration>,
 }
 
-/// How many lives one round of numbers has: a life's number names its machine in the lowest digits.
+/// The number of lives in one round of numbers: a life's number names its machine in the lowest digits.
 const ROUND: u64 = 64;
 /// Whose life is no machine's: a person's.
 pub(crate) const PERSON: usize = 63;
@@ -67,7 +67,7 @@ pub(crate) struct Scheduler {
     pub(crate) machines: Vec<Machine>,
     chance: RefCell<Rng>,
     lives: Cell<u64>,
-    /// How many devices stand still.
+    /// The number of devices that stand still.
     still: Cell<u32>,
     pub(crate) ticks: Cell<u64>,
     most_ticks: u64,
@@ -354,7 +354,7 @@ impl Scheduler {
         machine.wake_at.set(self.world.now.get() + away);
     }
 
-    /// Whether another device can take over what this one holds.
+    /// Returns whether another device can take over what this one holds.
     pub(crate) fn can_replace(&self, id: &str) -> bool {
         let can = |machine: &&Machine| machine.slots > 0 && machine.gone_at.is_none() && machine.id.as_str() != id;
         self.machines.iter().any(|machine| can(&machine) && machine.living.borrow().is_some())
@@ -398,7 +398,7 @@ impl Scheduler {
         } else {
             None
         };
-        // Devices watch the file of the lock, which whoever commits touches. The histories of seeds that are kept stay as they were.
+        // Devices watch the file of the lock, which every commit touches. The histories of seeds that are kept stay as they were.
         let is_state = path == if self.world.is_kept { layout.state() } else { layout.lock() };
         let is_job = self.machines.iter().any(|machine| machine.programs == folder);
         if is_job {
@@ -437,7 +437,7 @@ impl Scheduler {
         }
     }
 
-    /// What devices remember of runs although there are none.
+    /// Returns what devices remember of runs although there are none.
     pub(crate) fn memory(&self) -> Vec<String> {
         let mut kept = Vec::new();
         for machine in &self.machines {

@@ -74,8 +74,8 @@ pub(crate) struct Calendar {
 
 impl Calendar {
     /// Looks at a committed state: invariant 8 for daemons and pools, unless the lock lies or a state was `lost`.
-    pub(crate) fn committed(&mut self, state: &Value, honest: bool, lost: bool) -> Vec<String> {
-        let sure = honest && !lost;
+    pub(crate) fn committed(&mut self, state: &Value, lost: bool) -> Vec<String> {
+        let sure = !lost;
         (self.was_lost, self.is_sure) = (lost, sure);
         let mut wrong = Vec::new();
         for (job, mark) in state["jobs"].as_object().into_iter().flatten() {

@@ -39,7 +39,7 @@ const KILL_AGAIN: Duration = Duration::from_secs(2);
 const REMOVALS: u32 = 3;
 /// The exit code of what SIGKILL has ended.
 const KILLED: i32 = 137;
-/// How long an attempt that was not started for want of processes or descriptors is kept, before others may start it.
+/// The time for which an attempt that was not started for want of processes or descriptors is kept before others may start it.
 const SHORT: Duration = Duration::from_secs(5);
 /// Why an attempt has no container.
 pub(super) const STOPPED_BEFORE: &str = "it was stopped before its container was started";
@@ -209,7 +209,7 @@ pub(super) struct Ended {
     pub(super) oom_killed: bool,
     /// From start to end, as far as that is known better than by who waited.
     pub(super) duration: Option<Duration>,
-    /// Whether something of what it printed is missing in its log.
+    /// Something of what it printed is missing in its log.
     pub(super) log_truncated: bool,
 }
 
@@ -278,7 +278,7 @@ pub(super) async fn attend(shared: Arc<Shared>, attempt: Arc<Attempt>, mut spec:
     }
 }
 
-/// Whether something was not started because the engine's machine, or this process, is out of processes or descriptors.
+/// Returns whether something was not started because the engine's machine, or this process, is out of processes or descriptors.
 fn is_short(ending: &Ending) -> bool {
     let Ending::NotStarted { error } = ending else { return false };
     let error = error.to_lowercase();

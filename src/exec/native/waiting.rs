@@ -14,10 +14,10 @@ use crate::model::lease::Lease;
 
 /// The first and the longest pause between two tries.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
-/// How long a start waits before it is given up here.
+/// The time after which a start is given up here.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What waits, in order.
+/// The starts that wait, in order.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
     line: Mutex<Line>,
@@ -26,7 +26,7 @@ pub(super) struct Waiting {
 #[derive(Debug, Default)]
 struct Line {
     starts: VecDeque<(Instant, Start)>,
-    /// Why the last try failed; `None`: nothing is short.
+    /// The reason why the last try failed; `None`: nothing is short.
     why: Option<String>,
 }
 
@@ -59,7 +59,7 @@ impl Waiting {
 }
 
 impl Shared {
-    /// Why nothing is started at the moment.
+    /// Returns the reason why nothing is started at the moment.
     pub(super) fn short_of(&self) -> Option<String> {
         self.waiting.line().why.clone()
     }
