@@ -21,6 +21,8 @@ pub use clock::first_moment;
 use clock::shown;
 
 const MS: TimeDelta = TimeDelta::milliseconds(1);
+/// The most by which the volume's time is late on a device that stood still while it read it; a clock that differs by more was set.
+const LATE: TimeDelta = TimeDelta::minutes(1);
 
 /// A job's timing on one volume: everything its due times follow from.
 #[derive(Debug, Clone, Copy)]
@@ -64,8 +66,9 @@ pub fn next(of: Clockwork<'_>, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
 #[must_use]
 pub fn due_now(of: Clockwork<'_>, mark: &JobMark, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
     let from = counted_from(mark)?;
-    // Whose clock is behind the moment when it was first seen goes by that moment.
-    let latest = newest(of, if at_once(of, mark) { now.max(from) } else { now })?;
+    // A device whose time is a little late goes by the moment at which another one has first seen the job.
+    let is_late = at_once(of, mark) && from > now && from - now <= LATE;
+    let latest = newest(of, if is_late { from } else { now })?;
     if at_once(of, mark) {
         // The newest multiple when it was first seen counts too, and with `all` each one since.
         let from = newest(of, from).and_then(|first| first.checked_sub_signed(MS)).filter(|from| *from < latest);

@@ -183,6 +183,8 @@ fn an_interval_that_never_ran_is_due_at_once() {
             &format!("type = \"interval\"; interval = \"1d\"; missed = \"{missed}\""),
             &[
                 (mark("2026-11-21T12:00", None), "2026-11-21T12:00", Some("2026-11-21"), Some("2026-11-22")),
+                // Another device, whose time is ahead of this one's by seconds, has first seen it.
+                (mark("2026-11-22T00:00:05", None), "2026-11-21T23:59:59", Some("2026-11-22"), Some("2026-11-22")),
                 // Also where the clock was set back since it was first seen.
                 (mark("2031-11-21", None), "2026-11-21T12:00", Some("2026-11-21"), Some("2026-11-22")),
                 (mark("2026-11-21T12:00", Some("2026-11-21")), "2026-11-21T12:01", None, Some("2026-11-22")),
