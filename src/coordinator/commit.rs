@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::{Device, figures};
+use crate::decide::attempts::{LocalAttempt, Phase};
 use crate::decide::catalog::Known;
 use crate::decide::plan::{Change, Matter, plan};
-use crate::decide::recover::Mine;
 use crate::model::entry::{Entry, Source};
 use crate::model::ids::RunId;
 use crate::model::job::{command_job_name, for_command, merge_args, merge_kwargs};
@@ -162,11 +162,12 @@ impl Device {
 
     /// Whether an earlier try of the same commit has moved everything, and only the state does not say so yet.
     fn was_published(&mut self, lease: &Lease) -> bool {
-        let Some(ended) = self.ended.get_mut(lease) else { return false };
+        let Some(ended) = self.attempts.ended(lease) else { return false };
         let path = self.parts.layout.result(&ended.held.job, lease);
         let there = results::read(&*self.parts.disk, &path).ok().flatten();
-        ended.published = there.is_some_and(|there| there == ended.outcome);
-        ended.published
+        let is_published = there.is_some_and(|there| there == ended.outcome);
+        self.attempts.note_published(lease, is_published);
+        is_published
     }
 
     fn forget(&mut self, entry: &Entry) {
@@ -232,29 +233,27 @@ impl Device {
             }
         };
         // Claimed back before it was noticed that an earlier attempt had gone: that one is stopped, and not forgotten.
-        if let Some(before) = self.mine.get(run).map(Mine::lease).filter(|before| before.attempt != held.attempt) {
+        if let Some(before) =
+            self.attempts.of_run(run).map(LocalAttempt::lease).filter(|before| before.attempt != held.attempt)
+        {
             self.fence(&before);
         }
         let (args, kwargs) = (merge_args(&job, trigger), merge_kwargs(&job, trigger));
-        let mine = Mine { run: run.clone(), held, job, args, kwargs, trigger: Arc::clone(trigger) };
-        self.mine.insert(run.clone(), mine);
+        let (trigger, phase) = (Arc::clone(trigger), Phase::Claimed);
+        self.attempts.hold(LocalAttempt { run: run.clone(), held, job, args, kwargs, trigger, phase });
     }
 
     fn settled(&mut self, lease: &Lease) {
-        if let Some(ended) = self.ended.remove(lease) {
+        let Some(before) = self.attempts.remove(lease) else { return };
+        if let Some(ended) = before.ended() {
             let outcome = &ended.outcome;
             tracing::info!(
                 run = %lease.run, job = %outcome.job, attempt = lease.attempt, status = outcome.status.as_str(),
                 last = outcome.is_final, ms = outcome.duration_ms, error = outcome.error, "attempt ended"
             );
-            let mine = self.mine.get(&lease.run);
-            figures::ended(outcome, mine.is_some_and(|mine| mine.trigger.not_before.is_some()));
+            figures::ended(outcome, before.trigger.not_before.is_some());
         }
-        self.running.remove(lease);
-        self.fenced.remove(lease);
-        let Some(before) = self.mine.remove(&lease.run) else { return };
-        if before.held.attempt != lease.attempt {
-            self.mine.insert(lease.run.clone(), before);
+        if before.is_fenced() {
             return;
         }
         let next = Lease { attempt: lease.attempt + 1, ..lease.clone() };

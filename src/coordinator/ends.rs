@@ -3,7 +3,7 @@
 use super::spec::output_of;
 use super::{Device, End, Leaving, Parts, TRY_AGAIN};
 use crate::decide::agenda::unwanted;
-use crate::decide::recover::Mine;
+use crate::decide::attempts::{LocalAttempt, Step};
 use crate::decide::settle::{Circumstances, GoesOn, Next, Report, fits_here, judge};
 use crate::exec::{Ending, Exit, StopCause};
 use crate::model::job::Program;
@@ -20,9 +20,9 @@ impl Device {
     pub(super) fn take_exits(&mut self, now: Moment) {
         for exit in self.parts.executor.take_exits() {
             let report = self.report(&exit, now);
-            self.unstaged.insert(exit.lease, report);
+            self.attempts.step(&exit.lease, Step::Exit(Box::new(report)));
         }
-        let waiting: Vec<Lease> = self.unstaged.keys().cloned().collect();
+        let waiting: Vec<Lease> = self.attempts.exited().cloned().collect();
         let is_any = !waiting.is_empty();
         let mut failed = None;
         for lease in waiting {
@@ -41,7 +41,7 @@ impl Device {
     /// Judges those ends again that were judged before somebody asked for the end of their run.
     pub(super) fn heed_cancels(&mut self, now: Moment) {
         let state = std::sync::Arc::clone(self.store.state());
-        let late = self.ended.iter().filter(|(lease, ended)| {
+        let late = self.attempts.concluded().filter(|(lease, ended)| {
             ended.next != Next::Over && !ended.by.cancel_asked && state.cancel_asked(&lease.run)
         });
         for lease in late.map(|(lease, _)| lease.clone()).collect::<Vec<_>>() {
@@ -51,8 +51,7 @@ impl Device {
 
     /// Judges an end again: what it was judged by has changed.
     pub(super) fn judge_again(&mut self, lease: &Lease, gone: bool, now: Moment) {
-        let Some(ended) = self.ended.remove(lease) else { return };
-        self.unstaged.insert(lease.clone(), ended.report);
+        self.attempts.step(lease, Step::Reopen);
         if let Err(error) = self.stage(lease, gone, now) {
             self.problem("results", format!("{error}; hint: {}", error.hint()));
         }
@@ -60,30 +59,25 @@ impl Device {
 
     /// An attempt that is claimed and cannot be started by this device goes back as it is, for this reason.
     pub(super) fn hand_back_unstarted(&mut self, lease: &Lease, error: String, now: Moment) {
-        self.running.insert(lease.clone());
         let report = Report { goes_on: GoesOn::Anywhere, ..Report::unstarted(Status::Cancelled, error, now.wall) };
-        self.unstaged.insert(lease.clone(), report);
+        self.attempts.step(lease, Step::Exit(Box::new(report)));
         self.due.again = Some(now.boot);
     }
 
     fn stage(&mut self, lease: &Lease, gone: bool, now: Moment) -> Result<(), volume::Error> {
-        let Some(report) = self.unstaged.get(lease) else { return Ok(()) };
-        let Some(mine) = holder(&self.mine, &self.fenced, lease) else {
-            self.unstaged.remove(lease);
-            return Ok(());
-        };
+        let Some(mine) = self.attempts.get(lease) else { return Ok(()) };
+        let Some(report) = mine.exited() else { return Ok(()) };
         let cancel_asked = self.store.state().cancel_asked(&lease.run);
         let by = Circumstances { cancel_asked, gone, may_stay: self.may_stay(mine) };
         let ended = judge(mine, report, &self.parts.me, by, now);
         let Device { parts, names, .. } = self;
         stage_result(&*parts.disk, &parts.layout, names, &parts.me.session, &ended.outcome)?;
-        self.unstaged.remove(lease);
-        self.ended.insert(lease.clone(), ended);
+        self.attempts.step(lease, Step::Conclude(Box::new(ended)));
         Ok(())
     }
 
     /// Whether another attempt of a run could be made here at once.
-    fn may_stay(&self, mine: &Mine) -> bool {
+    fn may_stay(&self, mine: &LocalAttempt) -> bool {
         self.leaving.is_none()
             && !self.drained
             && self.could_write
@@ -93,7 +87,7 @@ impl Device {
 
     /// Keeps what an attempt reported after it had lost its lease.
     pub(super) fn supersede(&mut self, lease: &Lease) {
-        let Some(ended) = self.ended.get(lease) else { return };
+        let Some(ended) = self.attempts.ended(lease) else { return };
         let mut outcome = ended.outcome.clone();
         outcome.status = Status::Superseded;
         outcome.is_final = false;
@@ -101,12 +95,7 @@ impl Device {
         match supersede(&*parts.disk, &parts.layout, names, &parts.me.session, &outcome) {
             Ok(()) => {
                 tracing::warn!(run = %lease.run, attempt = lease.attempt, "its lease had gone to another attempt: the result is kept as superseded");
-                self.ended.remove(lease);
-                self.running.remove(lease);
-                self.fenced.remove(lease);
-                if self.mine.get(&lease.run).is_some_and(|mine| mine.held.attempt == lease.attempt) {
-                    self.mine.remove(&lease.run);
-                }
+                self.attempts.remove(lease);
             }
             Err(error) => self.problem("results", format!("{error}; hint: {}", error.hint())),
         }
@@ -114,13 +103,15 @@ impl Device {
 
     fn report(&mut self, exit: &Exit, now: Moment) -> Report {
         let lease = &exit.lease;
-        let work = self.work.remove(lease);
-        let masker = self.maskers.remove(lease).unwrap_or_default();
+        let attempt = self.attempts.get(lease);
+        let started = attempt.and_then(LocalAttempt::started);
+        let work = attempt.zip(started).and_then(|(attempt, started)| Some(self.work_of(attempt, started.seat?)));
+        let masker = started.and_then(|started| started.masker.clone()).unwrap_or_default();
         let mask = |text: String| masker.mask_text(text);
+        let memory = started.and_then(|started| started.limits.memory);
         let mut output = Output::default();
-        let memory = self.limited.remove(lease).and_then(|limits| limits.memory);
         let (mut timeout, mut claimed_at) = (None, None);
-        if let Some(mine) = holder(&self.mine, &self.fenced, lease) {
+        if let Some(mine) = attempt {
             let is_function = matches!(mine.job.program, Program::Function { .. });
             timeout = mine.timeout();
             claimed_at = Some(mine.held.claimed_at);
@@ -167,13 +158,12 @@ impl Device {
 
     /// What its job says against an attempt that was stopped for its job's sake.
     fn why_dismissed(&self, exit: &Exit) -> Option<String> {
-        let mine =
-            holder(&self.mine, &self.fenced, &exit.lease).filter(|_| exit.stopped == Some(StopCause::Dismissed))?;
+        let mine = self.attempts.get(&exit.lease).filter(|_| exit.stopped == Some(StopCause::Dismissed))?;
         unwanted(self.store.state(), self.programs.catalog(), &exit.lease.run, &mine.held)
     }
 
     fn log_of(&self, lease: &Lease) -> Option<String> {
-        holder(&self.mine, &self.fenced, lease).map(|mine| Layout::log_name(&mine.held.job, lease))
+        self.attempts.get(lease).map(|mine| Layout::log_name(&mine.held.job, lease))
     }
 
     /// The device is to end for this reason: its runs are stopped at once.
@@ -208,7 +198,7 @@ impl Device {
     /// Makes the results of the last runs visible, where the state may no longer be written: whoever can read it completes
     /// the commit.
     fn publish_without_commit(&self) {
-        for (lease, ended) in &self.ended {
+        for (lease, ended) in self.attempts.concluded() {
             let Parts { disk, layout, me, .. } = &self.parts;
             let staged = staged_path(layout, &ended.held.job, lease, &me.session);
             let result = layout.result(&ended.held.job, lease);
@@ -223,9 +213,11 @@ impl Device {
         let leaving = self.leaving?;
         let end = self.end.clone().unwrap_or(End::Left);
         let done = match end {
-            End::Left => self.running.is_empty() && self.mine.is_empty() && self.has_told(now),
+            End::Left => self.attempts.is_empty() && self.has_told(now),
             // Their results belong to nobody here: it is enough that the processes are gone and said so.
-            End::Replaced | End::NewerSchema(_) => self.parts.executor.list().is_empty() && self.unstaged.is_empty(),
+            End::Replaced | End::NewerSchema(_) => {
+                self.parts.executor.list().is_empty() && self.attempts.exited().next().is_none()
+            }
         };
         if !done && now.boot < leaving.gone_by {
             return None;
@@ -237,15 +229,6 @@ impl Device {
         }
         Some(end)
     }
-}
-
-/// Who an attempt was claimed as.
-pub(super) fn holder<'a>(
-    mine: &'a std::collections::BTreeMap<crate::model::ids::RunId, Mine>,
-    fenced: &'a std::collections::BTreeMap<Lease, Mine>,
-    lease: &Lease,
-) -> Option<&'a Mine> {
-    mine.get(&lease.run).filter(|mine| mine.held.attempt == lease.attempt).or_else(|| fenced.get(lease))
 }
 
 fn span(span: std::time::Duration) -> chrono::TimeDelta {

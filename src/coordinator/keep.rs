@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{Device, SWEEP, TIDY};
+use crate::decide::attempts::LocalAttempt;
 use crate::model::ids::RunId;
 use crate::model::lease::Lease;
 use crate::model::time::Moment;
@@ -48,7 +49,8 @@ impl Device {
         }
         let is_held = |lease: &Lease| {
             let held = state.runs.get(&lease.run).filter(|held| held.attempt == lease.attempt);
-            held.is_some_and(|held| held.device.is_some()) || self.running.contains(lease)
+            held.is_some_and(|held| held.device.is_some())
+                || self.attempts.get(lease).is_some_and(LocalAttempt::is_begun)
         };
         met.into_iter().filter(|lease| !is_held(lease)).collect()
     }

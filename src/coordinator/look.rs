@@ -204,7 +204,7 @@ impl Device {
         let used = self.parts.executor.used();
         let machine = self.parts.meter.as_mut().map(|meter| meter.read(&pids, used));
         let me = &self.parts.me;
-        let busy = self.mine.values().map(|mine| mine.held.slots_taken()).sum();
+        let busy = self.attempts.owned().map(|(_, attempt)| attempt.held.slots_taken()).sum();
         Beat {
             schema: 1,
             device: me.device.clone(),
@@ -223,7 +223,7 @@ impl Device {
             drained: self.drained,
             limits: self.default_limits(),
             set: self.set,
-            holds: self.mine.values().map(|mine| (mine.run.clone(), mine.held.attempt)).collect(),
+            holds: self.attempts.owned().map(|(lease, _)| (lease.run.clone(), lease.attempt)).collect(),
             machine,
             pids,
             left,
@@ -236,7 +236,8 @@ impl Device {
     /// The last beat: nobody needs to wait for a lease to know.
     pub(super) fn say_good_bye(&mut self, now: Moment) {
         self.beat += 1;
-        let beat = self.beat(now, self.mine.is_empty());
+        let holds_nothing = self.attempts.owned().next().is_none();
+        let beat = self.beat(now, holds_nothing);
         let Device { parts, names, .. } = self;
         if let Err(error) = heartbeat::write(&*parts.disk, &parts.layout, names, &beat) {
             tracing::warn!(%error, "the others learn from the silence that this device has left");
@@ -484,7 +485,7 @@ impl Device {
         for (lease, stem) in names.iter().filter_map(|name| parse_running(name)) {
             let is_held = state.runs.get(&lease.run).is_some_and(|held| held.device.is_some());
             // What was fenced here may still run.
-            if is_held || self.mine.contains_key(&lease.run) || self.fenced.contains_key(&lease) {
+            if is_held || self.attempts.of_run(&lease.run).is_some() || self.attempts.get(&lease).is_some() {
                 continue;
             }
             if self.deferred.holds(&lease.run, now.boot) {

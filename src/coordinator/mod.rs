@@ -12,6 +12,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use crate::decide::agenda::{Agenda, IDLE_REST};
+use crate::decide::attempts::{Attempts, LocalAttempt, Step};
 use crate::decide::deferred::Deferred;
 use crate::decide::derive::{Effect, effects};
 use crate::decide::liveness::Liveness;
@@ -19,13 +20,11 @@ use crate::decide::lost::Evidence;
 use crate::decide::notify::told_by_others;
 use crate::decide::plan::{Observation, plan};
 use crate::decide::queue::Queue;
-use crate::decide::recover::{Mine, Orphan};
-use crate::decide::settle::{Ended, Report};
+use crate::decide::recover::Orphan;
 use crate::decide::space::Shortage;
 use crate::exec::machine::Meter;
 use crate::exec::{Executor, StopCause};
 use crate::model::config::Config;
-use crate::model::container::Limits;
 use crate::model::device::{Me, Remembered};
 use crate::model::ids::{JobName, RunId, Session, Tag};
 use crate::model::lease::{Lease, Outliving};
@@ -39,7 +38,6 @@ use crate::volume::disk::{Disk, Guard};
 use crate::volume::inbox::Inbox;
 use crate::volume::layout::Layout;
 use crate::volume::programs::Programs;
-use crate::volume::secrets::Masker;
 use crate::volume::watch::Dirty;
 use crate::volume::work::Work;
 
@@ -121,15 +119,7 @@ pub struct Device {
     queue: Queue,
     programs: Programs,
     liveness: Liveness,
-    /// Attempts that the state gives to this device.
-    mine: BTreeMap<RunId, Mine>,
-    /// Attempts that were this device's and are another's now, until their processes are gone.
-    fenced: BTreeMap<Lease, Mine>,
-    /// Attempts that were started and whose end is not recorded.
-    running: BTreeSet<Lease>,
-    /// Attempts that are over, before their results could be staged.
-    unstaged: BTreeMap<Lease, Report>,
-    ended: BTreeMap<Lease, Ended>,
+    attempts: Attempts,
     evidence: BTreeMap<Lease, Evidence>,
     /// Runs of which a change failed.
     deferred: Deferred,
@@ -158,14 +148,8 @@ pub struct Device {
     vanished: BTreeMap<RunId, Option<u32>>,
     vanished_since: BTreeMap<RunId, Duration>,
     accounted: Option<u64>,
-    /// What the attempts that run may use.
-    limited: BTreeMap<Lease, Limits>,
-    /// The work folders of attempts in containers.
-    work: BTreeMap<Lease, Work>,
-    /// Those that nobody can have any more.
+    /// Work folders of attempts in containers that no other attempt can have.
     spoiled: BTreeSet<Work>,
-    /// What masks the secrets of attempts that were given some.
-    maskers: BTreeMap<Lease, Arc<Masker>>,
     /// The day folder of results that was made last.
     results_folder: Option<std::path::PathBuf>,
     beat: u64,
@@ -256,11 +240,7 @@ impl Device {
             queue: Queue::default(),
             programs: Programs::default(),
             liveness: Liveness::new(parts.config.lease, now.boot),
-            mine: BTreeMap::new(),
-            fenced: BTreeMap::new(),
-            running: BTreeSet::new(),
-            unstaged: BTreeMap::new(),
-            ended: BTreeMap::new(),
+            attempts: Attempts::default(),
             evidence: BTreeMap::new(),
             deferred: Deferred::default(),
             orphans: Vec::new(),
@@ -279,10 +259,7 @@ impl Device {
             vanished: BTreeMap::new(),
             vanished_since: BTreeMap::new(),
             accounted: None,
-            limited: BTreeMap::new(),
-            work: BTreeMap::new(),
             spoiled: BTreeSet::new(),
-            maskers: BTreeMap::new(),
             results_folder: None,
             beat,
             worked_through: 0,
@@ -355,7 +332,7 @@ impl Device {
                     cause: StopCause::Drained,
                     asked: false,
                 });
-                tracing::info!(runs = self.running.len(), grace = ?grace, "draining: no new work is taken");
+                tracing::info!(runs = self.attempts.begun().count(), grace = ?grace, "draining: no new work is taken");
             }
             Some(leaving) => {
                 leaving.stop_at = now.boot;
@@ -372,27 +349,20 @@ impl Device {
 
     /// The attempts that run here, for whoever looks.
     pub fn running(&self) -> impl Iterator<Item = &Lease> {
-        self.running.iter()
+        self.attempts.begun().map(|(lease, _)| lease)
     }
 
     /// Returns the sizes of this device's maps of runs, by name. The simulator checks that they stay within what the device holds.
     #[must_use]
-    pub fn memory(&self) -> [(&'static str, usize); 14] {
+    pub fn memory(&self) -> [(&'static str, usize); 7] {
         [
-            ("mine", self.mine.len()),
-            ("fenced", self.fenced.len()),
-            ("running", self.running.len()),
-            ("unstaged", self.unstaged.len()),
-            ("ended", self.ended.len()),
+            ("attempts", self.attempts.len()),
             ("evidence", self.evidence.len()),
             ("orphans", self.orphans.len()),
             ("orphans_since", self.orphans_since.len()),
             ("spent", self.spent.len()),
             ("vanished", self.vanished.len()),
             ("vanished_since", self.vanished_since.len()),
-            ("limited", self.limited.len()),
-            ("work", self.work.len()),
-            ("maskers", self.maskers.len()),
         ]
     }
 
@@ -510,9 +480,7 @@ impl Device {
             catalog: self.programs.catalog(),
             queue: &self.queue,
             devices: &self.liveness,
-            ended: &self.ended,
-            mine: &self.mine,
-            fenced: &self.fenced,
+            attempts: &self.attempts,
             evidence: &self.evidence,
             deferred: &self.deferred,
             found: &self.found,
@@ -527,7 +495,7 @@ impl Device {
     /// Makes the world match the state.
     fn perform(&mut self, now: Moment) {
         let catalog = self.programs.catalog();
-        for effect in effects(self.store.state(), catalog, &self.parts.me, &self.mine, &self.running) {
+        for effect in effects(self.store.state(), catalog, &self.parts.me, &self.attempts) {
             match effect {
                 Effect::Restart(lease) => self.stop(&lease, StopCause::Restarted),
                 Effect::Dismiss(lease) => self.stop(&lease, StopCause::Dismissed),
@@ -549,32 +517,32 @@ impl Device {
     fn stop_to_leave(&mut self, now: Moment) {
         let Some(leaving) = self.leaving else { return };
         // What has no end of its own is not waited for.
-        let lasting = self.mine.values().filter(|mine| mine.held.cause.is_lasting()).map(Mine::lease);
-        for lease in lasting.filter(|lease| self.running.contains(lease)) {
-            self.parts.executor.stop(&lease, leaving.cause, LEAVE_GRACE);
+        let is_over = now.boot >= leaving.stop_at && !leaving.asked;
+        for (lease, attempt) in self.attempts.begun() {
+            let is_lasting = attempt.held.cause.is_lasting() && !attempt.is_fenced();
+            if is_lasting || is_over {
+                self.parts.executor.stop(lease, leaving.cause, LEAVE_GRACE);
+            }
         }
-        if now.boot < leaving.stop_at || leaving.asked {
+        if !is_over {
             return;
-        }
-        for lease in &self.running {
-            self.parts.executor.stop(lease, leaving.cause, LEAVE_GRACE);
         }
         self.leaving = Some(Leaving { asked: true, ..leaving });
     }
 
     fn stop(&mut self, lease: &Lease, cause: StopCause) {
-        let grace = self.mine.get(&lease.run).map_or(LEAVE_GRACE, |mine| mine.job.stop_grace);
+        let grace = self.attempts.get(lease).map_or(LEAVE_GRACE, |attempt| attempt.job.stop_grace);
         self.parts.executor.stop(lease, cause, grace);
     }
 
     /// The attempt is another's now: its processes end, and what it reports is kept as superseded.
     fn fence(&mut self, lease: &Lease) {
-        let Some(mine) = self.mine.remove(&lease.run) else { return };
+        if self.attempts.get(lease).is_none_or(LocalAttempt::is_fenced) {
+            return;
+        }
         tracing::warn!(run = %lease.run, attempt = lease.attempt, "this attempt is no longer this device's: it is stopped");
         self.parts.executor.stop(lease, StopCause::Fenced, LEAVE_GRACE);
-        if self.running.contains(lease) {
-            self.fenced.insert(lease.clone(), mine);
-        }
+        self.attempts.step(lease, Step::Fence);
     }
 
     fn refused(&mut self, refused: Refused, now: Moment) {

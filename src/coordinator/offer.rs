@@ -21,7 +21,7 @@ impl Device {
 
     /// Notes since when there is nothing to do.
     pub(super) fn watch_quiet(&mut self, now: Moment) {
-        if is_at_work(&self.mine) {
+        if is_at_work(&self.attempts) {
             self.quiet_since = None;
         } else {
             self.quiet_since.get_or_insert(now.boot);

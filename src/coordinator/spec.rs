@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{Device, Parts, TRY_AGAIN};
-use crate::decide::recover::Mine;
+use crate::decide::attempts::{LocalAttempt, Seat, Started, Step};
 use crate::decide::settle::Report;
 use crate::exec::{Given, Inside, MARKER, Spec, is_short};
 use crate::model::config::ENV_LIMIT;
@@ -13,13 +13,13 @@ use crate::model::container::Limits;
 use crate::model::ids::RunId;
 use crate::model::job::Program;
 use crate::model::lease::Lease;
+use crate::model::masker::Masker;
 use crate::model::result::{Cause, Status};
 use crate::model::time::Moment;
 use crate::model::trigger::Json;
 use crate::volume::layout::Layout;
 use crate::volume::logs::Keeps;
 use crate::volume::retention::rule::day_stays;
-use crate::volume::secrets::Masker;
 use crate::volume::work::Work;
 use crate::volume::{self, Context, found, logs, secrets};
 
@@ -37,11 +37,11 @@ type Secrets = BTreeMap<String, String>;
 impl Device {
     /// Opens the log and starts the attempt. It is committed: nobody else has it.
     pub(super) fn start(&mut self, lease: &Lease, now: Moment) {
-        let Some(mine) = self.mine.get(&lease.run) else { return };
+        let Some(mine) = self.attempts.get(lease) else { return };
         // The last look: this device may have stood still since the commit, and another may have taken it for dead.
         let file = self.parts.layout.running_file(lease, &mine.held.stem);
         if found(self.parts.disk.stat(&file)).is_ok_and(|there| there.is_none()) {
-            self.mine.remove(&lease.run);
+            self.attempts.remove(lease);
             tracing::warn!(run = %lease.run, attempt = lease.attempt, "its file has gone from .running: it is not started");
             return;
         }
@@ -50,7 +50,7 @@ impl Device {
         let goes_on = found_as.is_some();
         if goes_on && found_as != mine.job.outlives_its_device() {
             // Its definition has changed since that was decided: started now, it would run twice.
-            self.mine.remove(&lease.run);
+            self.attempts.remove(lease);
             self.due.again = Some(now.boot);
             return;
         }
@@ -77,16 +77,17 @@ impl Device {
             }
         };
         self.make_results_folder(lease, now);
-        let mine = &self.mine[&lease.run];
+        let Some(mine) = self.attempts.get(lease) else { return };
         let limits = self.limits_of(&mine.job);
-        let work = match self.open_work(mine) {
-            Ok(work) => work,
+        let seat = match self.open_work(mine) {
+            Ok(seat) => seat,
             Err(error) if is_short(&error.source) => return self.hand_back_unstarted(lease, error.to_string(), now),
             Err(error) => {
                 self.end_unstarted(lease, format!("{error}; hint: {}", error.hint()), now);
                 return;
             }
         };
+        let work = seat.map(|seat| self.work_of(mine, seat));
         let spec = Spec {
             lease: lease.clone(),
             inside: inside(mine, &self.parts.layout, work.as_ref(), limits, goes_on),
@@ -99,10 +100,7 @@ impl Device {
             grace: mine.job.stop_grace,
             limits,
         };
-        self.limited.insert(lease.clone(), limits);
-        self.running.insert(lease.clone());
-        self.work.extend(work.map(|work| (lease.clone(), work)));
-        self.maskers.extend(masker.map(|masker| (lease.clone(), masker)));
+        self.attempts.step(lease, Step::Start(Started { limits, seat, masker }));
         self.parts.executor.start(spec);
         self.solved("logs");
     }
@@ -121,7 +119,7 @@ impl Device {
     }
 
     /// The values of the variables of an attempt that stand for secrets, as they are now, and what masks them.
-    fn look_up_secrets(&self, mine: &Mine, goes_on: bool) -> Result<(Secrets, Option<Arc<Masker>>), String> {
+    fn look_up_secrets(&self, mine: &LocalAttempt, goes_on: bool) -> Result<(Secrets, Option<Arc<Masker>>), String> {
         let mut values = Secrets::new();
         for (variable, value) in secrets::of_job(&*self.parts.disk, &self.parts.layout, &mine.job) {
             match value {
@@ -142,37 +140,55 @@ impl Device {
 
     /// Makes the work folder of an attempt that runs in a container, with copies of what no container that is kept can be given
     /// otherwise: for what comes after it was made nothing can be mounted any more.
-    fn open_work(&self, mine: &Mine) -> Result<Option<Work>, volume::Error> {
+    fn open_work(&self, mine: &LocalAttempt) -> Result<Option<Seat>, volume::Error> {
         let Some(container) = &mine.job.container else { return Ok(None) };
-        let Parts { disk, layout, me, .. } = &self.parts;
+        let Parts { disk, layout, .. } = &self.parts;
         let (disk, lease) = (&**disk, mine.lease());
-        if container.keep_warm.is_none() {
-            let work = Work::own(layout, &lease);
-            return work.make(disk, layout).map(|()| Some(work));
-        }
-        let mut seats = (0..).map(|seat| Work::kept(layout, &me.session, &mine.held.job, seat));
-        let work = seats.find(|work| !self.spoiled.contains(work) && !self.work.values().any(|taken| taken == work));
-        let Some(work) = work else { return Ok(None) };
+        let seat = match container.keep_warm {
+            None => Some(Seat::Own),
+            Some(_) => self.free_seat(mine),
+        };
+        let Some(seat) = seat else { return Ok(None) };
+        let work = self.work_of(mine, seat);
         work.make(disk, layout)?;
+        if seat == Seat::Own {
+            return Ok(Some(seat));
+        }
         if !container.share_common {
             work.add(disk, &layout.running_file(&lease, &mine.held.stem), TRIGGER_COPY)?;
             if let Some((_, result)) = cause_of(mine, layout) {
                 work.add(disk, &result, CAUSE_COPY)?;
             }
         }
-        Ok(Some(work))
+        Ok(Some(seat))
+    }
+
+    /// Returns the first seat in the warm containers of a job that no attempt has, and that is not spoiled.
+    fn free_seat(&self, mine: &LocalAttempt) -> Option<Seat> {
+        let of_job = self.attempts.all().filter(|(_, other)| other.held.job == mine.held.job);
+        let taken: Vec<Seat> = of_job.filter_map(|(_, other)| other.started()?.seat).collect();
+        let is_free = |seat: &Seat| !taken.contains(seat) && !self.spoiled.contains(&self.work_of(mine, *seat));
+        (0..).map(Seat::Kept).find(is_free)
+    }
+
+    /// Returns the work folder of an attempt.
+    pub(super) fn work_of(&self, mine: &LocalAttempt, seat: Seat) -> Work {
+        let Parts { layout, me, .. } = &self.parts;
+        match seat {
+            Seat::Own => Work::own(layout, &mine.lease()),
+            Seat::Kept(number) => Work::kept(layout, &me.session, &mine.held.job, number),
+        }
     }
 
     fn end_unstarted(&mut self, lease: &Lease, error: String, now: Moment) {
-        self.running.insert(lease.clone());
         let report = Report::unstarted(Status::Failed, error, now.wall);
-        self.unstaged.insert(lease.clone(), report);
+        self.attempts.step(lease, Step::Exit(Box::new(report)));
         self.due.again = Some(now.boot);
     }
 }
 
 /// Where a program writes its result: beside the others, or where its container can write.
-pub(super) fn output_of(mine: &Mine, layout: &Layout, work: Option<&Work>) -> PathBuf {
+pub(super) fn output_of(mine: &LocalAttempt, layout: &Layout, work: Option<&Work>) -> PathBuf {
     match work {
         Some(work) => work.given.join("result"),
         None => layout.output(&mine.held.job, &mine.lease()),
@@ -180,7 +196,7 @@ pub(super) fn output_of(mine: &Mine, layout: &Layout, work: Option<&Work>) -> Pa
 }
 
 /// The container of an attempt, and what it is given of the folders, if it runs in one.
-fn inside(mine: &Mine, layout: &Layout, work: Option<&Work>, limits: Limits, goes_on: bool) -> Option<Inside> {
+fn inside(mine: &LocalAttempt, layout: &Layout, work: Option<&Work>, limits: Limits, goes_on: bool) -> Option<Inside> {
     let container = mine.job.container.clone()?;
     let lease = mine.lease();
     let given = |path: PathBuf, writable| Given { path, writable };
@@ -198,13 +214,13 @@ fn inside(mine: &Mine, layout: &Layout, work: Option<&Work>, limits: Limits, goe
 }
 
 /// The run that caused this one, and its result.
-fn cause_of(mine: &Mine, layout: &Layout) -> Option<(RunId, PathBuf)> {
+fn cause_of(mine: &LocalAttempt, layout: &Layout) -> Option<(RunId, PathBuf)> {
     let by = mine.trigger.origin.as_ref()?.by.as_ref()?;
     Some((by.run.clone(), layout.common.join(&by.result)))
 }
 
 /// The program and its arguments.
-fn argv(mine: &Mine, layout: &Layout) -> Vec<String> {
+fn argv(mine: &LocalAttempt, layout: &Layout) -> Vec<String> {
     let below = |file: &str| layout.programs.join(file).to_string_lossy().into_owned();
     let appended = mine.args.iter().map(as_argument);
     match &mine.job.program {
@@ -234,7 +250,7 @@ fn as_argument(value: &Json) -> String {
     serde_json::from_str::<String>(value.text()).unwrap_or_else(|_| value.text().to_owned())
 }
 
-fn environment(mine: &Mine, parts: &Parts, secrets: Secrets, work: Option<&Work>) -> BTreeMap<String, String> {
+fn environment(mine: &LocalAttempt, parts: &Parts, secrets: Secrets, work: Option<&Work>) -> BTreeMap<String, String> {
     let Parts { layout, me, volume, host, .. } = parts;
     let lease = mine.lease();
     // An image has an environment of its own.

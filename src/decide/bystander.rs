@@ -3,14 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::attempts::Attempts;
 use super::catalog::Catalog;
 use super::deferred::Deferred;
 use super::liveness::Liveness;
 use super::lost::Evidence;
 use super::plan::Observation;
 use super::queue::Queue;
-use super::recover::Mine;
-use super::settle::Ended;
 use crate::model::device::Me;
 use crate::model::ids::{JobName, RunId};
 use crate::model::lease::{Lease, Outliving};
@@ -27,9 +26,7 @@ pub struct Bystander {
     fresh: BTreeSet<JobName>,
     spent: BTreeSet<RunId>,
     marks: BTreeMap<JobName, JobMark>,
-    ended: BTreeMap<Lease, Ended>,
-    mine: BTreeMap<RunId, Mine>,
-    fenced: BTreeMap<Lease, Mine>,
+    attempts: Attempts,
     evidence: BTreeMap<Lease, Evidence>,
     deferred: Deferred,
     found: BTreeMap<Lease, Outliving>,
@@ -45,9 +42,7 @@ impl Default for Bystander {
             fresh: BTreeSet::new(),
             spent: BTreeSet::new(),
             marks: BTreeMap::new(),
-            ended: BTreeMap::new(),
-            mine: BTreeMap::new(),
-            fenced: BTreeMap::new(),
+            attempts: Attempts::default(),
             evidence: BTreeMap::new(),
             deferred: Deferred::default(),
             found: BTreeMap::new(),
@@ -77,9 +72,7 @@ impl Bystander {
             set: Resources::default(),
             queue: &self.queue,
             devices: &self.devices,
-            ended: &self.ended,
-            mine: &self.mine,
-            fenced: &self.fenced,
+            attempts: &self.attempts,
             evidence: &self.evidence,
             deferred: &self.deferred,
             found: &self.found,

@@ -1,14 +1,12 @@
 //! What must be started and stopped, derived anew each time from what the state wants and what is seen: a crash at any line
 //! heals at the next tick.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::agenda::unwanted;
+use super::attempts::{Attempts, LocalAttempt};
 use super::catalog::Catalog;
-use super::recover::Mine;
 use crate::model::device::Me;
-use crate::model::ids::RunId;
 use crate::model::lease::Lease;
 use crate::model::result::Cause;
 use crate::model::state::State;
@@ -30,26 +28,20 @@ pub enum Effect {
     Preempt(Lease),
 }
 
-/// What follows from a committed state. `running`: attempts that were started and whose end is not yet recorded.
+/// Returns what follows from a committed state for this device's attempts.
 #[must_use]
-pub fn effects(
-    state: &State,
-    catalog: &Catalog,
-    me: &Me,
-    mine: &BTreeMap<RunId, Mine>,
-    running: &BTreeSet<Lease>,
-) -> Vec<Effect> {
+pub fn effects(state: &State, catalog: &Catalog, me: &Me, attempts: &Attempts) -> Vec<Effect> {
     let mut effects = Vec::new();
-    let is_at_work = is_at_work(mine);
-    for (run, mine) in mine {
-        let lease = mine.lease();
-        match state.runs.get(run) {
+    let is_at_work = is_at_work(attempts);
+    for (lease, mine) in attempts.owned() {
+        let lease = lease.clone();
+        match state.runs.get(&lease.run) {
             // Forgotten by a lost state: whether it is still this device's is decided by `recover::keep`.
             None => {}
             Some(_) if !state.names(&lease, &me.device, &me.session) => effects.push(Effect::Fence(lease)),
-            Some(_) if !running.contains(&lease) => effects.push(Effect::Start(lease)),
-            Some(_) if state.cancel_asked(run) => effects.push(Effect::Cancel(lease)),
-            Some(held) if unwanted(state, catalog, run, held).is_some() => effects.push(Effect::Dismiss(lease)),
+            Some(_) if !mine.is_begun() => effects.push(Effect::Start(lease)),
+            Some(_) if state.cancel_asked(&lease.run) => effects.push(Effect::Cancel(lease)),
+            Some(held) if unwanted(state, catalog, &lease.run, held).is_some() => effects.push(Effect::Dismiss(lease)),
             Some(held) if is_at_work && held.cause == Cause::Idle => effects.push(Effect::Preempt(lease)),
             Some(_) if state.restart_asked(&lease) || is_outdated(mine, catalog, me) => {
                 effects.push(Effect::Restart(lease));
@@ -62,8 +54,8 @@ pub fn effects(
 
 /// Whether a device does anything that keeps idle jobs away: daemons that take no slot do not.
 #[must_use]
-pub fn is_at_work(mine: &BTreeMap<RunId, Mine>) -> bool {
-    mine.values().any(|mine| match mine.held.cause {
+pub fn is_at_work(attempts: &Attempts) -> bool {
+    attempts.owned().any(|(_, mine)| match mine.held.cause {
         Cause::Idle => false,
         Cause::Always => mine.held.slots > 0,
         Cause::Trigger | Cause::Schedule | Cause::Api | Cause::Manual | Cause::Job => true,
@@ -71,7 +63,7 @@ pub fn is_at_work(mine: &BTreeMap<RunId, Mine>) -> bool {
 }
 
 /// Whether a daemon runs by a definition that its job no longer has.
-fn is_outdated(mine: &Mine, catalog: &Catalog, me: &Me) -> bool {
+fn is_outdated(mine: &LocalAttempt, catalog: &Catalog, me: &Me) -> bool {
     let Some(job) = catalog.jobs.get(&mine.held.job).filter(|_| mine.held.cause == Cause::Always) else { return false };
     !Arc::ptr_eq(job, &mine.job) && (!job.starts_like(&mine.job) || !job.own_tags().all(|tag| me.tags.contains(tag)))
 }

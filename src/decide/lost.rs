@@ -106,7 +106,7 @@ pub fn lose(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
         let dead = if *device == seen.me.device {
             // Whoever has the device's lock knows that its earlier life is over. And what it does not know of was its
             // own once, in a commit that a lock that lies let another one overwrite.
-            *session != seen.me.session || !(seen.mine.contains_key(run) || seen.fenced.contains_key(&lease))
+            *session != seen.me.session || !(seen.attempts.of_run(run).is_some() || seen.attempts.get(&lease).is_some())
         } else {
             seen.devices.verdict(&lease, device, session, seen.now.boot) == Verdict::Dead
         };

@@ -5,6 +5,7 @@
 //! random number and keeps nothing between two calls but what its caller hands back.
 
 pub mod agenda;
+pub mod attempts;
 pub mod backup;
 pub mod bystander;
 pub mod catalog;

@@ -150,7 +150,7 @@ fn end_of(state: &State, seen: &Observation<'_>, change: &Change) -> Option<(Job
     let mut anew = false;
     let (job, attempt, status) = match &change.matter {
         Matter::Settled(lease) => {
-            let outcome = seen.ended.get(lease).map(|ended| &ended.outcome);
+            let outcome = seen.attempts.ended(lease).map(|ended| &ended.outcome);
             let daemon = outcome.filter(|outcome| outcome.cause == Cause::Always);
             let lived = daemon.and_then(|outcome| outcome.duration_ms).unwrap_or(0.0).max(0.0) / 1_000.0;
             anew = retried_before(Cause::Always, 1, std::time::Duration::from_secs_f64(lived)) == 0;

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::attempts::Attempts;
 use super::catalog::Catalog;
 use super::claim;
 use super::deferred::Deferred;
@@ -16,8 +17,8 @@ use super::lost::{self, Evidence};
 use super::marks::{self, Note};
 use super::notify;
 use super::queue::Queue;
-use super::recover::{self, Mine, Orphan};
-use super::settle::{self, Ended};
+use super::recover::{self, Orphan};
+use super::settle;
 use crate::model::device::Me;
 use crate::model::entry::{Entry, FileId, FileKey, KeySeen};
 use crate::model::ids::{JobName, RunId};
@@ -62,12 +63,8 @@ pub struct Observation<'a> {
     pub queue: &'a Queue,
     /// Who lives.
     pub devices: &'a Liveness,
-    /// Attempts of its own that have ended, their results staged.
-    pub ended: &'a BTreeMap<Lease, Ended>,
-    /// Attempts it runs.
-    pub mine: &'a BTreeMap<RunId, Mine>,
-    /// Attempts that are no longer this device's and whose processes are being stopped.
-    pub fenced: &'a BTreeMap<Lease, Mine>,
+    /// Its own attempts.
+    pub attempts: &'a Attempts,
     /// What was found out about attempts whose holder may be dead.
     pub evidence: &'a BTreeMap<Lease, Evidence>,
     /// Attempts that an earlier life of this device started and that go on without it.

@@ -11,46 +11,15 @@ use super::lost::{Accepted, Evidence, orphan_outcome, vanished_outcome};
 use super::marks::{Note, ended, over};
 use super::plan::{Change, Matter, Move, Observation, Plan};
 use super::settle::waiting;
-use crate::model::ids::{DeviceId, RunId};
-use crate::model::job::{Job, OnLost, Overlap};
+use crate::model::ids::DeviceId;
+use crate::model::job::{OnLost, Overlap};
 use crate::model::lease::Lease;
 use crate::model::result::{Cause, Outcome};
 use crate::model::state::{Ask, Held, Request, State};
-use crate::model::trigger::{Json, Target, Trigger};
+use crate::model::trigger::Target;
 
 /// How long a request waits for a device that nobody knows.
 const ANSWER_WAIT: Duration = Duration::from_secs(10);
-
-/// An attempt that this device holds: what it was claimed as, and what it was given.
-#[derive(Debug, Clone)]
-pub struct Mine {
-    /// The run.
-    pub run: RunId,
-    /// Its entry in the state, as it was committed.
-    pub held: Arc<Held>,
-    /// The definition in force when it started.
-    pub job: Arc<Job>,
-    /// The arguments it got.
-    pub args: Vec<Json>,
-    /// The keyword arguments it got.
-    pub kwargs: Vec<(String, Json)>,
-    /// What it was claimed for.
-    pub trigger: Arc<Trigger>,
-}
-
-impl Mine {
-    /// How long the attempt may take: as long as its job and its trigger both let it.
-    #[must_use]
-    pub fn timeout(&self) -> Option<Duration> {
-        self.job.timeout.into_iter().chain(self.trigger.timeout).min()
-    }
-
-    /// The attempt.
-    #[must_use]
-    pub fn lease(&self) -> Lease {
-        Lease { run: self.run.clone(), attempt: self.held.attempt }
-    }
-}
 
 /// A file in `.running` that neither the state nor any living device's heartbeat names: a claim that was never
 /// committed, or the state was lost.
@@ -72,9 +41,8 @@ pub struct Orphan {
 
 /// Puts the attempts of this device back into a state that forgot them.
 pub fn keep(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
-    for mine in seen.mine.values() {
-        let lease = mine.lease();
-        if state.runs.contains_key(&mine.run) || seen.ended.contains_key(&lease) || seen.defers(&mine.run) {
+    for (lease, mine) in seen.attempts.owned() {
+        if state.runs.contains_key(&mine.run) || mine.ended().is_some() || seen.defers(&mine.run) {
             continue;
         }
         plan.changes.push(Change {
@@ -82,7 +50,7 @@ pub fn keep(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
             run: mine.run.clone(),
             moves: vec![
                 Move::Unended { job: mine.held.job.clone(), lease: lease.clone() },
-                Move::Expect { lease, stem: mine.held.stem.clone() },
+                Move::Expect { lease: lease.clone(), stem: mine.held.stem.clone() },
             ],
             entry: Some(Arc::clone(&mine.held)),
             notes: Vec::new(),
@@ -142,7 +110,7 @@ fn list_again(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
 pub fn free(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
     for orphan in seen.orphans.iter().filter(|_| !crate::planted!(KeepOrphans)) {
         let held_by_somebody = state.runs.get(&orphan.lease.run).is_some_and(|held| held.device.is_some());
-        if !held_by_somebody && !seen.mine.contains_key(&orphan.lease.run) && !seen.defers(&orphan.lease.run) {
+        if !held_by_somebody && seen.attempts.of_run(&orphan.lease.run).is_none() && !seen.defers(&orphan.lease.run) {
             let change = free_one(state, seen, plan, orphan);
             plan.changes.push(change);
         }

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
+use super::attempts::LocalAttempt;
 use super::catalog::{Catalog, Known};
 use super::chain::follow;
 use super::marks::over;
 use super::plan::{Change, Matter, Move, Observation, Plan};
-use super::recover::Mine;
 use crate::model::config::LOSSES_IN_A_ROW;
 use crate::model::device::Me;
 use crate::model::ids::{RunId, mix};
@@ -141,7 +141,7 @@ pub struct Ended {
 
 /// Judges an attempt: its result, and whether the run goes on.
 #[must_use]
-pub fn judge(mine: &Mine, report: &Report, me: &Me, by: Circumstances, now: Moment) -> Ended {
+pub fn judge(mine: &LocalAttempt, report: &Report, me: &Me, by: Circumstances, now: Moment) -> Ended {
     let Circumstances { cancel_asked, gone, .. } = by;
     let next = if gone { Next::Over } else { after(mine, report, by, now) };
     let stopped = report.goes_on != GoesOn::No;
@@ -200,7 +200,7 @@ pub fn judge(mine: &Mine, report: &Report, me: &Me, by: Circumstances, now: Mome
 }
 
 /// What needs no backoff may start at once: its time is the run's own, which has passed on every device's clock.
-fn after(mine: &Mine, report: &Report, by: Circumstances, now: Moment) -> Next {
+fn after(mine: &LocalAttempt, report: &Report, by: Circumstances, now: Moment) -> Next {
     let is_daemon = mine.held.cause == Cause::Always;
     let retried = retried_before(mine.held.cause, mine.held.retried, report.duration);
     if by.cancel_asked {
@@ -237,14 +237,14 @@ fn after(mine: &Mine, report: &Report, by: Circumstances, now: Moment) -> Next {
 }
 
 /// How many attempts in a row were lost with this one.
-fn losses_after(mine: &Mine, report: &Report) -> u32 {
+fn losses_after(mine: &LocalAttempt, report: &Report) -> u32 {
     retried_before(mine.held.cause, mine.held.losses, report.duration) + 1
 }
 
 /// Whether the next attempt of a run of this device can be made where the last one was: by the job as it is now, in the slots that
 /// it holds already.
 #[must_use]
-pub fn fits_here(mine: &Mine, catalog: &Catalog, me: &Me) -> bool {
+pub fn fits_here(mine: &LocalAttempt, catalog: &Catalog, me: &Me) -> bool {
     if mine.held.command {
         return true;
     }
@@ -290,7 +290,7 @@ pub fn backoff(job: &Job, retried: u32, run: &RunId) -> TimeDelta {
 
 /// Accepts the results of this device's attempts, each only if the lease is still its own.
 pub fn settle(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
-    for (lease, ended) in seen.ended.iter().filter(|(lease, _)| !seen.defers(&lease.run)) {
+    for (lease, ended) in seen.attempts.concluded().filter(|(lease, _)| !seen.defers(&lease.run)) {
         let known = state.runs.get(&lease.run);
         if known.is_some() && !state.names(lease, &seen.me.device, &seen.me.session) {
             plan.fenced.push(lease.clone());

@@ -17,8 +17,8 @@ use rustix::io::Errno;
 
 use crate::model::ids::RunId;
 use crate::model::lease::Lease;
+use crate::model::masker::{Masker, Stream};
 use crate::volume::logs;
-use crate::volume::secrets::{Masker, Stream};
 
 /// The most that is read from a pipe at a time, bytes: as much as it usually holds.
 const PIECE: usize = 64 << 10;

@@ -22,9 +22,9 @@ use crate::model::container::Limits;
 use crate::model::device::RunUse;
 use crate::model::ids::{RunId, Tag};
 use crate::model::lease::{Lease, Outliving};
+use crate::model::masker::Masker;
 use crate::model::result::Usage;
 use crate::volume::logs::Log;
-use crate::volume::secrets::Masker;
 
 pub mod cgroup;
 pub mod device;

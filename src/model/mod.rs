@@ -14,6 +14,7 @@ pub mod job;
 pub mod json_scan;
 pub mod lease;
 pub mod limits;
+pub mod masker;
 pub mod message;
 pub mod news;
 pub mod pools;

@@ -8,12 +8,12 @@ use serde_json::value::RawValue;
 use super::atomic::{Temporary, discard, in_folder, stage, write_new};
 use super::disk::{Disk, Kind};
 use super::layout::Layout;
-use super::secrets::Masker;
 use super::{Context, Error, found, is_absent};
 use crate::model::config::{RESULT_LIMIT, TRIGGER_DEPTH};
 use crate::model::ids::{JobName, RunId, Session, is_name, stamp};
 use crate::model::json_scan::depth;
 use crate::model::lease::Lease;
+use crate::model::masker::Masker;
 use crate::model::result::Outcome;
 use crate::model::trigger::Json;
 

@@ -12,11 +12,8 @@ use super::{is_absent, os};
 use crate::model::ids::SecretName;
 use crate::model::job::Job;
 
-mod masker;
 #[cfg(test)]
 mod tests;
-
-pub use masker::{Masker, SHORTEST, SHORTEST_ENCODED, Stream};
 
 /// The largest secret, bytes.
 pub const LIMIT: u64 = 64 << 10;

@@ -15,9 +15,9 @@ use aios::exec::{Ending, Executor, Exit, Given, Inside, Spec, StopCause};
 use aios::model::container::{Allowed, Container, Gpus, Limits, Pull, Volume};
 use aios::model::ids::{DeviceId, RunId, Session};
 use aios::model::lease::Lease;
+use aios::model::masker::Masker;
 use aios::volume::logs::{Keeps, open_again};
 use aios::volume::os::OsDisk;
-use aios::volume::secrets::Masker;
 use tempfile::TempDir;
 use tokio::sync::Notify;
 

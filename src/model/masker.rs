@@ -12,7 +12,7 @@ use base64::alphabet::{self, Alphabet};
 use base64::engine::general_purpose::{GeneralPurpose, NO_PAD};
 use serde_json::value::RawValue;
 
-use crate::model::trigger::Json;
+use super::trigger::Json;
 
 /// The shortest that is masked, bytes.
 pub const SHORTEST: usize = 4;
