@@ -279,3 +279,84 @@ impl Attempts {
         self.0.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ids::JobName;
+    use crate::model::job::for_command;
+    use crate::model::result::Status;
+    use crate::model::trigger::parse;
+    use chrono::DateTime;
+    use serde_json::json;
+
+    fn attempt(number: u32) -> LocalAttempt {
+        let held = json!({
+            "job": "j", "stem": "j", "cause": "trigger", "trigger": "j.json", "attempt": number, "device": "d",
+            "session": "0123456789abcdef", "priority": 0, "slots": 1, "claimed_at": "1970-01-01T00:00:00.000Z",
+        });
+        LocalAttempt {
+            run: RunId::new(DateTime::UNIX_EPOCH, 1),
+            held: Arc::new(serde_json::from_value(held).unwrap()),
+            job: Arc::new(for_command(JobName::new("j").unwrap(), vec!["true".to_owned()], None)),
+            args: Vec::new(),
+            kwargs: Vec::new(),
+            trigger: Arc::new(parse(b"{\"job\": \"j\"}").unwrap()),
+            phase: Phase::Claimed,
+        }
+    }
+
+    fn started() -> Step {
+        Step::Start(Started { limits: Limits::default(), seat: None, masker: None })
+    }
+
+    fn exited() -> Step {
+        let report = Report::unstarted(Status::Failed, "no".to_owned(), DateTime::UNIX_EPOCH);
+        Step::Exit(Box::new(report))
+    }
+
+    #[test]
+    fn what_was_never_begun_is_gone_once_it_is_fenced_and_the_rest_stays_until_its_end() {
+        let (mut attempts, lease) = (Attempts::default(), attempt(1).lease());
+        attempts.hold(attempt(1));
+        attempts.step(&lease, Step::Fence);
+        assert!(attempts.is_empty());
+        attempts.hold(attempt(1));
+        attempts.step(&lease, started());
+        attempts.step(&lease, Step::Fence);
+        assert!(attempts.get(&lease).unwrap().is_fenced() && attempts.get(&lease).unwrap().started().is_some());
+        assert!(attempts.of_run(&lease.run).is_none() && attempts.owned().next().is_none());
+        attempts.step(&lease, exited());
+        assert!(attempts.get(&lease).unwrap().is_fenced() && attempts.exited().eq([&lease]));
+        attempts.hold(attempt(1));
+        assert!(attempts.of_run(&lease.run).unwrap().exited().is_some(), "it is its own again, as far as it has come");
+    }
+
+    #[test]
+    fn of_a_run_the_attempt_is_found_whose_lease_is_its_own() {
+        let mut attempts = Attempts::default();
+        attempts.hold(attempt(1));
+        attempts.step(&attempt(1).lease(), started());
+        attempts.step(&attempt(1).lease(), Step::Fence);
+        attempts.hold(attempt(2));
+        assert_eq!(attempts.of_run(&attempt(2).run).unwrap().lease(), attempt(2).lease());
+        assert_eq!((attempts.len(), attempts.begun().count()), (2, 1));
+    }
+
+    #[test]
+    fn a_step_that_does_not_fit_changes_nothing() {
+        let (mut attempts, lease) = (Attempts::default(), attempt(1).lease());
+        attempts.step(&lease, started());
+        assert!(attempts.is_empty(), "what is not known here is left alone");
+        attempts.hold(attempt(1));
+        attempts.step(&lease, Step::Reopen);
+        assert!(!attempts.get(&lease).unwrap().is_begun());
+        attempts.step(&lease, started());
+        attempts.step(&lease, started());
+        attempts.step(&lease, Step::Regain);
+        assert!(attempts.get(&lease).unwrap().started().is_some());
+        attempts.step(&lease, exited());
+        attempts.step(&lease, started());
+        assert!(attempts.get(&lease).unwrap().started().is_none(), "what has ended does not run again");
+    }
+}
