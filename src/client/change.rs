@@ -9,9 +9,8 @@ use serde::Serialize;
 use super::drop::drop_new;
 use super::find::{Place, Run, find, read};
 use super::{Client, Code, Failure, view};
-use crate::decide::bystander::Bystander;
 use crate::decide::claim::cancel_waiting;
-use crate::decide::plan::Plan;
+use crate::decide::plan::{Observation, Plan};
 use crate::model::config::TRIGGER_LIMIT;
 use crate::model::entry::{Entry, Source, Waiting};
 use crate::model::ids::{DeviceId, JobName, RunId};
@@ -136,11 +135,10 @@ pub fn request(client: &Client, ask: Ask, run: Option<&RunId>, device: &DeviceId
 /// Ends what waits, at once: nobody holds it. `false`: the run has moved meanwhile.
 pub(super) fn end_waiting(client: &Client, entry: &Arc<Entry>) -> Result<bool, Failure> {
     let programs = view::programs(client)?;
-    let me = view::me(client);
     let mut store = view::store(client);
-    let bystander = Bystander::default();
     let committed = view::commit(client, |now| {
-        let seen = bystander.observation(now, &me, programs.catalog());
+        let catalog = Arc::clone(programs.catalog());
+        let seen = Observation { catalog, ..Observation::new(view::me(client), String::new(), Duration::ZERO, now) };
         store.transact(now, &mut |state| {
             let is_held = state.runs.get(&entry.run).is_some_and(|held| held.device.is_some());
             let changes = if is_held { Vec::new() } else { vec![cancel_waiting(&seen, entry)] };

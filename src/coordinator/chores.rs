@@ -135,8 +135,8 @@ impl Chores {
         }
         let rounds = Arc::clone(&self.rounds);
         let terms = Terms {
-            volume: device.parts.volume.clone(),
-            device: device.parts.me.device.clone(),
+            volume: device.seen.volume.clone(),
+            device: device.seen.me.device.clone(),
             keep: self.config.keep,
             keep_bytes: self.config.keep_bytes,
             every: self.config.keep_every,
@@ -165,9 +165,9 @@ impl Chores {
             return;
         }
         let rounds = Rounds {
-            volume: device.parts.volume.clone(),
+            volume: device.seen.volume.clone(),
             terms: BackupTerms {
-                device: device.parts.me.device.clone(),
+                device: device.seen.me.device.clone(),
                 to: self.layout.backups(),
                 results: backup::RESULTS,
                 now: device.by_the_volume(now).wall,
@@ -176,7 +176,7 @@ impl Chores {
             keep: self.config.backup_keep,
         };
         // Of one thread's making, one after the other: no two of them are in use.
-        let mut names = Temporary::new(device.parts.me.session.clone());
+        let mut names = Temporary::new(device.seen.me.session.clone());
         let (layout, stop, backed) = (self.layout.clone(), Arc::clone(&self.stop), Arc::clone(&self.backed));
         self.backing.work(move |disk| {
             let turn = backup::round(disk, &layout, &mut names, &rounds, &|| stop.load(Ordering::Acquire));

@@ -19,21 +19,11 @@ use crate::volume::{results, work};
 impl Device {
     /// Plans again under the lock, commits, and takes in the outcome. `true`: more may follow at once.
     pub(super) fn transact(&mut self, now: Moment) -> Result<bool, Refused> {
-        // The store is taken out for the call: the rules look at the rest of the device.
-        let mut store = std::mem::replace(
-            &mut self.store,
-            crate::store::Store::new(
-                std::rc::Rc::clone(&self.parts.disk),
-                self.parts.layout.clone(),
-                self.parts.me.clone(),
-            ),
-        );
-        let seen = self.observation(now);
         let begun = self.parts.disk.boot();
-        let outcome = store.transact(now, &mut |state| plan(state, &seen));
+        let Device { store, seen, .. } = self;
+        let outcome = store.transact(now, &mut |state| plan(state, seen));
         let waited = self.due.busy_since.map(|since| begun.saturating_sub(since));
         figures::committed(outcome.is_ok(), waited.unwrap_or_default(), self.parts.disk.boot().saturating_sub(begun));
-        self.store = store;
         self.say_what_the_store_says();
         let committed = outcome?;
         self.due.busy_since = None;
@@ -42,7 +32,7 @@ impl Device {
         for lease in &committed.plan.fenced {
             self.supersede(lease);
         }
-        self.fresh.clear();
+        self.seen.fresh.clear();
         for key in &committed.plan.clashes {
             self.inbox.salt(key);
             self.look_at(key, now);
@@ -78,19 +68,19 @@ impl Device {
     /// Has a change that failed wait, so that it holds nothing else up.
     fn defer(&mut self, change: &Change, failure: Option<&Failure>, now: Moment) {
         match failure {
-            None => self.deferred.succeed(&change.run),
+            None => self.seen.deferred.succeed(&change.run),
             Some(Failure::Volume(error)) => {
-                self.deferred.fail(&change.run, format!("{error}; hint: {}", error.hint()), now.boot);
+                self.seen.deferred.fail(&change.run, format!("{error}; hint: {}", error.hint()), now.boot);
             }
             Some(Failure::Deferred) => {}
             // Several devices may claim the same: only one can, and nothing is wrong.
             Some(_) if matches!(change.matter, Matter::Claimed(_) | Matter::Ended(_) | Matter::Passed(_)) => {}
-            Some(other) => self.deferred.lost_race(&change.run, &other.to_string(), now.boot),
+            Some(other) => self.seen.deferred.lost_race(&change.run, &other.to_string(), now.boot),
         }
     }
 
     pub(super) fn say_what_waits(&mut self) {
-        match self.deferred.problem() {
+        match self.seen.deferred.problem() {
             Some(problem) => self.problem("deferred", problem),
             None => self.solved("deferred"),
         }
@@ -106,7 +96,7 @@ impl Device {
             (Matter::Settled(lease), Some(Failure::Taken)) => self.supersede(&lease),
             (Matter::Settled(lease), Some(Failure::Gone)) if self.was_published(&lease) => return true,
             (Matter::Settled(lease), Some(Failure::Gone)) => {
-                if self.store.state().names(&lease, &self.parts.me.device, &self.parts.me.session) {
+                if self.store.state().names(&lease, &self.seen.me.device, &self.seen.me.session) {
                     self.judge_again(&lease, true, now);
                     return true;
                 }
@@ -116,7 +106,7 @@ impl Device {
             (Matter::Adopted(lease), None) => self.adopt(&lease),
             // Somebody has ended it meanwhile.
             (Matter::Adopted(lease), Some(_)) => {
-                self.evidence.remove(&lease);
+                self.seen.evidence.remove(&lease);
             }
             (Matter::Lost(lease, job), failure) => {
                 if failure.is_none() {
@@ -124,14 +114,14 @@ impl Device {
                     results::discard_output(&*self.parts.disk, &self.parts.layout.output(&job, &lease));
                     tracing::warn!(run = %lease.run, attempt = lease.attempt, "its device is dead: the attempt has ended as lost");
                 }
-                self.evidence.remove(&lease);
+                self.seen.evidence.remove(&lease);
             }
             (Matter::Freed(run), _) => {
-                self.orphans.retain(|orphan| orphan.lease.run != run);
+                self.seen.orphans.retain(|orphan| orphan.lease.run != run);
                 self.orphans_since.retain(|lease, _| lease.run != run);
             }
             (Matter::Vanished(run), _) => {
-                self.vanished.remove(&run);
+                self.seen.vanished.remove(&run);
                 self.vanished_since.remove(&run);
             }
             (Matter::Claimed(entry), None) => {
@@ -141,13 +131,13 @@ impl Device {
                 return entry.key.source == Source::Due;
             }
             (Matter::Ended(entry) | Matter::Passed(entry), None) => {
-                self.spent.remove(&entry.run);
+                self.seen.spent.remove(&entry.run);
                 self.forget(&entry);
             }
             (Matter::Claimed(entry), Some(Failure::Taken)) if entry.key.source == Source::Due => {
                 // Its due time has had its run; what else is due gets another id.
                 if !entry.cause().is_lasting() {
-                    self.spent.insert(entry.run.clone());
+                    self.seen.spent.insert(entry.run.clone());
                 }
                 self.forget(&entry);
                 return true;
@@ -162,16 +152,16 @@ impl Device {
 
     /// Whether an earlier try of the same commit has moved everything, and only the state does not say so yet.
     fn was_published(&mut self, lease: &Lease) -> bool {
-        let Some(ended) = self.attempts.ended(lease) else { return false };
+        let Some(ended) = self.seen.attempts.ended(lease) else { return false };
         let path = self.parts.layout.result(&ended.held.job, lease);
         let there = results::read(&*self.parts.disk, &path).ok().flatten();
         let is_published = there.is_some_and(|there| there == ended.outcome);
-        self.attempts.note_published(lease, is_published);
+        self.seen.attempts.note_published(lease, is_published);
         is_published
     }
 
     fn forget(&mut self, entry: &Entry) {
-        self.queue.remove(&entry.key);
+        self.seen.queue.remove(&entry.key);
         if entry.key.source == Source::Due {
             return;
         }
@@ -206,7 +196,7 @@ impl Device {
     }
 
     fn adopt(&mut self, lease: &Lease) {
-        let trigger = self.evidence.remove(lease).and_then(|evidence| evidence.trigger);
+        let trigger = self.seen.evidence.remove(lease).and_then(|evidence| evidence.trigger);
         let held = self.store.state().runs.get(&lease.run).cloned();
         if let (Some(trigger), Some(held)) = (trigger, held) {
             tracing::info!(run = %lease.run, attempt = lease.attempt, "what an earlier life of this device started goes on");
@@ -223,7 +213,7 @@ impl Device {
     /// Takes an attempt in that the state gives to this device, by the definition in force now.
     fn hold(&mut self, run: &RunId, held: Arc<Held>, trigger: &Arc<Trigger>) {
         let job = match &trigger.target {
-            Target::Job(name) => match self.programs.catalog().look_up(name) {
+            Target::Job(name) => match self.seen.catalog.look_up(name) {
                 Known::Good(job) => job,
                 // It was known when the plan was made, in this same tick.
                 Known::Broken | Known::Unknown => return,
@@ -234,17 +224,17 @@ impl Device {
         };
         // Claimed back before it was noticed that an earlier attempt had gone: that one is stopped, and not forgotten.
         if let Some(before) =
-            self.attempts.of_run(run).map(LocalAttempt::lease).filter(|before| before.attempt != held.attempt)
+            self.seen.attempts.of_run(run).map(LocalAttempt::lease).filter(|before| before.attempt != held.attempt)
         {
             self.fence(&before);
         }
         let (args, kwargs) = (merge_args(&job, trigger), merge_kwargs(&job, trigger));
         let (trigger, phase) = (Arc::clone(trigger), Phase::Claimed);
-        self.attempts.hold(LocalAttempt { run: run.clone(), held, job, args, kwargs, trigger, phase });
+        self.seen.attempts.hold(LocalAttempt { run: run.clone(), held, job, args, kwargs, trigger, phase });
     }
 
     fn settled(&mut self, lease: &Lease) {
-        let Some(before) = self.attempts.remove(lease) else { return };
+        let Some(before) = self.seen.attempts.remove(lease) else { return };
         if let Some(ended) = before.ended() {
             let outcome = &ended.outcome;
             tracing::info!(
@@ -257,7 +247,7 @@ impl Device {
             return;
         }
         let next = Lease { attempt: lease.attempt + 1, ..lease.clone() };
-        if self.store.state().names(&next, &self.parts.me.device, &self.parts.me.session)
+        if self.store.state().names(&next, &self.seen.me.device, &self.seen.me.session)
             && let Some(held) = self.store.state().runs.get(&lease.run).cloned()
         {
             self.hold(&lease.run, held, &before.trigger);

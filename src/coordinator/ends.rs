@@ -20,9 +20,9 @@ impl Device {
     pub(super) fn take_exits(&mut self, now: Moment) {
         for exit in self.parts.executor.take_exits() {
             let report = self.report(&exit, now);
-            self.attempts.step(&exit.lease, Step::Exit(Box::new(report)));
+            self.seen.attempts.step(&exit.lease, Step::Exit(Box::new(report)));
         }
-        let waiting: Vec<Lease> = self.attempts.exited().cloned().collect();
+        let waiting: Vec<Lease> = self.seen.attempts.exited().cloned().collect();
         let is_any = !waiting.is_empty();
         let mut failed = None;
         for lease in waiting {
@@ -41,7 +41,7 @@ impl Device {
     /// Judges those ends again that were judged before somebody asked for the end of their run.
     pub(super) fn heed_cancels(&mut self, now: Moment) {
         let state = std::sync::Arc::clone(self.store.state());
-        let late = self.attempts.concluded().filter(|(lease, ended)| {
+        let late = self.seen.attempts.concluded().filter(|(lease, ended)| {
             ended.next != Next::Over && !ended.by.cancel_asked && state.cancel_asked(&lease.run)
         });
         for lease in late.map(|(lease, _)| lease.clone()).collect::<Vec<_>>() {
@@ -51,7 +51,7 @@ impl Device {
 
     /// Judges an end again: what it was judged by has changed.
     pub(super) fn judge_again(&mut self, lease: &Lease, gone: bool, now: Moment) {
-        self.attempts.step(lease, Step::Reopen);
+        self.seen.attempts.step(lease, Step::Reopen);
         if let Err(error) = self.stage(lease, gone, now) {
             self.problem("results", format!("{error}; hint: {}", error.hint()));
         }
@@ -60,19 +60,19 @@ impl Device {
     /// An attempt that is claimed and cannot be started by this device goes back as it is, for this reason.
     pub(super) fn hand_back_unstarted(&mut self, lease: &Lease, error: String, now: Moment) {
         let report = Report { goes_on: GoesOn::Anywhere, ..Report::unstarted(Status::Cancelled, error, now.wall) };
-        self.attempts.step(lease, Step::Exit(Box::new(report)));
+        self.seen.attempts.step(lease, Step::Exit(Box::new(report)));
         self.due.again = Some(now.boot);
     }
 
     fn stage(&mut self, lease: &Lease, gone: bool, now: Moment) -> Result<(), volume::Error> {
-        let Some(mine) = self.attempts.get(lease) else { return Ok(()) };
+        let Some(mine) = self.seen.attempts.get(lease) else { return Ok(()) };
         let Some(report) = mine.exited() else { return Ok(()) };
         let cancel_asked = self.store.state().cancel_asked(&lease.run);
         let by = Circumstances { cancel_asked, gone, may_stay: self.may_stay(mine) };
-        let ended = judge(mine, report, &self.parts.me, by, now);
-        let Device { parts, names, .. } = self;
-        stage_result(&*parts.disk, &parts.layout, names, &parts.me.session, &ended.outcome)?;
-        self.attempts.step(lease, Step::Conclude(Box::new(ended)));
+        let ended = judge(mine, report, &self.seen.me, by, now);
+        let Device { parts, seen, names, .. } = self;
+        stage_result(&*parts.disk, &parts.layout, names, &seen.me.session, &ended.outcome)?;
+        self.seen.attempts.step(lease, Step::Conclude(Box::new(ended)));
         Ok(())
     }
 
@@ -82,20 +82,20 @@ impl Device {
             && !self.drained
             && self.could_write
             && !self.problems.contains_key("programs")
-            && fits_here(mine, self.programs.catalog(), &self.parts.me)
+            && fits_here(mine, &self.seen.catalog, &self.seen.me)
     }
 
     /// Keeps what an attempt reported after it had lost its lease.
     pub(super) fn supersede(&mut self, lease: &Lease) {
-        let Some(ended) = self.attempts.ended(lease) else { return };
+        let Some(ended) = self.seen.attempts.ended(lease) else { return };
         let mut outcome = ended.outcome.clone();
         outcome.status = Status::Superseded;
         outcome.is_final = false;
-        let Device { parts, names, .. } = self;
-        match supersede(&*parts.disk, &parts.layout, names, &parts.me.session, &outcome) {
+        let Device { parts, seen, names, .. } = self;
+        match supersede(&*parts.disk, &parts.layout, names, &seen.me.session, &outcome) {
             Ok(()) => {
                 tracing::warn!(run = %lease.run, attempt = lease.attempt, "its lease had gone to another attempt: the result is kept as superseded");
-                self.attempts.remove(lease);
+                self.seen.attempts.remove(lease);
             }
             Err(error) => self.problem("results", format!("{error}; hint: {}", error.hint())),
         }
@@ -103,7 +103,7 @@ impl Device {
 
     fn report(&mut self, exit: &Exit, now: Moment) -> Report {
         let lease = &exit.lease;
-        let attempt = self.attempts.get(lease);
+        let attempt = self.seen.attempts.get(lease);
         let started = attempt.and_then(LocalAttempt::started);
         let work = attempt.zip(started).and_then(|(attempt, started)| Some(self.work_of(attempt, started.seat?)));
         let masker = started.and_then(|started| started.masker.clone()).unwrap_or_default();
@@ -158,12 +158,12 @@ impl Device {
 
     /// What its job says against an attempt that was stopped for its job's sake.
     fn why_dismissed(&self, exit: &Exit) -> Option<String> {
-        let mine = self.attempts.get(&exit.lease).filter(|_| exit.stopped == Some(StopCause::Dismissed))?;
-        unwanted(self.store.state(), self.programs.catalog(), &exit.lease.run, &mine.held)
+        let mine = self.seen.attempts.get(&exit.lease).filter(|_| exit.stopped == Some(StopCause::Dismissed))?;
+        unwanted(self.store.state(), &self.seen.catalog, &exit.lease.run, &mine.held)
     }
 
     fn log_of(&self, lease: &Lease) -> Option<String> {
-        self.attempts.get(lease).map(|mine| Layout::log_name(&mine.held.job, lease))
+        self.seen.attempts.get(lease).map(|mine| Layout::log_name(&mine.held.job, lease))
     }
 
     /// The device is to end for this reason: its runs are stopped at once.
@@ -198,9 +198,9 @@ impl Device {
     /// Makes the results of the last runs visible, where the state may no longer be written: whoever can read it completes
     /// the commit.
     fn publish_without_commit(&self) {
-        for (lease, ended) in self.attempts.concluded() {
-            let Parts { disk, layout, me, .. } = &self.parts;
-            let staged = staged_path(layout, &ended.held.job, lease, &me.session);
+        for (lease, ended) in self.seen.attempts.concluded() {
+            let Parts { disk, layout, .. } = &self.parts;
+            let staged = staged_path(layout, &ended.held.job, lease, &self.seen.me.session);
             let result = layout.result(&ended.held.job, lease);
             if let Err(error) = disk.rename_new(&staged, &result).on("write", &result) {
                 tracing::error!("{error}; the result stays as {}", staged.display());
@@ -213,10 +213,10 @@ impl Device {
         let leaving = self.leaving?;
         let end = self.end.clone().unwrap_or(End::Left);
         let done = match end {
-            End::Left => self.attempts.is_empty() && self.has_told(now),
+            End::Left => self.seen.attempts.is_empty() && self.has_told(now),
             // Their results belong to nobody here: it is enough that the processes are gone and said so.
             End::Replaced | End::NewerSchema(_) => {
-                self.parts.executor.list().is_empty() && self.attempts.exited().next().is_none()
+                self.parts.executor.list().is_empty() && self.seen.attempts.exited().next().is_none()
             }
         };
         if !done && now.boot < leaving.gone_by {

@@ -29,13 +29,13 @@ impl Device {
     pub(super) fn remember(&mut self) {
         self.keep_known();
         let rebuilt = self.store.state().rebuilt;
-        if rebuilt.is_none() || rebuilt == self.remembered {
+        if rebuilt.is_none() || rebuilt == self.seen.remembered {
             return;
         }
         match self.last_due_times() {
             Ok(found) => {
-                self.marks = recall(&self.known.jobs, found, self.programs.catalog());
-                self.remembered = rebuilt;
+                self.seen.marks = recall(&self.known.jobs, found, &self.seen.catalog);
+                self.seen.remembered = rebuilt;
                 self.solved("history");
             }
             Err(error) => self.problem("history", format!("{error}; hint: {}", error.hint())),
@@ -44,7 +44,7 @@ impl Device {
 
     fn last_due_times(&self) -> Result<BTreeMap<JobName, DateTime<Utc>>, volume::Error> {
         let (disk, layout) = (&*self.parts.disk, &self.parts.layout);
-        let timed = self.programs.catalog().jobs.values().filter(|job| matches!(job.kind, JobType::Timed(_)));
+        let timed = self.seen.catalog.jobs.values().filter(|job| matches!(job.kind, JobType::Timed(_)));
         let mut missing: BTreeSet<&JobName> = timed.map(|job| &job.name).collect();
         let mut last = BTreeMap::new();
         if missing.is_empty() {
@@ -53,7 +53,7 @@ impl Device {
         // A due time's run can be told from all others by its id.
         let mut take = |job: &JobName, run: &RunId| {
             let at = run.time();
-            if run_of(&self.parts.volume, job, at) == *run {
+            if run_of(&self.seen.volume, job, at) == *run {
                 last.entry(job.clone()).and_modify(|last: &mut DateTime<Utc>| *last = at.max(*last)).or_insert(at);
             }
         };

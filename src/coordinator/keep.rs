@@ -50,7 +50,7 @@ impl Device {
         let is_held = |lease: &Lease| {
             let held = state.runs.get(&lease.run).filter(|held| held.attempt == lease.attempt);
             held.is_some_and(|held| held.device.is_some())
-                || self.attempts.get(lease).is_some_and(LocalAttempt::is_begun)
+                || self.seen.attempts.get(lease).is_some_and(LocalAttempt::is_begun)
         };
         met.into_iter().filter(|lease| !is_held(lease)).collect()
     }
@@ -113,8 +113,8 @@ impl Device {
     }
 
     fn lives(&self, session: &str, now: Moment) -> bool {
-        session == self.parts.me.session.as_str()
-            || self.liveness.alive(now.boot).any(|peer| peer.beat.session.as_str() == session)
+        session == self.seen.me.session.as_str()
+            || self.seen.devices.alive(now.boot).any(|peer| peer.beat.session.as_str() == session)
     }
 }
 

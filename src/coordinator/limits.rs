@@ -14,15 +14,14 @@ use crate::model::time::Moment;
 impl Device {
     /// Takes in what people set of this device.
     pub(super) fn take_settings(&mut self, now: Moment) {
-        let set = self.set.then(self.store.state().to_set(&self.parts.me.device));
+        let set = self.set.then(self.store.state().to_set(&self.seen.me.device));
         if set == self.set {
             return;
         }
         self.set = set;
-        self.parts.me.slots = set.slots.unwrap_or(self.parts.me.slots);
-        tracing::info!(slots = self.parts.me.slots, limits = self.default_limits().show(), "set by a person");
-        let Device { parts, queue, programs, .. } = self;
-        queue.place_anew(programs.catalog(), &parts.me, now);
+        self.seen.me.slots = set.slots.unwrap_or(self.seen.me.slots);
+        tracing::info!(slots = self.seen.me.slots, limits = self.default_limits().show(), "set by a person");
+        self.seen.place_anew(now);
         // The others are to know at once.
         self.due.beat = Duration::ZERO;
     }

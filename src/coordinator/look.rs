@@ -53,7 +53,7 @@ impl Device {
     fn take_requests(&mut self) {
         let before = self.drained;
         for request in &self.store.state().requests {
-            if request.device == self.parts.me.device {
+            if request.device == self.seen.me.device {
                 match request.ask {
                     Ask::Drain => self.drained = true,
                     Ask::Resume => self.drained = false,
@@ -73,7 +73,7 @@ impl Device {
         if let Err(problem) = self.find_volume() {
             self.problem("volume", problem);
             self.could_write = false;
-            self.liveness.watch_anew(now.boot);
+            self.seen.devices.watch_anew(now.boot);
             return None;
         }
         self.solved("volume");
@@ -91,17 +91,17 @@ impl Device {
                 let unreadable: Vec<DeviceId> = unreadable.into_iter().map(|(device, _)| device).collect();
                 // Not when this tick began: it may have taken long to read them.
                 let read_at = self.parts.disk.boot();
-                self.liveness.observe(read_at, beats, &unreadable, self.could_write);
+                self.seen.devices.observe(read_at, beats, &unreadable, self.could_write);
                 // A device with a longer lease may hold the lock for longer.
-                self.store.set_patience(self.liveness.longest_lease(read_at));
+                self.store.set_patience(self.seen.devices.longest_lease(read_at));
             }
             Err(error) => {
                 self.problem("heartbeats", format!("{error}; hint: {}", error.hint()));
-                self.liveness.watch_anew(now.boot);
+                self.seen.devices.watch_anew(now.boot);
             }
         }
         // Who has just come hears of commits when it looks itself, at its beats.
-        let others = self.liveness.alive(now.boot).any(|peer| peer.beat.device != self.parts.me.device);
+        let others = self.seen.devices.alive(now.boot).any(|peer| peer.beat.device != self.seen.me.device);
         self.store.set_watched(others);
         self.refresh(now);
         if self.store.is_copy_behind()
@@ -109,7 +109,7 @@ impl Device {
         {
             tracing::debug!(%refused, "state.json is brought up to date later");
         }
-        self.upkeep = true;
+        self.seen.upkeep = true;
         self.look_at_space();
         self.say_what_is_not_held();
         self.beat += 1;
@@ -119,8 +119,8 @@ impl Device {
         self.could_write = written.is_ok();
         match written {
             Ok(()) => {
-                (self.told_drained, self.told_set) = (beat.drained, beat.set);
-                let path = self.parts.layout.heartbeat(&self.parts.me.device);
+                (self.seen.drained, self.seen.set) = (beat.drained, beat.set);
+                let path = self.parts.layout.heartbeat(&self.seen.me.device);
                 let first = self.anchor.is_none();
                 // Read behind the write: a device that stood still in between is late then, and never early.
                 let disk = &self.parts.disk;
@@ -130,8 +130,7 @@ impl Device {
                 if first {
                     // What was placed by this machine's own clock may have its time still before it.
                     let now = self.by_the_volume(now);
-                    let Device { parts, queue, programs, .. } = self;
-                    queue.place_anew(programs.catalog(), &parts.me, now);
+                    self.seen.place_anew(now);
                 }
                 self.solved("heartbeat");
             }
@@ -141,7 +140,7 @@ impl Device {
             }
         }
         if !self.could_write {
-            self.liveness.watch_anew(now.boot);
+            self.seen.devices.watch_anew(now.boot);
         }
         None
     }
@@ -153,11 +152,10 @@ impl Device {
             return;
         }
         let own = |tag: &Tag| !self.offers.contains(tag) || self.own_tags.contains(tag);
-        self.parts.me.tags.retain(own);
-        self.parts.me.tags.extend(offers.iter().cloned());
+        self.seen.me.tags.retain(own);
+        self.seen.me.tags.extend(offers.iter().cloned());
         self.offers = offers;
-        let Device { parts, queue, programs, .. } = self;
-        queue.place_anew(programs.catalog(), &parts.me, now);
+        self.seen.place_anew(now);
         // The others are to know at once.
         self.due.beat = now.boot;
     }
@@ -168,12 +166,12 @@ impl Device {
         let read = found(self.parts.disk.read(&path, 1_024)).on("read", &path);
         let read = read.map_err(|error| format!("{error}; hint: {}", error.hint()))?;
         let found = read.map(|(bytes, _)| String::from_utf8_lossy(&bytes).trim().to_owned());
-        if found.as_deref() == Some(self.parts.volume.as_str()) {
+        if found.as_deref() == Some(self.seen.volume.as_str()) {
             return Ok(());
         }
         let shown = self.parts.layout.common.display();
         let found = found.map_or_else(|| "no .volume".to_owned(), |id| format!("the volume {id}"));
-        let expected = &self.parts.volume;
+        let expected = &self.seen.volume;
         Err(format!(
             "{shown} holds {found}, expected the volume {expected}; hint: was it unmounted, moved or replaced?"
         ))
@@ -182,20 +180,20 @@ impl Device {
     /// Who took an id over by force has its lock as soon as the other lets go.
     fn take_identity(&mut self) {
         if self.parts.identity.is_none() {
-            let lock = heartbeat::lock(&*self.parts.disk, &self.parts.layout, &self.parts.me.device);
+            let lock = heartbeat::lock(&*self.parts.disk, &self.parts.layout, &self.seen.me.device);
             self.parts.identity = lock.ok().flatten();
         }
     }
 
     /// Whether a session that this one did not displace beats under its id.
     fn is_displaced(&self, beats: &[Beat]) -> bool {
-        let me = &self.parts.me;
+        let me = &self.seen.me;
         beats.iter().any(|beat| {
             beat.device == me.device
                 && beat.session != me.session
                 && self.parts.displaced.as_ref() != Some(&beat.session)
                 // Before the first beat the file still is that of the life before.
-                && self.liveness.is_known(&me.device)
+                && self.seen.devices.is_known(&me.device)
         })
     }
 
@@ -203,8 +201,8 @@ impl Device {
         let pids = self.parts.executor.pids();
         let used = self.parts.executor.used();
         let machine = self.parts.meter.as_mut().map(|meter| meter.read(&pids, used));
-        let me = &self.parts.me;
-        let busy = self.attempts.owned().map(|(_, attempt)| attempt.held.slots_taken()).sum();
+        let me = &self.seen.me;
+        let busy = self.seen.attempts.owned().map(|(_, attempt)| attempt.held.slots_taken()).sum();
         Beat {
             schema: 1,
             device: me.device.clone(),
@@ -223,7 +221,7 @@ impl Device {
             drained: self.drained,
             limits: self.default_limits(),
             set: self.set,
-            holds: self.attempts.owned().map(|(lease, _)| (lease.run.clone(), lease.attempt)).collect(),
+            holds: self.seen.attempts.owned().map(|(lease, _)| (lease.run.clone(), lease.attempt)).collect(),
             machine,
             pids,
             left,
@@ -236,7 +234,7 @@ impl Device {
     /// The last beat: nobody needs to wait for a lease to know.
     pub(super) fn say_good_bye(&mut self, now: Moment) {
         self.beat += 1;
-        let holds_nothing = self.attempts.owned().next().is_none();
+        let holds_nothing = self.seen.attempts.owned().next().is_none();
         let beat = self.beat(now, holds_nothing);
         let Device { parts, names, .. } = self;
         if let Err(error) = heartbeat::write(&*parts.disk, &parts.layout, names, &beat) {
@@ -262,8 +260,7 @@ impl Device {
             self.look_at(&key, now);
         }
         self.reject_unknown_jobs(now);
-        let Device { parts, queue, programs, .. } = self;
-        queue.advance(programs.catalog(), &parts.me, now);
+        self.seen.advance(now);
     }
 
     fn look_at_programs(&mut self, now: Moment) {
@@ -271,14 +268,14 @@ impl Device {
             Ok(changed) => {
                 self.solved("programs");
                 if changed {
-                    tracing::debug!(jobs = self.programs.catalog().jobs.len(), "job files are read anew");
+                    self.seen.catalog = Arc::clone(self.programs.catalog());
+                    tracing::debug!(jobs = self.seen.catalog.jobs.len(), "job files are read anew");
                     for error in self.programs.errors() {
                         tracing::warn!(hint = error.hint, "{error}");
                     }
                     let fresh = self.programs.take_fresh();
-                    self.fresh.extend(fresh);
-                    let Device { parts, queue, programs, .. } = self;
-                    queue.place_anew(programs.catalog(), &parts.me, now);
+                    self.seen.fresh.extend(fresh);
+                    self.seen.place_anew(now);
                 }
             }
             Err(error) => self.problem("programs", format!("{error}; hint: {}", error.hint())),
@@ -329,16 +326,13 @@ impl Device {
 
     fn take_look(&mut self, key: FileKey, look: Look, now: Moment) {
         match look {
-            Look::Entry(entry) => {
-                let Device { parts, queue, programs, .. } = self;
-                queue.insert(entry, programs.catalog(), &parts.me, now);
-            }
+            Look::Entry(entry) => self.seen.queue_up(entry, now),
             Look::Gone | Look::NotYet => {
-                self.queue.remove(&key);
+                self.seen.queue.remove(&key);
             }
             Look::Same => {}
             Look::Refused(run, refusal) => {
-                self.queue.remove(&key);
+                self.seen.queue.remove(&key);
                 self.reject(&key, None, &run, &refusal, now);
             }
         }
@@ -346,14 +340,14 @@ impl Device {
 
     /// `read`: what was read when it was judged; another content has to be judged anew.
     fn reject(&mut self, key: &FileKey, read: Option<FileId>, run: &RunId, refusal: &Refusal, now: Moment) {
-        let Device { parts, names, .. } = self;
+        let Device { parts, seen, names, .. } = self;
         let path = parts.layout.entry(key);
         if read.is_some_and(|read| parts.disk.stat(&path).is_ok_and(|meta| meta.id != read)) {
             self.inbox.doubt(key);
             return self.look_at(key, now);
         }
         let file = (path.as_path(), key.name.as_os_str());
-        match rejects::reject(&*parts.disk, &parts.layout, names, file, (run, refusal), &parts.me.device, now) {
+        match rejects::reject(&*parts.disk, &parts.layout, names, file, (run, refusal), &seen.me.device, now) {
             Ok(moved) => {
                 if moved {
                     self.rejected += 1;
@@ -372,14 +366,14 @@ impl Device {
 
     /// A trigger for a job that nobody knows is waited for, then rejected; while there is no job at all, for ever.
     fn reject_unknown_jobs(&mut self, now: Moment) {
-        if self.programs.catalog().is_empty() {
+        if self.seen.catalog.is_empty() {
             return;
         }
         let unknown: Vec<Arc<Entry>> =
-            self.queue.unknown(now.boot).filter(|entry| entry.key.source == Source::Inbox).cloned().collect();
+            self.seen.queue.unknown(now.boot).filter(|entry| entry.key.source == Source::Inbox).cloned().collect();
         for entry in unknown {
             let name = job_name(&entry);
-            let nearest = suggest(name.as_str(), self.programs.catalog().names());
+            let nearest = suggest(name.as_str(), self.seen.catalog.names());
             let hint = match nearest {
                 Some(nearest) => format!("did you mean {nearest:?}? `orchestrator jobs list` shows all"),
                 None => format!("make Programs/{name}.toml; `orchestrator jobs list` shows all jobs"),
@@ -391,7 +385,7 @@ impl Device {
                 column: None,
                 unfinished: false,
             };
-            self.queue.remove(&entry.key);
+            self.seen.queue.remove(&entry.key);
             self.reject(&entry.key, Some(entry.id), &entry.run, &refusal, now);
         }
     }
@@ -403,7 +397,7 @@ impl Device {
         for (lease, job, stem) in &plan.look {
             match self.evidence(lease, job, stem) {
                 Ok(evidence) if !self.is_to_be_ended(lease, job, &evidence) => {
-                    self.evidence.insert(lease.clone(), evidence);
+                    self.seen.evidence.insert(lease.clone(), evidence);
                     looked = true;
                 }
                 Ok(evidence) => {
@@ -411,7 +405,7 @@ impl Device {
                 }
                 Err(error) => {
                     let now = self.parts.disk.boot();
-                    self.deferred.fail(&lease.run, format!("{error}; hint: {}", error.hint()), now);
+                    self.seen.deferred.fail(&lease.run, format!("{error}; hint: {}", error.hint()), now);
                     self.say_what_waits();
                 }
             }
@@ -420,23 +414,23 @@ impl Device {
         let leases = to_end.keys().cloned().collect();
         for lease in self.parts.executor.evict(&leases) {
             if let Some(evidence) = to_end.remove(&lease) {
-                self.found.remove(&lease);
-                self.evidence.insert(lease, evidence);
+                self.seen.found.remove(&lease);
+                self.seen.evidence.insert(lease, evidence);
                 looked = true;
             }
         }
         let state = Arc::clone(self.store.state());
-        self.evidence.retain(|lease, _| state.runs.contains_key(&lease.run));
+        self.seen.evidence.retain(|lease, _| state.runs.contains_key(&lease.run));
         looked
     }
 
     /// Whether something of an attempt may go on that is not to. Processes ended with their device, or its next life ends them, so a
     /// job that runs in no container has left none; unless one was found, and its job is another one by now.
     fn is_to_be_ended(&self, lease: &Lease, job: &JobName, evidence: &Evidence) -> bool {
-        if let Some(found) = self.found.get(lease) {
+        if let Some(found) = self.seen.found.get(lease) {
             return !evidence.may_go_on(found);
         }
-        evidence.executor != NATIVE || !self.programs.catalog().jobs.contains_key(job)
+        evidence.executor != NATIVE || !self.seen.catalog.jobs.contains_key(job)
     }
 
     fn evidence(&self, lease: &Lease, job: &JobName, stem: &str) -> Result<Evidence, volume::Error> {
@@ -448,7 +442,7 @@ impl Device {
         let content = found(disk.read(&file, crate::model::config::TRIGGER_LIMIT)).on("read", &file)?;
         let trigger = content.as_ref().and_then(|(bytes, _)| parse_own(bytes).ok());
         let known = match trigger.as_ref().map(|trigger| &trigger.target) {
-            Some(Target::Job(name)) => self.programs.catalog().jobs.get(name),
+            Some(Target::Job(name)) => self.seen.catalog.jobs.get(name),
             Some(Target::Command(_)) | None => None,
         };
         let (args, kwargs) = match (&trigger, known) {
@@ -485,38 +479,39 @@ impl Device {
         for (lease, stem) in names.iter().filter_map(|name| parse_running(name)) {
             let is_held = state.runs.get(&lease.run).is_some_and(|held| held.device.is_some());
             // What was fenced here may still run.
-            if is_held || self.attempts.of_run(&lease.run).is_some() || self.attempts.get(&lease).is_some() {
+            if is_held || self.seen.attempts.of_run(&lease.run).is_some() || self.seen.attempts.get(&lease).is_some() {
                 continue;
             }
-            if self.deferred.holds(&lease.run, now.boot) {
+            if self.seen.deferred.holds(&lease.run, now.boot) {
                 continue;
             }
             there.insert(lease.clone());
             let since = *self.orphans_since.entry(lease.clone()).or_insert(listed_at);
-            let alone = self.liveness.alive(now.boot).all(|peer| peer.beat.device == self.parts.me.device);
-            let watched = self.liveness.is_known(&self.parts.me.device);
-            let free = watched && (alone || self.liveness.is_free(&lease.run, &self.parts.me.device, since, now.boot));
-            let is_new = !self.orphans.iter().any(|orphan| orphan.lease == lease);
+            let alone = self.seen.devices.alive(now.boot).all(|peer| peer.beat.device == self.seen.me.device);
+            let watched = self.seen.devices.is_known(&self.seen.me.device);
+            let free =
+                watched && (alone || self.seen.devices.is_free(&lease.run, &self.seen.me.device, since, now.boot));
+            let is_new = !self.seen.orphans.iter().any(|orphan| orphan.lease == lease);
             if !free || !is_new {
                 continue;
             }
             match self.orphan(&lease, &stem, now) {
-                Ok(orphan) => self.orphans.extend(orphan),
+                Ok(orphan) => self.seen.orphans.extend(orphan),
                 Err(error) => {
                     // It waits, and a rebuild does not wait for it.
-                    self.deferred.fail(&lease.run, format!("{error}; hint: {}", error.hint()), now.boot);
+                    self.seen.deferred.fail(&lease.run, format!("{error}; hint: {}", error.hint()), now.boot);
                     self.say_what_waits();
                     there.remove(&lease);
                 }
             }
         }
-        self.deferred.tidy(now.boot);
+        self.seen.deferred.tidy(now.boot);
         self.say_what_waits();
         self.look_for_vanished(&names, now)?;
-        let all_saw = |revision: &u64| self.liveness.all_saw(*revision, now.boot);
-        self.accounted = state.rebuilt.filter(all_saw).filter(|_| there.is_empty());
+        let all_saw = |revision: &u64| self.seen.devices.all_saw(*revision, now.boot);
+        self.seen.accounted = state.rebuilt.filter(all_saw).filter(|_| there.is_empty());
         self.orphans_since.retain(|lease, _| there.contains(lease));
-        self.orphans.retain(|orphan| there.contains(&orphan.lease));
+        self.seen.orphans.retain(|orphan| there.contains(&orphan.lease));
         Ok(())
     }
 
@@ -524,14 +519,14 @@ impl Device {
     fn look_for_vanished(&mut self, running: &[std::ffi::OsString], now: Moment) -> Result<(), volume::Error> {
         let state = Arc::clone(self.store.state());
         let is_there = |run: &RunId| {
-            self.queue.comebacks().any(|(entry, _)| entry.run == *run)
+            self.seen.queue.comebacks().any(|(entry, _)| entry.run == *run)
                 || running.iter().any(|name| parse_running(name).is_some_and(|(other, _)| other.run == *run))
         };
         let waits = state.runs.iter().filter(|(_, held)| held.device.is_none());
         let gone: Vec<(RunId, Arc<Held>)> =
             waits.filter(|(run, _)| !is_there(run)).map(|(run, held)| (run.clone(), Arc::clone(held))).collect();
         self.vanished_since.retain(|run, _| gone.iter().any(|(other, _)| other == run));
-        self.vanished.retain(|run, _| gone.iter().any(|(other, _)| other == run));
+        self.seen.vanished.retain(|run, _| gone.iter().any(|(other, _)| other == run));
         for (run, held) in gone {
             let since = *self.vanished_since.entry(run.clone()).or_insert_with(|| self.parts.disk.boot());
             if now.boot.saturating_sub(since) >= self.parts.config.lease {
@@ -541,7 +536,7 @@ impl Device {
                     Some(_) => None,
                     None => first_unended(disk, layout, &held.job, next)?,
                 };
-                self.vanished.insert(run, unended);
+                self.seen.vanished.insert(run, unended);
             }
         }
         Ok(())
@@ -559,8 +554,8 @@ impl Device {
                 // It was whole when it was taken. Left there it would hold up a lost state's repair for ever.
                 let hint = "it was damaged in .running, by a power cut or by hand; drop it again".to_owned();
                 let (refusal, dropped) = (Refusal { hint, ..refusal }, format!("{stem}.json"));
-                let Device { parts, names, .. } = self;
-                let (disk, me) = (&*parts.disk, &parts.me.device);
+                let Device { parts, seen, names, .. } = self;
+                let (disk, me) = (&*parts.disk, &seen.me.device);
                 rejects::reject(disk, &parts.layout, names, (&file, dropped.as_ref()), (run, &refusal), me, now)?;
                 tracing::warn!(%run, error = refusal.error, hint = refusal.hint, "rejected");
                 return Ok(None);
@@ -569,7 +564,7 @@ impl Device {
         let (job, definition) = match &trigger.target {
             Target::Job(name) => (
                 name.clone(),
-                match self.programs.catalog().look_up(name) {
+                match self.seen.catalog.look_up(name) {
                     Known::Good(job) => Some(job),
                     Known::Broken | Known::Unknown => None,
                 },

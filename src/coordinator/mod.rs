@@ -12,24 +12,19 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use crate::decide::agenda::{Agenda, IDLE_REST};
-use crate::decide::attempts::{Attempts, LocalAttempt, Step};
-use crate::decide::deferred::Deferred;
+use crate::decide::attempts::{LocalAttempt, Step};
 use crate::decide::derive::{Effect, effects};
-use crate::decide::liveness::Liveness;
-use crate::decide::lost::Evidence;
 use crate::decide::notify::told_by_others;
 use crate::decide::plan::{Observation, plan};
-use crate::decide::queue::Queue;
-use crate::decide::recover::Orphan;
 use crate::decide::space::Shortage;
 use crate::exec::machine::Meter;
 use crate::exec::{Executor, StopCause};
 use crate::model::config::Config;
 use crate::model::device::{Me, Remembered};
-use crate::model::ids::{JobName, RunId, Session, Tag};
-use crate::model::lease::{Lease, Outliving};
+use crate::model::ids::{RunId, Session, Tag};
+use crate::model::lease::Lease;
 use crate::model::limits::Resources;
-use crate::model::state::{JobMark, State};
+use crate::model::state::State;
 use crate::model::time::Moment;
 use crate::notify::Notifier;
 use crate::store::{Refused, Store};
@@ -96,10 +91,6 @@ pub struct Parts {
     pub notifier: Box<dyn Notifier>,
     /// Every limit and interval.
     pub config: Config,
-    /// Who this is.
-    pub me: Me,
-    /// The volume's random id.
-    pub volume: String,
     /// The machine.
     pub host: Host,
     /// What measures it; `None`: nobody does.
@@ -113,41 +104,23 @@ pub struct Parts {
 /// One device.
 pub struct Device {
     parts: Parts,
+    /// What the rules see.
+    seen: Observation,
     names: Temporary,
     store: Store,
     inbox: Inbox,
-    queue: Queue,
     programs: Programs,
-    liveness: Liveness,
-    attempts: Attempts,
-    evidence: BTreeMap<Lease, Evidence>,
-    /// Runs of which a change failed.
-    deferred: Deferred,
-    orphans: Vec<Orphan>,
     orphans_since: BTreeMap<Lease, Duration>,
     /// What jobs want of their own accord.
     agenda: Agenda,
-    /// Attempts that an earlier life of it started, which go on.
-    found: BTreeMap<Lease, Outliving>,
     /// What it has because of its executors, and what it was told that it has.
     offers: BTreeSet<Tag>,
     own_tags: BTreeSet<Tag>,
     /// Since when it has had nothing to do.
     quiet_since: Option<Duration>,
-    /// Jobs whose definition came, changed or went since that was noted.
-    fresh: BTreeSet<JobName>,
-    /// Due times whose run there was already.
-    spent: BTreeSet<RunId>,
     /// The last state that was not being rebuilt.
     known: Arc<State>,
-    /// What is known of jobs whose state was lost, and for which rebuilt state that was found out.
-    marks: BTreeMap<JobName, JobMark>,
-    remembered: Option<u64>,
-    /// Whether it is time to note which jobs there are.
-    upkeep: bool,
-    vanished: BTreeMap<RunId, Option<u32>>,
     vanished_since: BTreeMap<RunId, Duration>,
-    accounted: Option<u64>,
     /// Work folders of attempts in containers that no other attempt can have.
     spoiled: BTreeSet<Work>,
     /// The day folder of results that was made last.
@@ -160,11 +133,8 @@ pub struct Device {
     /// When the last heartbeat was written: by boot time, and by the volume's time.
     anchor: Option<Moment>,
     drained: bool,
-    /// As the newest heartbeat says it: what was asked is done once it would survive a crash.
-    told_drained: bool,
-    /// What people set of it, and what of that the newest heartbeat says.
+    /// What people set of it. What is done of that, and of draining, is done once the newest heartbeat says it: then it survives a crash.
     set: Resources,
-    told_set: Resources,
     /// Whose holders are known.
     met_revision: Option<u64>,
     /// How many triggers it has rejected.
@@ -225,40 +195,30 @@ fn earlier(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
 }
 
 impl Device {
-    /// A device that has not ticked yet. Its folders are there ([`open_volume`]) and its id is its own ([`claim_identity`]).
+    /// A device that has not ticked yet. Its folders are there ([`open_volume`]), its id is its own ([`claim_identity`]), and `volume` is
+    /// the volume's random id.
     #[must_use]
-    pub fn new(mut parts: Parts, now: Moment, before: Remembered) -> Self {
+    pub fn new(parts: Parts, mut me: Me, volume: String, now: Moment, before: Remembered) -> Self {
         let Remembered { beat, drained, set } = before;
-        parts.me.slots = set.slots.unwrap_or(parts.me.slots);
-        let names = Temporary::new(parts.me.session.clone());
-        let mut store = Store::new(Rc::clone(&parts.disk), parts.layout.clone(), parts.me.clone());
+        me.slots = set.slots.unwrap_or(me.slots);
+        let mut store = Store::new(Rc::clone(&parts.disk), parts.layout.clone(), me.clone());
         store.set_patience(parts.config.lease);
+        let (names, own_tags) = (Temporary::new(me.session.clone()), me.tags.clone());
+        let mut seen = Observation::new(me, volume, parts.config.lease, now);
+        (seen.drained, seen.set, seen.found) = (drained, set, parts.executor.found());
         Self {
+            seen,
             names,
             store,
             inbox: Inbox::default(),
-            queue: Queue::default(),
             programs: Programs::default(),
-            liveness: Liveness::new(parts.config.lease, now.boot),
-            attempts: Attempts::default(),
-            evidence: BTreeMap::new(),
-            deferred: Deferred::default(),
-            orphans: Vec::new(),
             orphans_since: BTreeMap::new(),
             agenda: Agenda::default(),
-            found: parts.executor.found(),
             offers: BTreeSet::new(),
-            own_tags: parts.me.tags.clone(),
+            own_tags,
             quiet_since: None,
-            fresh: BTreeSet::new(),
-            spent: BTreeSet::new(),
             known: Arc::default(),
-            marks: BTreeMap::new(),
-            remembered: None,
-            upkeep: false,
-            vanished: BTreeMap::new(),
             vanished_since: BTreeMap::new(),
-            accounted: None,
             spoiled: BTreeSet::new(),
             results_folder: None,
             beat,
@@ -267,9 +227,7 @@ impl Device {
             low_on: None,
             anchor: None,
             drained,
-            told_drained: drained,
             set,
-            told_set: set,
             met_revision: None,
             rejected: 0,
             desk: tell::Desk::default(),
@@ -301,7 +259,7 @@ impl Device {
             self.look_around(now, dirty);
             self.decide_and_act(now);
             self.watch_quiet(now);
-            self.upkeep = false;
+            self.seen.upkeep = false;
         }
         self.stop_to_leave(now);
         self.sweep(now);
@@ -332,7 +290,7 @@ impl Device {
                     cause: StopCause::Drained,
                     asked: false,
                 });
-                tracing::info!(runs = self.attempts.begun().count(), grace = ?grace, "draining: no new work is taken");
+                tracing::info!(runs = self.seen.attempts.begun().count(), grace = ?grace, "draining: no new work is taken");
             }
             Some(leaving) => {
                 leaving.stop_at = now.boot;
@@ -349,19 +307,19 @@ impl Device {
 
     /// The attempts that run here, for whoever looks.
     pub fn running(&self) -> impl Iterator<Item = &Lease> {
-        self.attempts.begun().map(|(lease, _)| lease)
+        self.seen.attempts.begun().map(|(lease, _)| lease)
     }
 
     /// Returns the sizes of this device's maps of runs, by name. The simulator checks that they stay within what the device holds.
     #[must_use]
     pub fn memory(&self) -> [(&'static str, usize); 7] {
         [
-            ("attempts", self.attempts.len()),
-            ("evidence", self.evidence.len()),
-            ("orphans", self.orphans.len()),
+            ("attempts", self.seen.attempts.len()),
+            ("evidence", self.seen.evidence.len()),
+            ("orphans", self.seen.orphans.len()),
             ("orphans_since", self.orphans_since.len()),
-            ("spent", self.spent.len()),
-            ("vanished", self.vanished.len()),
+            ("spent", self.seen.spent.len()),
+            ("vanished", self.seen.vanished.len()),
             ("vanished_since", self.vanished_since.len()),
         ]
     }
@@ -382,7 +340,7 @@ impl Device {
         self.due.last_tick = Some(now.boot);
         if slept {
             tracing::warn!("this device stood still for longer than half a lease; everything is read again");
-            self.liveness.watch_anew(now.boot);
+            self.seen.devices.watch_anew(now.boot);
             self.due.beat = now.boot;
             self.due.scan = now.boot;
         }
@@ -399,12 +357,13 @@ impl Device {
             self.heed_cancels(now);
             self.remember();
             self.offer(now);
-            let plan = plan(self.store.state(), &self.observation(now));
+            self.observe(now);
+            let plan = plan(self.store.state(), &self.seen);
             let looked = self.look_at_evidence(&plan);
             if plan.is_empty() && plan.fenced.is_empty() && plan.clashes.is_empty() {
                 self.worked_through = self.store.state().revision;
                 if self.store.state().rebuilt.is_none() {
-                    self.fresh.clear();
+                    self.seen.fresh.clear();
                 }
                 self.due.again = earlier(self.due.again, plan.later);
                 self.perform(now);
@@ -455,53 +414,31 @@ impl Device {
             return;
         }
         self.met_revision = Some(state.revision);
-        let me = &self.parts.me.device;
+        let me = &self.seen.me.device;
         let of_others = state.runs.iter().filter(|(_, held)| held.device.as_ref().is_some_and(|device| device != me));
         let of_others = of_others.map(|(run, held)| Lease { run: run.clone(), attempt: held.attempt });
         // Not when this tick began: it may have been claimed since.
         let met_at = self.parts.disk.boot();
-        self.liveness.meet(met_at, of_others.chain(told_by_others(&state, &self.parts.me)));
+        self.seen.devices.meet(met_at, of_others.chain(told_by_others(&state, &self.seen.me)));
     }
 
-    fn observation(&self, now: Moment) -> Observation<'_> {
-        Observation {
-            now,
-            me: &self.parts.me,
-            volume: &self.parts.volume,
-            quiet: self.is_quiet(now),
-            upkeep: self.upkeep,
-            fresh: &self.fresh,
-            spent: &self.spent,
-            marks: &self.marks,
-            remembered: self.remembered,
-            taking: self.takes_work(),
-            drained: self.told_drained,
-            set: self.told_set,
-            catalog: self.programs.catalog(),
-            queue: &self.queue,
-            devices: &self.liveness,
-            attempts: &self.attempts,
-            evidence: &self.evidence,
-            deferred: &self.deferred,
-            found: &self.found,
-            orphans: &self.orphans,
-            vanished: &self.vanished,
-            accounted: self.accounted,
-            may_tell: self.may_tell(now),
-            told: &self.desk.told,
-        }
+    /// Brings what the rules see up to this moment.
+    fn observe(&mut self, now: Moment) {
+        self.seen.now = now;
+        self.seen.quiet = self.is_quiet(now);
+        self.seen.taking = self.takes_work();
+        self.seen.may_tell = self.may_tell(now);
     }
 
     /// Makes the world match the state.
     fn perform(&mut self, now: Moment) {
-        let catalog = self.programs.catalog();
-        for effect in effects(self.store.state(), catalog, &self.parts.me, &self.attempts) {
+        for effect in effects(self.store.state(), &self.seen.catalog, &self.seen.me, &self.seen.attempts) {
             match effect {
                 Effect::Restart(lease) => self.stop(&lease, StopCause::Restarted),
                 Effect::Dismiss(lease) => self.stop(&lease, StopCause::Dismissed),
                 Effect::Preempt(lease) => self.stop(&lease, StopCause::Preempted),
                 // What goes on was started: it is taken over, and stopped with the others.
-                Effect::Start(lease) if self.leaving.is_some() && !self.found.contains_key(&lease) => {
+                Effect::Start(lease) if self.leaving.is_some() && !self.seen.found.contains_key(&lease) => {
                     let error = "its device left before it was started".to_owned();
                     self.hand_back_unstarted(&lease, error, now);
                 }
@@ -518,7 +455,7 @@ impl Device {
         let Some(leaving) = self.leaving else { return };
         // What has no end of its own is not waited for.
         let is_over = now.boot >= leaving.stop_at && !leaving.asked;
-        for (lease, attempt) in self.attempts.begun() {
+        for (lease, attempt) in self.seen.attempts.begun() {
             let is_lasting = attempt.held.cause.is_lasting() && !attempt.is_fenced();
             if is_lasting || is_over {
                 self.parts.executor.stop(lease, leaving.cause, LEAVE_GRACE);
@@ -531,18 +468,18 @@ impl Device {
     }
 
     fn stop(&mut self, lease: &Lease, cause: StopCause) {
-        let grace = self.attempts.get(lease).map_or(LEAVE_GRACE, |attempt| attempt.job.stop_grace);
+        let grace = self.seen.attempts.get(lease).map_or(LEAVE_GRACE, |attempt| attempt.job.stop_grace);
         self.parts.executor.stop(lease, cause, grace);
     }
 
     /// The attempt is another's now: its processes end, and what it reports is kept as superseded.
     fn fence(&mut self, lease: &Lease) {
-        if self.attempts.get(lease).is_none_or(LocalAttempt::is_fenced) {
+        if self.seen.attempts.get(lease).is_none_or(LocalAttempt::is_fenced) {
             return;
         }
         tracing::warn!(run = %lease.run, attempt = lease.attempt, "this attempt is no longer this device's: it is stopped");
         self.parts.executor.stop(lease, StopCause::Fenced, LEAVE_GRACE);
-        self.attempts.step(lease, Step::Fence);
+        self.seen.attempts.step(lease, Step::Fence);
     }
 
     fn refused(&mut self, refused: Refused, now: Moment) {
@@ -572,13 +509,13 @@ impl Device {
 
     /// A number that differs between devices and between calls.
     fn names_seed(&self) -> u64 {
-        let session = u64::from_str_radix(self.parts.me.session.as_str(), 16).unwrap_or(1);
+        let session = u64::from_str_radix(self.seen.me.session.as_str(), 16).unwrap_or(1);
         (session ^ self.beat).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20
     }
 
     fn last_writer(&self) -> String {
         let newest = self.store.state().last_commits.first().map(|(_, session)| session.clone());
-        let device = newest.as_ref().and_then(|session| self.liveness.device_of(session));
+        let device = newest.as_ref().and_then(|session| self.seen.devices.device_of(session));
         match (device, newest) {
             (Some(device), _) => format!("the last who wrote under it was {device}"),
             (None, Some(session)) => format!("the last who wrote under it was session {session}"),
@@ -602,7 +539,7 @@ impl Device {
 
     fn next_wake(&self, now: Moment) -> Duration {
         let settles = self.inbox.unsettled(now.boot).1;
-        let queue = self.queue.next_change(now).map(|span| now.boot + span.max(Duration::from_millis(1)));
+        let queue = self.seen.queue.next_change(now).map(|span| now.boot + span.max(Duration::from_millis(1)));
         let until =
             |at: DateTime<Utc>| now.boot + (at - now.wall).to_std().unwrap_or_default().max(Duration::from_millis(1));
         let agenda = self.agenda.next_change(now.wall).map(until);
@@ -611,7 +548,7 @@ impl Device {
         let leave = self.leaving.map(|leaving| if leaving.asked { leaving.gone_by } else { leaving.stop_at });
         // Where the folder cannot be read, what has to be looked at waits for the next scan.
         let settle = self.programs.next_settle().filter(|_| !self.problems.contains_key("programs"));
-        let deferred = self.deferred.next(now.boot);
+        let deferred = self.seen.deferred.next(now.boot);
         let dues = [
             deferred,
             settles,
@@ -621,7 +558,7 @@ impl Device {
             leave,
             self.due.again,
             settle,
-            self.liveness.next_verdict(now.boot),
+            self.seen.devices.next_verdict(now.boot),
         ];
         dues.into_iter().flatten().fold(self.due.beat.min(self.due.scan), Duration::min)
     }

@@ -3,15 +3,15 @@
 use super::Device;
 use crate::decide::agenda::{Ground, IDLE_REST};
 use crate::decide::derive::is_at_work;
+use crate::decide::plan::Observation;
 use crate::model::time::Moment;
 
 impl Device {
     /// Brings what jobs want of their own accord into the queue.
     pub(super) fn offer(&mut self, now: Moment) {
         let quiet = self.is_quiet(now);
-        let Device { parts, queue, programs, store, agenda, .. } = self;
-        let (catalog, state) = (programs.catalog(), store.state());
-        agenda.refresh(queue, Ground { now, me: &parts.me, volume: &parts.volume, catalog, state, quiet });
+        let Device { seen: Observation { queue, me, volume, catalog, .. }, store, agenda, .. } = self;
+        agenda.refresh(queue, Ground { now, me, volume, catalog, state: store.state(), quiet });
     }
 
     /// Whether this device has had nothing to do for long enough to run idle jobs.
@@ -21,7 +21,7 @@ impl Device {
 
     /// Notes since when there is nothing to do.
     pub(super) fn watch_quiet(&mut self, now: Moment) {
-        if is_at_work(&self.attempts) {
+        if is_at_work(&self.seen.attempts) {
             self.quiet_since = None;
         } else {
             self.quiet_since.get_or_insert(now.boot);

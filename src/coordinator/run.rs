@@ -250,14 +250,12 @@ async fn begin(
         executor,
         notifier: Box::new(WebNotifier::new(Arc::clone(wake))),
         config,
-        me: me.clone(),
-        volume,
         host: options.host.clone(),
         meter: Some(Meter::new()),
         identity: identity.guard,
         displaced,
     };
-    Ok((Device::new(parts, clock(), remembered), watcher, mailbox, closer))
+    Ok((Device::new(parts, me.clone(), volume, clock(), remembered), watcher, mailbox, closer))
 }
 
 /// How limits are held here. What an earlier life of this device left of its cgroups, whose markers begin with `own`, is removed.

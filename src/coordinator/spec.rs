@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::{Device, Parts, TRY_AGAIN};
 use crate::decide::attempts::{LocalAttempt, Seat, Started, Step};
+use crate::decide::plan::Observation;
 use crate::decide::settle::Report;
 use crate::exec::{Given, Inside, MARKER, Spec, is_short};
 use crate::model::config::ENV_LIMIT;
@@ -37,20 +38,20 @@ type Secrets = BTreeMap<String, String>;
 impl Device {
     /// Opens the log and starts the attempt. It is committed: nobody else has it.
     pub(super) fn start(&mut self, lease: &Lease, now: Moment) {
-        let Some(mine) = self.attempts.get(lease) else { return };
+        let Some(mine) = self.seen.attempts.get(lease) else { return };
         // The last look: this device may have stood still since the commit, and another may have taken it for dead.
         let file = self.parts.layout.running_file(lease, &mine.held.stem);
         if found(self.parts.disk.stat(&file)).is_ok_and(|there| there.is_none()) {
-            self.attempts.remove(lease);
+            self.seen.attempts.remove(lease);
             tracing::warn!(run = %lease.run, attempt = lease.attempt, "its file has gone from .running: it is not started");
             return;
         }
         let path = self.parts.layout.log(&mine.held.job, lease);
-        let found_as = self.found.get(lease).map(|found| found.executor);
+        let found_as = self.seen.found.get(lease).map(|found| found.executor);
         let goes_on = found_as.is_some();
         if goes_on && found_as != mine.job.outlives_its_device() {
             // Its definition has changed since that was decided: started now, it would run twice.
-            self.attempts.remove(lease);
+            self.seen.attempts.remove(lease);
             self.due.again = Some(now.boot);
             return;
         }
@@ -77,7 +78,7 @@ impl Device {
             }
         };
         self.make_results_folder(lease, now);
-        let Some(mine) = self.attempts.get(lease) else { return };
+        let Some(mine) = self.seen.attempts.get(lease) else { return };
         let limits = self.limits_of(&mine.job);
         let seat = match self.open_work(mine) {
             Ok(seat) => seat,
@@ -93,14 +94,14 @@ impl Device {
             inside: inside(mine, &self.parts.layout, work.as_ref(), limits, goes_on),
             argv: argv(mine, &self.parts.layout),
             dir: self.parts.layout.programs.clone(),
-            env: environment(mine, &self.parts, secrets, work.as_ref()),
+            env: environment(mine, &self.parts, &self.seen, secrets, work.as_ref()),
             log,
             masker: masker.clone(),
             timeout: mine.timeout(),
             grace: mine.job.stop_grace,
             limits,
         };
-        self.attempts.step(lease, Step::Start(Started { limits, seat, masker }));
+        self.seen.attempts.step(lease, Step::Start(Started { limits, seat, masker }));
         self.parts.executor.start(spec);
         self.solved("logs");
     }
@@ -165,7 +166,7 @@ impl Device {
 
     /// Returns the first seat in the warm containers of a job that no attempt has, and that is not spoiled.
     fn free_seat(&self, mine: &LocalAttempt) -> Option<Seat> {
-        let of_job = self.attempts.all().filter(|(_, other)| other.held.job == mine.held.job);
+        let of_job = self.seen.attempts.all().filter(|(_, other)| other.held.job == mine.held.job);
         let taken: Vec<Seat> = of_job.filter_map(|(_, other)| other.started()?.seat).collect();
         let is_free = |seat: &Seat| !taken.contains(seat) && !self.spoiled.contains(&self.work_of(mine, *seat));
         (0..).map(Seat::Kept).find(is_free)
@@ -173,7 +174,7 @@ impl Device {
 
     /// Returns the work folder of an attempt.
     pub(super) fn work_of(&self, mine: &LocalAttempt, seat: Seat) -> Work {
-        let Parts { layout, me, .. } = &self.parts;
+        let (layout, me) = (&self.parts.layout, &self.seen.me);
         match seat {
             Seat::Own => Work::own(layout, &mine.lease()),
             Seat::Kept(number) => Work::kept(layout, &me.session, &mine.held.job, number),
@@ -182,7 +183,7 @@ impl Device {
 
     fn end_unstarted(&mut self, lease: &Lease, error: String, now: Moment) {
         let report = Report::unstarted(Status::Failed, error, now.wall);
-        self.attempts.step(lease, Step::Exit(Box::new(report)));
+        self.seen.attempts.step(lease, Step::Exit(Box::new(report)));
         self.due.again = Some(now.boot);
     }
 }
@@ -250,8 +251,14 @@ fn as_argument(value: &Json) -> String {
     serde_json::from_str::<String>(value.text()).unwrap_or_else(|_| value.text().to_owned())
 }
 
-fn environment(mine: &LocalAttempt, parts: &Parts, secrets: Secrets, work: Option<&Work>) -> BTreeMap<String, String> {
-    let Parts { layout, me, volume, host, .. } = parts;
+fn environment(
+    mine: &LocalAttempt,
+    parts: &Parts,
+    seen: &Observation,
+    secrets: Secrets,
+    work: Option<&Work>,
+) -> BTreeMap<String, String> {
+    let (Parts { layout, host, .. }, Observation { me, volume, .. }) = (parts, seen);
     let lease = mine.lease();
     // An image has an environment of its own.
     let is_process = mine.job.container.is_none();

@@ -15,8 +15,6 @@ use crate::volume::{self, results};
 pub(super) struct Desk {
     /// What is on its way.
     on_its_way: BTreeMap<JobName, News>,
-    /// What is told, or given up, and not taken out of the state yet.
-    pub(super) told: BTreeMap<JobName, News>,
 }
 
 impl Device {
@@ -32,7 +30,7 @@ impl Device {
                 }
             }
             self.desk.on_its_way.remove(&job);
-            self.desk.told.insert(job, news);
+            self.seen.told.insert(job, news);
         }
     }
 
@@ -43,7 +41,7 @@ impl Device {
 
     /// Whether nothing is left to tell, or no time for it.
     pub(super) fn has_told(&self, now: Moment) -> bool {
-        let has_all = || self.desk.told.is_empty() && to_tell(self.store.state(), &self.parts.me).is_empty();
+        let has_all = || self.seen.told.is_empty() && to_tell(self.store.state(), &self.seen.me).is_empty();
         !self.may_tell(now) || has_all()
     }
 
@@ -53,12 +51,12 @@ impl Device {
         let stands = |job: &JobName, news: &News| {
             state.jobs.get(job).is_some_and(|mark| mark.news.first().is_some_and(|first| first.is_of(news)))
         };
-        self.desk.told.retain(|job, news| stands(job, news));
+        self.seen.told.retain(|job, news| stands(job, news));
         if !self.may_tell(now) {
             return;
         }
-        for (job, news) in to_tell(&state, &self.parts.me) {
-            if self.desk.on_its_way.contains_key(job) || self.desk.told.contains_key(job) {
+        for (job, news) in to_tell(&state, &self.seen.me) {
+            if self.desk.on_its_way.contains_key(job) || self.seen.told.contains_key(job) {
                 continue;
             }
             // It is withdrawn at the next beat.
@@ -73,7 +71,7 @@ impl Device {
                 }
                 Ok(None) => {
                     tracing::warn!(%job, run = %news.run_id, attempt = news.attempt, "its webhook is not told: the result is gone");
-                    self.desk.told.insert(job.clone(), news.clone());
+                    self.seen.told.insert(job.clone(), news.clone());
                     self.due.again = Some(now.boot);
                 }
                 Err(error) => {
@@ -87,7 +85,7 @@ impl Device {
     }
 
     fn hook(&self, job: &JobName) -> Option<String> {
-        self.programs.catalog().jobs.get(job)?.notify.clone()
+        self.seen.catalog.jobs.get(job)?.notify.clone()
     }
 
     fn letter(&self, job: &JobName, news: &News, url: String) -> Result<Option<Letter>, volume::Error> {

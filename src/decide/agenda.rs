@@ -205,7 +205,7 @@ pub fn lot_of(run: &RunId) -> u64 {
 
 /// Whether what was offered is wanted still, by the newest state and by what is planned already.
 #[must_use]
-pub fn is_wanted(state: &State, plan: &Plan, seen: &Observation<'_>, entry: &Entry, job: &Job) -> bool {
+pub fn is_wanted(state: &State, plan: &Plan, seen: &Observation, entry: &Entry, job: &Job) -> bool {
     let default = JobMark::default();
     let mark = state.jobs.get(&job.name).unwrap_or(&default);
     match (entry.cause(), &job.kind) {
@@ -214,11 +214,11 @@ pub fn is_wanted(state: &State, plan: &Plan, seen: &Observation<'_>, entry: &Ent
             !rests && missing(state, plan, job, &seen.me.device) > 0
         }
         (Cause::Schedule, JobType::Timed(timing)) => {
-            let clockwork = Clockwork { volume: seen.volume, job: &job.name, timing };
+            let clockwork = Clockwork { volume: &seen.volume, job: &job.name, timing };
             due::due_now(clockwork, mark, seen.now.wall) == Some(entry.run.time())
         }
         (Cause::Job, _) => {
-            after(state, job).is_some_and(|(last, _)| run_of(seen.volume, &job.name, last.at) == entry.run)
+            after(state, job).is_some_and(|(last, _)| run_of(&seen.volume, &job.name, last.at) == entry.run)
         }
         (
             Cause::Always | Cause::Idle | Cause::Schedule | Cause::Trigger | Cause::Api | Cause::Manual,

@@ -22,7 +22,7 @@ use crate::model::trigger::Target;
 const TAKEN: usize = 64;
 
 /// Ends what waited in vain: past its `expires`, or its job is gone.
-pub fn expire(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
+pub fn expire(state: &State, seen: &Observation, plan: &mut Plan) {
     if !seen.taking || is_rebuilding(state, plan) {
         return;
     }
@@ -63,7 +63,7 @@ pub fn expire(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
 }
 
 /// Claims what fits, in order.
-pub fn claim(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
+pub fn claim(state: &State, seen: &Observation, plan: &mut Plan) {
     if !seen.taking || !seen.queue.has_ready() || is_rebuilding(state, plan) {
         return;
     }
@@ -154,7 +154,7 @@ pub fn claim(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
     }
 }
 
-fn take(seen: &Observation<'_>, candidate: Candidate<'_>, group: &Group) -> Change {
+fn take(seen: &Observation, candidate: Candidate<'_>, group: &Group) -> Change {
     let Candidate { entry, job, priority, .. } = candidate;
     let mut moves = Vec::with_capacity(2);
     moves.push(take_move(entry, &job.name));
@@ -218,7 +218,7 @@ fn was_open(state: &State, open: &RunId, due: &Entry) -> bool {
 }
 
 /// Whether one more run of a pool may be claimed. A pool that nobody gave a size has none.
-fn has_room(state: &State, plan: &Plan, seen: &Observation<'_>, pool: &PoolName) -> bool {
+fn has_room(state: &State, plan: &Plan, seen: &Observation, pool: &PoolName) -> bool {
     let takes = |(_, held): &(&RunId, &Arc<Held>)| held.device.is_some() && held.pool.as_ref() == Some(pool);
     let taken = plan.open_after(state).filter(takes).count();
     seen.catalog.pools.get(pool).is_some_and(|size| taken < *size as usize)
@@ -263,7 +263,7 @@ fn duplicate(entry: &Arc<Entry>, first: &RunId) -> Change {
 /// Ends what waits, without an attempt of its own. It passes `.running` like every other run, so that one rule heals
 /// whatever a crash leaves behind.
 fn end(
-    seen: &Observation<'_>,
+    seen: &Observation,
     entry: &Arc<Entry>,
     priority: i16,
     status: Status,
@@ -285,7 +285,7 @@ fn end(
 }
 
 /// Ends the runs of daemons and idle jobs that wait for another attempt and are not wanted any more.
-pub fn retire(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
+pub fn retire(state: &State, seen: &Observation, plan: &mut Plan) {
     if !seen.taking || is_rebuilding(state, plan) {
         return;
     }
@@ -304,7 +304,7 @@ pub fn retire(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
             continue;
         };
         let forgotten = held.only_on.as_ref().filter(|device| knows_devices && !seen.devices.is_known(device));
-        let why = unwanted(state, seen.catalog, run, held)
+        let why = unwanted(state, &seen.catalog, run, held)
             .or_else(|| forgotten.map(|device| format!("its device {device} was forgotten")));
         if let Some(why) = why {
             plan.changes.push(end(seen, entry, held.priority, Status::Cancelled, 0, Some(why)));
@@ -314,14 +314,14 @@ pub fn retire(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
 
 /// The change that ends what waits because a person asked for it.
 #[must_use]
-pub fn cancel_waiting(seen: &Observation<'_>, entry: &Arc<Entry>) -> Change {
+pub fn cancel_waiting(seen: &Observation, entry: &Arc<Entry>) -> Change {
     let priority = entry.trigger.priority.unwrap_or(0);
     end(seen, entry, priority, Status::Cancelled, 0, Some("cancelled while it waited".to_owned()))
 }
 
 /// The result of a run that ends without an attempt.
 fn unstarted(
-    seen: &Observation<'_>,
+    seen: &Observation,
     entry: &Entry,
     priority: i16,
     status: Status,
@@ -370,7 +370,7 @@ fn unstarted(
 }
 
 /// The slots that this device's runs take once the plan has happened, those of an earlier life included.
-fn busy(state: &State, seen: &Observation<'_>, plan: &Plan) -> u32 {
+fn busy(state: &State, seen: &Observation, plan: &Plan) -> u32 {
     let mine = plan.open_after(state).filter(|(_, held)| held.device.as_ref() == Some(&seen.me.device));
     mine.map(|(_, held)| held.slots_taken()).sum()
 }

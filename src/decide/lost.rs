@@ -99,7 +99,7 @@ impl From<&Outcome> for Accepted {
 }
 
 /// Ends the attempts of dead devices.
-pub fn lose(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
+pub fn lose(state: &State, seen: &Observation, plan: &mut Plan) {
     for (run, held) in &state.runs {
         let Some((device, session)) = held.holder() else { continue };
         let lease = Lease { run: run.clone(), attempt: held.attempt };
@@ -124,7 +124,7 @@ pub fn lose(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
 }
 
 /// Takes over what an earlier life of this device started and what goes on without it: the same attempt, in this life's name.
-fn adopt(seen: &Observation<'_>, lease: &Lease, held: &Held, device: &DeviceId, evidence: &Evidence) -> Option<Change> {
+fn adopt(seen: &Observation, lease: &Lease, held: &Held, device: &DeviceId, evidence: &Evidence) -> Option<Change> {
     let is_earlier = *device == seen.me.device && held.session.as_ref() != Some(&seen.me.session);
     let goes_on = is_earlier && seen.found.get(lease).is_some_and(|found| evidence.may_go_on(found));
     goes_on.then(|| Change {
@@ -141,7 +141,7 @@ fn adopt(seen: &Observation<'_>, lease: &Lease, held: &Held, device: &DeviceId, 
 
 fn lose_one(
     state: &State,
-    seen: &Observation<'_>,
+    seen: &Observation,
     lease: Lease,
     held: &Arc<Held>,
     device: &DeviceId,
@@ -165,7 +165,7 @@ fn lose_one(
                 remembered = (is_final && !held.command).then(over);
                 if is_final && !held.command {
                     let ended = Lease { attempt, ..lease.clone() };
-                    moves.extend(follow(seen.catalog, &held.job, &ended, status, at));
+                    moves.extend(follow(&seen.catalog, &held.job, &ended, status, at));
                 }
             }
         }
@@ -177,7 +177,7 @@ fn lose_one(
             let Outcome { status, finished_at, .. } = outcome;
             moves.push(Move::Record(Box::new(outcome)));
             if is_final && !held.command {
-                moves.extend(follow(seen.catalog, &held.job, &lease, status, finished_at));
+                moves.extend(follow(&seen.catalog, &held.job, &lease, status, finished_at));
             }
         }
     }
@@ -195,7 +195,7 @@ fn lose_one(
 }
 
 /// The result of a run that was asked to end between two attempts.
-fn cancelled_outcome(seen: &Observation<'_>, lease: &Lease, held: &Held, evidence: &Evidence) -> Outcome {
+fn cancelled_outcome(seen: &Observation, lease: &Lease, held: &Held, evidence: &Evidence) -> Outcome {
     let unstarted = Lease { attempt: 0, ..lease.clone() };
     let evidence = Evidence { log: None, ..evidence.clone() };
     let error = "cancelled while it waited".to_owned();
@@ -204,7 +204,7 @@ fn cancelled_outcome(seen: &Observation<'_>, lease: &Lease, held: &Held, evidenc
 }
 
 fn lost_outcome(
-    seen: &Observation<'_>,
+    seen: &Observation,
     lease: &Lease,
     held: &Held,
     device: &DeviceId,
@@ -244,7 +244,7 @@ fn lost_outcome(
 
 #[expect(clippy::too_many_arguments, reason = "a result has many facts, and here each comes from elsewhere")]
 fn outcome(
-    seen: &Observation<'_>,
+    seen: &Observation,
     lease: &Lease,
     held: &Held,
     device: &DeviceId,
@@ -288,7 +288,7 @@ fn outcome(
 
 /// The result of a run that cannot go on because its file is gone.
 #[must_use]
-pub fn vanished_outcome(seen: &Observation<'_>, lease: &Lease, held: &Held, error: String) -> Outcome {
+pub fn vanished_outcome(seen: &Observation, lease: &Lease, held: &Held, error: String) -> Outcome {
     let nothing = Evidence {
         accepted: None,
         held_file: false,
@@ -306,7 +306,7 @@ pub fn vanished_outcome(seen: &Observation<'_>, lease: &Lease, held: &Held, erro
 
 /// The result of an attempt that was started by nobody knows whom and left without a word: the state was lost with it.
 #[must_use]
-pub fn orphan_outcome(seen: &Observation<'_>, lease: &Lease, held: &Held, evidence: &Evidence) -> Outcome {
+pub fn orphan_outcome(seen: &Observation, lease: &Lease, held: &Held, evidence: &Evidence) -> Outcome {
     let losses = held.losses + 1;
     let is_final = held.fail_if_lost || losses >= LOSSES_IN_A_ROW || held.cause.is_lasting();
     let error = "the device that held this attempt is gone, and so is the state that named it".to_owned();

@@ -112,7 +112,7 @@ fn whole_ms(at: DateTime<Utc>) -> DateTime<Utc> {
 /// gone here, which are scheduled otherwise, enabled again, disabled or gone.
 ///
 /// Only a change that this device saw itself counts: devices whose folders differ would contradict each other for ever.
-pub fn mind(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
+pub fn mind(state: &State, seen: &Observation, plan: &mut Plan) {
     if state.rebuilt.is_some() {
         return remember(state, seen, plan);
     }
@@ -126,7 +126,7 @@ pub fn mind(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
             plan.marks.extend(schedule_of(job).map(|text| (name.clone(), Note::Seen(seen.now.wall, text))));
         }
     }
-    for name in seen.fresh {
+    for name in &seen.fresh {
         let Some(mark) = state.jobs.get(name).filter(|mark| mark.since.is_some()) else { continue };
         let job = seen.catalog.jobs.get(name).filter(|job| job.enabled);
         let is_other = |text: &String| !mark.schedule.is_empty() && mark.schedule != *text;
@@ -167,7 +167,7 @@ pub fn recall(
 }
 
 /// Gives a state that was made anew what the lost one knew of jobs, as far as this device knows it.
-fn remember(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
+fn remember(state: &State, seen: &Observation, plan: &mut Plan) {
     for (name, known) in seen.marks.iter().filter(|_| seen.remembered == state.rebuilt) {
         let default = JobMark::default();
         let mark = state.jobs.get(name).unwrap_or(&default);

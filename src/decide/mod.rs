@@ -7,7 +7,6 @@
 pub mod agenda;
 pub mod attempts;
 pub mod backup;
-pub mod bystander;
 pub mod catalog;
 pub mod chain;
 pub mod claim;

@@ -91,7 +91,7 @@ pub fn told_by_others<'a>(state: &'a State, me: &'a Me) -> impl Iterator<Item = 
 }
 
 /// Adds to each change what it gives to tell, and takes out what is told or has nobody to tell it.
-pub fn tell(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
+pub fn tell(state: &State, seen: &Observation, plan: &mut Plan) {
     for change in &mut plan.changes {
         let told = end_of(state, seen, change).filter(|(job, _)| has_hook(seen, job));
         change.notes.extend(told.map(|(job, telling)| (job, Note::Tell(telling))));
@@ -105,7 +105,7 @@ pub fn tell(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
     }
 }
 
-fn mend(seen: &Observation<'_>, job: &JobName, mark: &JobMark) -> Option<Telling> {
+fn mend(seen: &Observation, job: &JobName, mark: &JobMark) -> Option<Telling> {
     let first = mark.news.first();
     if let Some(done) = seen.told.get(job).filter(|done| first.is_some_and(|first| first.is_of(done))) {
         return Some(Telling::Done(done.clone()));
@@ -123,20 +123,20 @@ fn mend(seen: &Observation<'_>, job: &JobName, mark: &JobMark) -> Option<Telling
 }
 
 /// Whoever has a device's lock knows that its earlier life is over.
-fn is_dead(seen: &Observation<'_>, news: &News) -> bool {
+fn is_dead(seen: &Observation, news: &News) -> bool {
     if news.device == seen.me.device {
         return news.by != seen.me.session;
     }
     seen.devices.verdict(&news.lease(), &news.device, &news.by, seen.now.boot) == Verdict::Dead
 }
 
-fn has_hook(seen: &Observation<'_>, job: &JobName) -> bool {
+fn has_hook(seen: &Observation, job: &JobName) -> bool {
     seen.catalog.jobs.get(job).is_some_and(|job| job.notify.is_some())
 }
 
 /// The end that a change is about, if it counts. A run that goes on has none, but a daemon's: each of its attempts counts,
 /// because it never ends.
-fn end_of(state: &State, seen: &Observation<'_>, change: &Change) -> Option<(JobName, Telling)> {
+fn end_of(state: &State, seen: &Observation, change: &Change) -> Option<(JobName, Telling)> {
     let over = change.notes.iter().find_map(|(job, note)| match note {
         Note::Over(Over { attempt, status, .. }) => Some((job, *attempt, *status)),
         Note::Seen(..)

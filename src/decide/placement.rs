@@ -52,7 +52,7 @@ struct Load {
 impl<'a> Placement<'a> {
     /// Takes in who is there. Alone, nothing is looked at.
     #[must_use]
-    pub fn new(state: &State, seen: &Observation<'a>) -> Self {
+    pub fn new(state: &'a State, seen: &'a Observation) -> Self {
         let me = &seen.me.device;
         let alive = seen.devices.alive(seen.now.boot).map(|peer| &peer.beat);
         let others: Vec<_> =

@@ -32,64 +32,110 @@ use chrono::{DateTime, Utc};
 
 /// Everything a device sees when it decides.
 #[derive(Debug)]
-pub struct Observation<'a> {
+pub struct Observation {
     /// Both clocks.
     pub now: Moment,
     /// Who decides.
-    pub me: &'a Me,
+    pub me: Me,
     /// The volume's random id.
-    pub volume: &'a str,
+    pub volume: String,
     /// Whether this device has had nothing to do for long enough to run idle jobs.
     pub quiet: bool,
     /// Whether it is time to look after what need not be looked after at every turn: it is at beats.
     pub upkeep: bool,
     /// Jobs whose definition came, changed or went since this device noted it.
-    pub fresh: &'a BTreeSet<JobName>,
+    pub fresh: BTreeSet<JobName>,
     /// What a lost state knew of jobs, as far as this device knows it …
-    pub marks: &'a BTreeMap<JobName, JobMark>,
+    pub marks: BTreeMap<JobName, JobMark>,
     /// … and the rebuilt state for which that was found out.
     pub remembered: Option<u64>,
     /// Due times whose run there was already.
-    pub spent: &'a BTreeSet<RunId>,
+    pub spent: BTreeSet<RunId>,
     /// Whether it takes new work: not drained, not leaving, able to write.
     pub taking: bool,
-    /// Whether a person asked it to take no new work.
+    /// Whether a person asked it to take no new work, as its newest heartbeat says.
     pub drained: bool,
     /// What people set of it, as its newest heartbeat says.
     pub set: Resources,
     /// The jobs it knows.
-    pub catalog: &'a Catalog,
+    pub catalog: Arc<Catalog>,
     /// What waits.
-    pub queue: &'a Queue,
+    pub queue: Queue,
     /// Who lives.
-    pub devices: &'a Liveness,
+    pub devices: Liveness,
     /// Its own attempts.
-    pub attempts: &'a Attempts,
+    pub attempts: Attempts,
     /// What was found out about attempts whose holder may be dead.
-    pub evidence: &'a BTreeMap<Lease, Evidence>,
+    pub evidence: BTreeMap<Lease, Evidence>,
     /// Attempts that an earlier life of this device started and that go on without it.
-    pub found: &'a BTreeMap<Lease, Outliving>,
+    pub found: BTreeMap<Lease, Outliving>,
     /// Runs whose changes wait because one failed.
-    pub deferred: &'a Deferred,
+    pub deferred: Deferred,
     /// Files in `.running` that nobody holds.
-    pub orphans: &'a [Orphan],
+    pub orphans: Vec<Orphan>,
     /// Runs listed as waiting whose file has been nowhere for a whole lease, and the first of their attempts that has no result; `None`:
     /// one of their results is final.
-    pub vanished: &'a BTreeMap<RunId, Option<u32>>,
+    pub vanished: BTreeMap<RunId, Option<u32>>,
     /// The rebuilt state of which every file in `.running` was found to be held, after every living device had worked through
     /// it: the revision in [`State::rebuilt`].
     pub accounted: Option<u64>,
     /// Whether it tells webhooks: not leaving for good.
     pub may_tell: bool,
     /// What it has told, or given up, and the state does not know yet.
-    pub told: &'a BTreeMap<JobName, News>,
+    pub told: BTreeMap<JobName, News>,
 }
 
-impl Observation<'_> {
+impl Observation {
+    /// Returns what a device sees that has looked at nothing yet: itself. It takes no work.
+    #[must_use]
+    pub fn new(me: Me, volume: String, lease: Duration, now: Moment) -> Self {
+        Self {
+            now,
+            me,
+            volume,
+            quiet: false,
+            upkeep: false,
+            fresh: BTreeSet::new(),
+            marks: BTreeMap::new(),
+            remembered: None,
+            spent: BTreeSet::new(),
+            taking: false,
+            drained: false,
+            set: Resources::default(),
+            catalog: Arc::default(),
+            queue: Queue::default(),
+            devices: Liveness::new(lease, now.boot),
+            attempts: Attempts::default(),
+            evidence: BTreeMap::new(),
+            found: BTreeMap::new(),
+            deferred: Deferred::default(),
+            orphans: Vec::new(),
+            vanished: BTreeMap::new(),
+            accounted: None,
+            may_tell: false,
+            told: BTreeMap::new(),
+        }
+    }
+
     /// Returns whether changes of this run wait because one failed.
     #[must_use]
     pub fn defers(&self, run: &RunId) -> bool {
         self.deferred.holds(run, self.now.boot)
+    }
+
+    /// Takes in what waits.
+    pub fn queue_up(&mut self, entry: Arc<Entry>, now: Moment) {
+        self.queue.insert(entry, &self.catalog, &self.me, now);
+    }
+
+    /// Places everything that waits anew: jobs changed, or this device did.
+    pub fn place_anew(&mut self, now: Moment) {
+        self.queue.place_anew(&self.catalog, &self.me, now);
+    }
+
+    /// Lets time pass for what waits.
+    pub fn advance(&mut self, now: Moment) {
+        self.queue.advance(&self.catalog, &self.me, now);
     }
 }
 
@@ -351,7 +397,7 @@ pub fn sign(state: &mut State, me: &Me) {
 
 /// Decides. The steps are in the order in which they free what the later ones need.
 #[must_use]
-pub fn plan(state: &State, seen: &Observation<'_>) -> Plan {
+pub fn plan(state: &State, seen: &Observation) -> Plan {
     let mut plan = Plan::default();
     settle::settle(state, seen, &mut plan);
     recover::keep(state, seen, &mut plan);

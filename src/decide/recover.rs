@@ -40,7 +40,7 @@ pub struct Orphan {
 }
 
 /// Puts the attempts of this device back into a state that forgot them.
-pub fn keep(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
+pub fn keep(state: &State, seen: &Observation, plan: &mut Plan) {
     for (lease, mine) in seen.attempts.owned() {
         if state.runs.contains_key(&mine.run) || mine.ended().is_some() || seen.defers(&mine.run) {
             continue;
@@ -65,7 +65,7 @@ pub fn keep(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
 }
 
 /// Runs that wait and whose job forbids overlap were listed in the state that was lost.
-fn list_again(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
+fn list_again(state: &State, seen: &Observation, plan: &mut Plan) {
     for (entry, candidate) in seen.queue.comebacks() {
         let Some(job) = candidate.map(|candidate| candidate.job) else { continue };
         let is_lasting = entry.cause().is_lasting();
@@ -107,7 +107,7 @@ fn list_again(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
 }
 
 /// Lets go on what nobody holds.
-pub fn free(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
+pub fn free(state: &State, seen: &Observation, plan: &mut Plan) {
     for orphan in seen.orphans.iter().filter(|_| !crate::planted!(KeepOrphans)) {
         let held_by_somebody = state.runs.get(&orphan.lease.run).is_some_and(|held| held.device.is_some());
         if !held_by_somebody && seen.attempts.of_run(&orphan.lease.run).is_none() && !seen.defers(&orphan.lease.run) {
@@ -117,7 +117,7 @@ pub fn free(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
     }
 }
 
-fn free_one(state: &State, seen: &Observation<'_>, plan: &Plan, orphan: &Orphan) -> Change {
+fn free_one(state: &State, seen: &Observation, plan: &Plan, orphan: &Orphan) -> Change {
     let (lease, held) = (&orphan.lease, &orphan.held);
     let (run, cause) = (lease.run.clone(), held.cause);
     let stem = || held.stem.clone();
@@ -132,7 +132,7 @@ fn free_one(state: &State, seen: &Observation<'_>, plan: &Plan, orphan: &Orphan)
     let expect = Move::Expect { lease: lease.clone(), stem: stem() };
     let matter = Matter::Freed(run.clone());
     let after = |lease: &Lease, status, at| {
-        if held.command { Vec::new() } else { follow(seen.catalog, &held.job, lease, status, at) }
+        if held.command { Vec::new() } else { follow(&seen.catalog, &held.job, lease, status, at) }
     };
     if let Some(over) = &orphan.over {
         let Accepted { attempt, status, at, .. } = *over;
@@ -185,8 +185,8 @@ fn still_listed(state: &State, lease: &Lease) -> Option<Arc<Held>> {
 
 /// Takes out runs that are listed as waiting although their files are gone: a person removed them, or a commit was overwritten
 /// where the lock lied.
-pub fn forget(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
-    for (run, unended) in seen.vanished {
+pub fn forget(state: &State, seen: &Observation, plan: &mut Plan) {
+    for (run, unended) in &seen.vanished {
         let Some(held) = state.runs.get(run).filter(|held| held.device.is_none() && !seen.defers(run)) else {
             continue;
         };
@@ -210,7 +210,7 @@ pub fn forget(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
 }
 
 /// Takes out requests that are fulfilled, or that nobody is left to fulfil.
-pub fn answer(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
+pub fn answer(state: &State, seen: &Observation, plan: &mut Plan) {
     for request in &state.requests {
         let me = request.device == seen.me.device;
         let answered = match request.ask {
@@ -236,7 +236,7 @@ pub fn answer(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
 }
 
 /// Whether the device that something was asked of is gone. Who has just started knows nobody yet.
-fn is_for_nobody(seen: &Observation<'_>, device: &DeviceId, asked_at: DateTime<Utc>) -> bool {
+fn is_for_nobody(seen: &Observation, device: &DeviceId, asked_at: DateTime<Utc>) -> bool {
     let is_old = seen.now.wall - asked_at > TimeDelta::from_std(ANSWER_WAIT).unwrap_or_default();
     is_old && *device != seen.me.device && !seen.devices.is_known(device)
 }

@@ -289,7 +289,7 @@ pub fn backoff(job: &Job, retried: u32, run: &RunId) -> TimeDelta {
 }
 
 /// Accepts the results of this device's attempts, each only if the lease is still its own.
-pub fn settle(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
+pub fn settle(state: &State, seen: &Observation, plan: &mut Plan) {
     for (lease, ended) in seen.attempts.concluded().filter(|(lease, _)| !seen.defers(&lease.run)) {
         let known = state.runs.get(&lease.run);
         if known.is_some() && !state.names(lease, &seen.me.device, &seen.me.session) {
@@ -305,7 +305,7 @@ pub fn settle(state: &State, seen: &Observation<'_>, plan: &mut Plan) {
 }
 
 /// Only where the run's file is still in `.running`: it names the run even where the state was lost or the lock lied.
-fn accept(lease: &Lease, ended: &Ended, seen: &Observation<'_>) -> Change {
+fn accept(lease: &Lease, ended: &Ended, seen: &Observation) -> Change {
     let (run, stem) = (lease.run.clone(), ended.held.stem.clone());
     let notes = over(&ended.held, &ended.outcome).into_iter().collect();
     let matter = Matter::Settled(lease.clone());
@@ -326,7 +326,7 @@ fn accept(lease: &Lease, ended: &Ended, seen: &Observation<'_>) -> Change {
         Next::Over => {
             if !ended.held.command {
                 let Outcome { status, finished_at, .. } = ended.outcome;
-                moves.extend(follow(seen.catalog, &ended.held.job, lease, status, finished_at));
+                moves.extend(follow(&seen.catalog, &ended.held.job, lease, status, finished_at));
             }
             moves.push(Move::Retire { lease: lease.clone(), stem, keep: ended.held.cause.is_dropped() });
             None

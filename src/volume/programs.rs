@@ -47,7 +47,7 @@ struct File {
 pub struct Programs {
     files: BTreeMap<OsString, File>,
     misnamed: Vec<JobError>,
-    catalog: Catalog,
+    catalog: Arc<Catalog>,
     /// Jobs whose file came, changed or went, and that nobody has asked for since.
     fresh: BTreeSet<JobName>,
     started: bool,
@@ -56,7 +56,7 @@ pub struct Programs {
 impl Programs {
     /// The jobs, each in its newest good definition.
     #[must_use]
-    pub fn catalog(&self) -> &Catalog {
+    pub fn catalog(&self) -> &Arc<Catalog> {
         &self.catalog
     }
 
@@ -95,7 +95,8 @@ impl Programs {
         let mut there = BTreeSet::new();
         let mut misnamed = Vec::new();
         let names = disk.list(folder).on("list", folder)?;
-        let mut changed = std::mem::replace(&mut self.catalog.is_bare, names.is_empty()) != names.is_empty();
+        let mut changed =
+            std::mem::replace(&mut Arc::make_mut(&mut self.catalog).is_bare, names.is_empty()) != names.is_empty();
         for name in names {
             if name == POOLS || job_of(&name).is_some() {
                 there.insert(name);
@@ -148,7 +149,7 @@ impl Programs {
         } else {
             match read_pools(disk, layout) {
                 // A size that is in force stays in force for jobs that go by it still.
-                Ok(pools) => self.catalog.pools = pools,
+                Ok(pools) => Arc::make_mut(&mut self.catalog).pools = pools,
                 Err(errors) => file.errors = errors,
             }
         }
@@ -158,32 +159,33 @@ impl Programs {
 
     /// Makes the catalog of what was read: each job in its newest definition that is good and agrees with the other files.
     fn compile(&mut self) {
+        let catalog = Arc::make_mut(&mut self.catalog);
         if !self.files.contains_key(OsStr::new(POOLS)) {
-            self.catalog.pools.clear();
+            catalog.pools.clear();
         }
         let of_files = || self.files.iter().filter_map(|(name, file)| Some((job_of(name)?, file)));
         let names: Vec<JobName> = of_files().map(|(job, _)| job).collect();
         let jobs = self.files.values().filter_map(|file| file.read.as_deref()).map(|job| (&job.name, job)).collect();
-        let mut wrong = check(&jobs, &names.iter().map(JobName::as_str).collect(), &self.catalog.pools);
+        let mut wrong = check(&jobs, &names.iter().map(JobName::as_str).collect(), &catalog.pools);
         let mut good: Vec<Arc<Job>> = Vec::new();
         for (name, file) in &mut self.files {
             file.mentions = job_of(name).and_then(|job| wrong.remove(&job)).unwrap_or_default();
             good.extend(file.read.clone().filter(|_| file.mentions.is_empty()));
         }
         let names: BTreeSet<JobName> = names.into_iter().collect();
-        let gone: Vec<JobName> = self.catalog.jobs.keys().filter(|name| !names.contains(*name)).cloned().collect();
+        let gone: Vec<JobName> = catalog.jobs.keys().filter(|name| !names.contains(*name)).cloned().collect();
         for name in gone {
-            self.catalog.jobs.remove(&name);
+            catalog.jobs.remove(&name);
             self.fresh.insert(name);
         }
         for job in good {
-            let before = self.catalog.jobs.get(&job.name);
+            let before = catalog.jobs.get(&job.name);
             if before.is_none_or(|before| !Arc::ptr_eq(before, &job)) {
                 self.fresh.insert(job.name.clone());
-                self.catalog.jobs.insert(job.name.clone(), job);
+                catalog.jobs.insert(job.name.clone(), job);
             }
         }
-        self.catalog.broken = names.into_iter().filter(|name| !self.catalog.jobs.contains_key(name)).collect();
+        catalog.broken = names.into_iter().filter(|name| !catalog.jobs.contains_key(name)).collect();
     }
 }
 

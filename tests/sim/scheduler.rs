@@ -306,8 +306,6 @@ impl Scheduler {
             executor: Box::new(executor),
             notifier: Box::new(notifier),
             config: Config { heartbeat: machine.beat, lease: machine.lease, poll: machine.polls, ..Config::default() },
-            me,
-            volume,
             host: Host {
                 name: "sim".into(),
                 pid: u32::try_from(life).unwrap(),
@@ -318,7 +316,7 @@ impl Scheduler {
             identity: identity.guard,
             displaced: identity.before.map(|beat| beat.session),
         };
-        Some(Device::new(parts, now, remembered))
+        Some(Device::new(parts, me, volume, now, remembered))
     }
 
     /// The two clocks of a machine: boot time is its own, wall time may be wrong.

@@ -5,8 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::json;
 
 use super::*;
-use crate::decide::bystander::Bystander;
-use crate::decide::catalog::Catalog;
 use crate::model::device::Me;
 use crate::model::ids::{RunId, Session};
 use crate::model::time::Moment;
@@ -56,15 +54,13 @@ fn found_as(executor: &'static str, definition: &str) -> Outliving {
 
 fn plan_for(session: u64, evidence: Option<Evidence>, found: &[Lease], outliving: &Outliving) -> (Plan, Me) {
     let me = me(session);
-    let bystander = Bystander::default();
     let evidence = evidence.map(|it| (lease(), it)).into_iter().collect();
     let found = found.iter().map(|lease| (lease.clone(), outliving.clone())).collect();
-    let catalog = Catalog::default();
     let now = Moment { boot: Duration::ZERO, wall: DateTime::UNIX_EPOCH };
-    let seen = Observation { evidence: &evidence, found: &found, ..bystander.observation(now, &me, &catalog) };
+    let seen = Observation { evidence, found, ..Observation::new(me.clone(), String::new(), Duration::ZERO, now) };
     let mut plan = Plan::default();
     lose(&state(), &seen, &mut plan);
-    (plan, me.clone())
+    (plan, me)
 }
 
 #[test]

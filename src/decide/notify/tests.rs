@@ -7,7 +7,6 @@ use std::time::Duration;
 use chrono::DateTime;
 
 use super::*;
-use crate::decide::bystander::Bystander;
 use crate::decide::catalog::Catalog;
 use crate::decide::liveness::Liveness;
 use crate::decide::marks;
@@ -59,9 +58,9 @@ fn after(
 ) -> JobMark {
     let told: BTreeMap<JobName, News> = told.iter().map(|news| (job(), news.clone())).collect();
     let now = Moment { boot: Duration::from_secs(now), wall: DateTime::UNIX_EPOCH };
-    let bystander = Bystander::default();
-    let seen =
-        Observation { upkeep: true, may_tell: true, devices, told: &told, ..bystander.observation(now, me, catalog) };
+    let seen = Observation::new(me.clone(), String::new(), LEASE, now);
+    let (catalog, devices) = (Arc::new(catalog.clone()), devices.clone());
+    let seen = Observation { upkeep: true, may_tell: true, devices, told, catalog, ..seen };
     let mut plan = Plan { changes, ..Plan::default() };
     tell(state, &seen, &mut plan);
     plan.apply(state, me, |_| true).jobs.remove(&job()).unwrap_or_default()

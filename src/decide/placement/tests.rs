@@ -7,8 +7,6 @@ use chrono::DateTime;
 use serde_json::json;
 
 use super::*;
-use crate::decide::bystander::Bystander;
-use crate::decide::catalog::Catalog;
 use crate::decide::liveness::Liveness;
 use crate::model::device::{Beat, Me};
 use crate::model::entry::Entry;
@@ -58,8 +56,8 @@ fn wait(state: &State, device: &str, beats: &[Beat], job: &Arc<Job>, entry: Entr
     let (tags, slots) = (own.tags.clone(), own.slots);
     let me = Me { device: own.device.clone(), session: own.session.clone(), tags, slots };
     let now = Moment { boot: NOTHING, wall: DateTime::UNIX_EPOCH };
-    let (bystander, catalog, entry) = (Bystander::default(), Catalog::default(), Arc::new(entry));
-    let seen = Observation { devices: &devices, ..bystander.observation(now, &me, &catalog) };
+    let entry = Arc::new(entry);
+    let seen = Observation { devices, ..Observation::new(me, String::new(), NOTHING, now) };
     Placement::new(state, &seen).wait(Candidate { entry: &entry, job, priority: 0, since: NOTHING })
 }
 

@@ -82,13 +82,12 @@ fn what_is_lost_and_cannot_go_on_says_why() {
 #[test]
 fn losses_are_handed_on_to_the_next_attempt() {
     let ended = judged(&mine("trigger", 1, &json!({})), Status::Lost, Duration::ZERO, Circumstances::default());
-    let bystander = crate::decide::bystander::Bystander::default();
-    let (me, catalog) = (me(), Catalog::default());
     let now = Moment { boot: Duration::ZERO, wall: DateTime::UNIX_EPOCH };
+    let seen = Observation::new(me(), String::new(), Duration::ZERO, now);
     let lease = Lease { run: RunId::new(DateTime::UNIX_EPOCH, 1), attempt: 2 };
     for published in [false, true] {
         let ended = Ended { published, ..ended.clone() };
-        let change = accept(&lease, &ended, &bystander.observation(now, &me, &catalog));
+        let change = accept(&lease, &ended, &seen);
         let entry = change.entry.unwrap();
         assert_eq!((entry.attempt, entry.losses, entry.retried), (3, 2, 2));
     }
