@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Device, End, TRY_AGAIN};
+use super::{Device, End, Pulse, TRY_AGAIN};
 use crate::decide::catalog::Known;
 use crate::decide::lost::{Accepted, Evidence};
 use crate::decide::plan::Plan;
@@ -115,7 +115,11 @@ impl Device {
         self.beat += 1;
         let beat = self.beat(now, false);
         let Device { parts, names, .. } = self;
+        let writing = parts.pulse.as_ref().map(Pulse::writing);
         let written = heartbeat::write(&*parts.disk, &parts.layout, names, &beat);
+        if let Some(writing) = writing {
+            writing.repeat(Some(beat.clone()));
+        }
         self.could_write = written.is_ok();
         match written {
             Ok(()) => {
@@ -208,6 +212,7 @@ impl Device {
             device: me.device.clone(),
             session: me.session.clone(),
             beat: self.beat,
+            pulse: 0,
             at: now.wall,
             revision: self.worked_through,
             host: self.parts.host.name.clone(),
@@ -237,7 +242,12 @@ impl Device {
         let holds_nothing = self.seen.attempts.owned().next().is_none();
         let beat = self.beat(now, holds_nothing);
         let Device { parts, names, .. } = self;
-        if let Err(error) = heartbeat::write(&*parts.disk, &parts.layout, names, &beat) {
+        let writing = parts.pulse.as_ref().map(Pulse::writing);
+        let written = heartbeat::write(&*parts.disk, &parts.layout, names, &beat);
+        if let Some(writing) = writing {
+            writing.repeat(None);
+        }
+        if let Err(error) = written {
             tracing::warn!(%error, "the others learn from the silence that this device has left");
         }
     }

@@ -47,9 +47,12 @@ mod keep;
 mod limits;
 mod look;
 mod offer;
+mod pulse;
 pub mod run;
 mod spec;
 mod tell;
+
+pub use pulse::Pulse;
 
 pub use begin::{BeginError, check_writable, claim_identity, open_volume};
 
@@ -93,6 +96,8 @@ pub struct Parts {
     pub config: Config,
     /// The machine.
     pub host: Host,
+    /// What repeats its heartbeats while a turn takes long; `None`: nothing does.
+    pub pulse: Option<Pulse>,
     /// What measures it; `None`: nobody does.
     pub meter: Option<Meter>,
     /// The proof that no other process is this device, if locks give one.
@@ -277,6 +282,13 @@ impl Device {
             .anchor
             .and_then(|anchor| Some(anchor.wall + since(anchor.boot, now.boot)? - since(now.boot, anchor.boot)?));
         Moment { wall: wall.unwrap_or(now.wall), ..now }
+    }
+
+    /// Notes that the loop makes a turn: until the next one its heartbeat may be repeated.
+    pub fn note_turn(&self) {
+        if let Some(pulse) = &self.parts.pulse {
+            pulse.turn();
+        }
     }
 
     /// Asks the device to drain and leave; asked a second time it stops its runs at once.

@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::begin::{BeginError, Identity, claim_identity, in_use, open_volume};
 use super::chores::Chores;
+use super::pulse::Pulse;
 use super::{Device, End, Host, LEAVE_GRACE, Parts, TRY_AGAIN, Tick};
 use crate::exec::Executor;
 use crate::exec::cgroup::Cgroups;
@@ -123,6 +124,7 @@ pub async fn run(options: Options, begun: impl FnOnce()) -> Result<End, RunError
         let mut dirty = mailbox.take();
         dirty.inbox |= std::mem::take(&mut first);
         let now = clock();
+        device.note_turn();
         let wake_at = match device.tick(now, &dirty) {
             Tick::End(end) => {
                 syncer.finish();
@@ -244,6 +246,8 @@ async fn begin(
     let remembered = identity.before.as_ref().map(Remembered::from).unwrap_or_default();
     let displaced = identity.before.map(|beat| beat.session);
     let (executor, closer) = with_containers(executor, options, &volume, wake).await?;
+    let pulse = Pulse::start(layout.clone(), me.session.clone(), &options.config)
+        .map_err(|error| RunError::System("start the thread for heartbeats", error))?;
     let parts = Parts {
         disk,
         layout: layout.clone(),
@@ -251,6 +255,7 @@ async fn begin(
         notifier: Box::new(WebNotifier::new(Arc::clone(wake))),
         config,
         host: options.host.clone(),
+        pulse: Some(pulse),
         meter: Some(Meter::new()),
         identity: identity.guard,
         displaced,
@@ -339,6 +344,7 @@ fn announcement(options: &Options, before: Remembered) -> Beat {
         device: me.device.clone(),
         session: me.session.clone(),
         beat,
+        pulse: 0,
         at: clock().wall,
         revision: 0,
         host: host.name.clone(),

@@ -26,10 +26,12 @@ pub enum Verdict {
 pub struct Peer {
     /// Its newest heartbeat.
     pub beat: Beat,
-    /// When its beat was last seen to move, on the observer's clock.
+    /// When it was last seen to live, on the observer's clock: its beat moved, or was repeated.
     pub moved_at: Duration,
+    /// When its beat was last seen to move.
+    pub beaten_at: Duration,
     /// When its beat was seen to move before that.
-    pub moved_before: Option<Duration>,
+    pub beaten_before: Option<Duration>,
     /// Since when its file is missing.
     pub missing_since: Option<Duration>,
 }
@@ -69,13 +71,16 @@ impl Liveness {
             }
         }
         for beat in beats {
-            let moved = Peer { beat, moved_at: now, moved_before: None, missing_since: None };
+            let moved = Peer { beat, moved_at: now, beaten_at: now, beaten_before: None, missing_since: None };
             match self.peers.get_mut(&moved.beat.device) {
                 Some(peer) if (&peer.beat.session, peer.beat.beat) == (&moved.beat.session, moved.beat.beat) => {
+                    if peer.beat.pulse != moved.beat.pulse {
+                        peer.moved_at = now;
+                    }
                     peer.beat = moved.beat;
                     peer.missing_since = None;
                 }
-                Some(peer) => *peer = Peer { moved_before: Some(peer.moved_at), ..moved },
+                Some(peer) => *peer = Peer { beaten_before: Some(peer.beaten_at), ..moved },
                 None => {
                     self.peers.insert(moved.beat.device.clone(), moved);
                 }
@@ -98,8 +103,7 @@ impl Liveness {
         self.watching_since = now;
         self.met.values_mut().for_each(|since| *since = now);
         for peer in self.peers.values_mut() {
-            peer.moved_at = now;
-            peer.moved_before = None;
+            (peer.moved_at, peer.beaten_at, peer.beaten_before) = (now, now, None);
             peer.missing_since = peer.missing_since.map(|_| now);
         }
     }
@@ -125,12 +129,14 @@ impl Liveness {
     }
 
     /// Whether no living device other than `me` can hold this run, which was first seen to be in nobody's hands at `since`: each has
-    /// beaten twice since then (the first beat may have been gathered before) and names it in none.
+    /// beaten twice since then (the first beat may have been gathered before) and names it in none. A beat that is repeated is none: it
+    /// says what was known before.
     #[must_use]
     pub fn is_free(&self, run: &RunId, me: &DeviceId, since: Duration, now: Duration) -> bool {
         // An observer that has not watched for long may not have seen everybody.
         self.alive(now).filter(|peer| peer.beat.device != *me).all(|peer| {
-            peer.moved_before.is_some_and(|moved| moved > since) && !peer.beat.holds.iter().any(|(held, _)| held == run)
+            peer.beaten_before.is_some_and(|beaten| beaten > since)
+                && !peer.beat.holds.iter().any(|(held, _)| held == run)
         })
     }
 
@@ -220,6 +226,23 @@ mod tests {
         assert_eq!(verdict(&seen, 1, 115), Verdict::Dead);
         seen.observe(at(116), vec![beat(1, 8)], &[], true);
         assert_eq!(verdict(&seen, 1, 116), Verdict::Alive);
+    }
+
+    #[test]
+    fn a_beat_that_is_repeated_is_a_sign_of_life_and_says_nothing_new() {
+        let me = DeviceId::new("me").unwrap();
+        let mut seen = Liveness::new(LEASE, at(100));
+        for now in (100..=140).step_by(2) {
+            let pulse = u32::try_from(now).unwrap();
+            seen.observe(at(now), vec![Beat { pulse, ..beat(1, 7) }], &[], true);
+        }
+        assert_eq!(verdict(&seen, 1, 140), Verdict::Alive);
+        assert!(!seen.is_free(&lease().run, &me, at(101), at(140)), "it may have claimed the run since it beat");
+        for (count, now) in [(8, 142), (9, 144)] {
+            seen.observe(at(now), vec![beat(1, count)], &[], true);
+        }
+        assert!(!seen.is_free(&lease().run, &me, at(142), at(144)), "the first may have been gathered before");
+        assert!(seen.is_free(&lease().run, &me, at(141), at(144)));
     }
 
     #[test]

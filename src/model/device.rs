@@ -69,6 +69,7 @@ impl Beat {
             holds: vec![],
             pids: vec![],
             machine: None,
+            pulse: 0,
             left: false,
             lease_ms: default_lease_ms(),
             low_on: None,
@@ -88,6 +89,9 @@ pub struct Beat {
     pub session: Session,
     /// Counts up; whoever sees it stand still for a whole lease takes the device for dead.
     pub beat: u64,
+    /// How often it was repeated while one turn of its device's loop took long: a sign of life that says nothing new.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub pulse: u32,
     /// When it was written, for people.
     #[serde(with = "utc")]
     pub at: DateTime<Utc>,
@@ -138,6 +142,11 @@ pub struct Beat {
     /// What hinders it, in sentences for people.
     #[serde(default)]
     pub problems: Vec<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn is_zero(value: &u32) -> bool {
+    *value == 0
 }
 
 /// What a machine has, and how much of it is taken.

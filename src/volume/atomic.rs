@@ -24,6 +24,12 @@ impl Temporary {
         Self { session, count: 0 }
     }
 
+    /// Names of this session for a thread beside its loop: none of them is one of [`Temporary::new`].
+    #[must_use]
+    pub fn beside_loop(session: Session) -> Self {
+        Self { session, count: 1 << 48 }
+    }
+
     /// An unused name beside `target`.
     pub fn beside(&mut self, target: &Path) -> PathBuf {
         self.count += 1;

@@ -312,6 +312,7 @@ impl Scheduler {
                 env: std::collections::BTreeMap::new(),
                 started_at: now.wall,
             },
+            pulse: None,
             meter: None,
             identity: identity.guard,
             displaced: identity.before.map(|beat| beat.session),
