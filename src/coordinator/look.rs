@@ -114,12 +114,7 @@ impl Device {
         self.say_what_is_not_held();
         self.beat += 1;
         let beat = self.beat(now, false);
-        let Device { parts, names, .. } = self;
-        let writing = parts.pulse.as_ref().map(Pulse::writing);
-        let written = heartbeat::write(&*parts.disk, &parts.layout, names, &beat);
-        if let Some(writing) = writing {
-            writing.repeat(Some(beat.clone()));
-        }
+        let written = self.write_beat(&beat);
         self.could_write = written.is_ok();
         match written {
             Ok(()) => {
@@ -236,18 +231,23 @@ impl Device {
         }
     }
 
+    /// Writes a heartbeat. It is repeated while a turn takes long, until the device leaves.
+    fn write_beat(&mut self, beat: &Beat) -> Result<(), volume::Error> {
+        let Device { parts, names, .. } = self;
+        let writing = parts.pulse.as_ref().map(Pulse::writing);
+        let written = heartbeat::write(&*parts.disk, &parts.layout, names, beat);
+        if let Some(writing) = writing {
+            writing.repeat((!beat.left).then(|| beat.clone()));
+        }
+        written
+    }
+
     /// The last beat: nobody needs to wait for a lease to know.
     pub(super) fn say_good_bye(&mut self, now: Moment) {
         self.beat += 1;
         let holds_nothing = self.seen.attempts.owned().next().is_none();
         let beat = self.beat(now, holds_nothing);
-        let Device { parts, names, .. } = self;
-        let writing = parts.pulse.as_ref().map(Pulse::writing);
-        let written = heartbeat::write(&*parts.disk, &parts.layout, names, &beat);
-        if let Some(writing) = writing {
-            writing.repeat(None);
-        }
-        if let Err(error) = written {
+        if let Err(error) = self.write_beat(&beat) {
             tracing::warn!(%error, "the others learn from the silence that this device has left");
         }
     }

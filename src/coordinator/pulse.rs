@@ -12,7 +12,6 @@ use crate::model::device::Beat;
 use crate::model::ids::Session;
 use crate::model::time::show_duration;
 use crate::volume::atomic::Temporary;
-use crate::volume::disk::Disk;
 use crate::volume::heartbeat;
 use crate::volume::layout::Layout;
 use crate::volume::os::{OsDisk, boot};
