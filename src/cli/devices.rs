@@ -81,6 +81,7 @@ pub(super) fn table(context: &Context, rows: &[Row]) -> Result<(), Failure> {
 
 fn state_cell(row: &Row) -> Cell {
     match (row.alive, row.asked, row.drained) {
+        (false, _, _) if row.silent => Cell::painted("silent", Paint::Red),
         (false, _, drained) => match (row.left, drained) {
             (true, false) => Cell::painted("left", Paint::Dim),
             (true, true) => Cell::painted("left, drained", Paint::Dim),

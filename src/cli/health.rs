@@ -3,7 +3,8 @@
 use clap::Args;
 
 use super::{Code, Context, Failure};
-use crate::client::{default_device, view};
+use crate::client::default_device;
+use crate::client::view::{self, Life};
 use crate::model::ids::DeviceId;
 use crate::volume::heartbeat;
 use crate::volume::os::is_network;
@@ -26,8 +27,10 @@ pub(super) fn health(args: &HealthArgs, context: &Context) -> Result<Code, Failu
     if beat.left {
         return Err(silent(format!("device {device} has left")));
     }
-    if !view::is_alive(&context.client, &beat, is_network(&context.client.layout.common))? {
-        return Err(silent(format!("device {device} does not beat any more")));
+    match view::life_of(&context.client, &beat, is_network(&context.client.layout.common))? {
+        Life::Alive => {}
+        Life::Silent => return Err(silent(format!("device {device} lives, and cannot write its heartbeat"))),
+        Life::Over => return Err(silent(format!("device {device} does not beat any more"))),
     }
     if context.out.json {
         context.out.document(&serde_json::json!({"device": device, "alive": true, "problems": beat.problems}))?;

@@ -22,6 +22,8 @@ pub struct Row {
     pub device: DeviceId,
     /// Whether it lives.
     pub alive: bool,
+    /// Whether its process lives all the same, on this machine, and its heartbeat stands still.
+    pub silent: bool,
     /// It has left by itself.
     pub left: bool,
     /// Whether it takes no work.
@@ -57,9 +59,10 @@ pub struct Row {
 /// The devices as lists show them.
 #[must_use]
 pub fn rows(devices: &[Device], state: &State) -> Vec<Row> {
-    let row = |Device { beat, alive }: &Device| Row {
+    let row = |Device { beat, alive, silent }: &Device| Row {
         device: beat.device.clone(),
         alive: *alive,
+        silent: *silent,
         left: !alive && beat.left,
         drained: beat.drained,
         tags: beat.tags.iter().cloned().collect(),
@@ -136,7 +139,7 @@ pub struct Asked {
 /// # Errors
 /// Exit code 3: it never was here.
 pub fn ask(client: &Client, name: &str, ask: Ask) -> Result<Asked, Failure> {
-    let Device { beat, alive } = known(client, name)?;
+    let Device { beat, alive, .. } = known(client, name)?;
     let wants_drained = match ask {
         Ask::Drain => true,
         Ask::Resume | Ask::Cancel | Ask::Restart => false,
@@ -180,7 +183,7 @@ pub struct Limited {
 /// # Errors
 /// Exit code 3: it never was here.
 pub fn limit(client: &Client, name: &str, set: Resources) -> Result<Limited, Failure> {
-    let Device { beat, alive } = known(client, name)?;
+    let Device { beat, alive, .. } = known(client, name)?;
     let mut store = view::store(client);
     let mut asked = Resources::default();
     if set.is_empty() {
@@ -219,7 +222,7 @@ pub struct Forgotten {
 /// # Errors
 /// Exit code 3: it never was here; 1: it lives.
 pub fn forget(client: &Client, name: &str) -> Result<Forgotten, Failure> {
-    let Device { beat, alive } = known(client, name)?;
+    let Device { beat, alive, .. } = known(client, name)?;
     let refused = || {
         let error = format!("the device {} lives: on host {}, process {}", beat.device, beat.host, beat.pid);
         Failure::new(Code::Failed, error, "stop it first; `orchestrator devices drain` lets it finish what it has")

@@ -12,6 +12,7 @@ use super::{Client, Failure, devices};
 use crate::decide::catalog::Catalog;
 use crate::decide::explain::{Scene, why};
 use crate::decide::queue::job_name;
+use crate::decide::space::shortage;
 use crate::model::device::Beat;
 use crate::model::entry::{Entry, FileKey};
 use crate::model::ids::{DeviceId, JobName, RunId};
@@ -118,7 +119,7 @@ impl Waiting {
 /// # Errors
 /// Exit code 4.
 pub fn look(client: &Client) -> Result<Screen, Failure> {
-    let mut problems = Vec::new();
+    let mut problems = Vec::from_iter(of_space(client));
     let programs = programs(client, &mut problems);
     // Before the state: what is claimed in between is then active rather than nowhere.
     let lying = view::waiting(client)?;
@@ -163,6 +164,15 @@ pub fn look(client: &Client) -> Result<Screen, Failure> {
     })
 }
 
+/// Says that Common's file system has too little room, which a device may be unable to say itself.
+fn of_space(client: &Client) -> Option<String> {
+    let common = &client.layout.common;
+    let space = client.disk.space(common).ok()?;
+    let shortage = shortage(&space, None)?;
+    let common = common.display();
+    Some(format!("{common}: {shortage}; hint: free space there (df -h, df -i): devices claim nothing new without it"))
+}
+
 /// The job files; what is wrong with them is a problem and no reason to say nothing of the rest.
 fn programs(client: &Client, problems: &mut Vec<String>) -> Programs {
     match view::programs(client) {
@@ -181,10 +191,17 @@ fn programs(client: &Client, problems: &mut Vec<String>) -> Programs {
 #[must_use]
 pub fn of_devices(devices: &[Device], state: &State) -> Vec<String> {
     let mut problems = Vec::new();
-    for Device { beat, alive } in devices {
+    for Device { beat, alive, silent } in devices {
         if *alive {
             problems.extend(beat.problems.iter().map(|problem| format!("{}: {problem}", beat.device)));
             continue;
+        }
+        if *silent {
+            problems.push(format!(
+                "{}: its process {} lives on {}, and its heartbeat has stood still for a lease: the others take its runs over; \
+                 hint: is Common full, read-only or very slow? `orchestrator doctor` looks",
+                beat.device, beat.pid, beat.host
+            ));
         }
         let holds = state.runs.values().filter(|held| held.device.as_ref() == Some(&beat.device)).count();
         if holds > 0 {

@@ -33,6 +33,19 @@ pub struct Device {
     pub beat: Beat,
     /// Whether it lives.
     pub alive: bool,
+    /// Whether its process lives all the same, which its lock shows, and its heartbeat stands still.
+    pub silent: bool,
+}
+
+/// What can be seen of a device's life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Life {
+    /// It beats, and holds its lock, where locks reach from machine to machine.
+    Alive,
+    /// It holds its lock, and its heartbeat has stood still for a whole lease: the others take it for dead.
+    Silent,
+    /// It has left, or nothing of it is seen.
+    Over,
 }
 
 /// Who this is where it signs what it changes.
@@ -76,30 +89,34 @@ pub fn commit<T>(client: &Client, act: impl FnMut(Moment) -> Result<T, Refused>)
 pub fn devices(client: &Client) -> Result<Vec<Device>, Failure> {
     let beats = heartbeat::read_all(&*client.disk, &client.layout)?.beats;
     let network = is_network(&client.layout.common);
-    let look = |beat: Beat| is_alive(client, &beat, network).map(|alive| Device { beat, alive });
+    let look = |beat: Beat| {
+        let life = life_of(client, &beat, network)?;
+        Ok(Device { beat, alive: life == Life::Alive, silent: life == Life::Silent })
+    };
     beats.into_iter().map(look).collect()
 }
 
-/// A living device beats; and it holds its lock, where locks reach from machine to machine.
-pub fn is_alive(client: &Client, beat: &Beat, network: bool) -> Result<bool, Failure> {
+/// Returns what can be seen of a device's life. `network`: its folder is on a network file system, whose locks may not reach here.
+pub fn life_of(client: &Client, beat: &Beat, network: bool) -> Result<Life, Failure> {
     if beat.left {
-        return Ok(false);
+        return Ok(Life::Over);
     }
     let path = client.layout.heartbeat(&beat.device);
     let meta = found(client.disk.stat(&path)).on("look at", &path)?;
     let age = meta.and_then(|meta| (client.now().wall - meta.changed).to_std().ok());
     // One from the future is young: the server's clock is not this machine's.
-    if meta.is_none() || age.is_some_and(|age| age >= Duration::from_millis(beat.lease_ms)) {
-        return Ok(false);
-    }
+    let beats = meta.is_some() && age.is_none_or(|age| age < Duration::from_millis(beat.lease_ms));
     if network {
-        return Ok(true);
+        return Ok(if beats { Life::Alive } else { Life::Over });
     }
     let path = client.layout.device_lock(&beat.device);
-    if found(client.disk.stat(&path)).on("look at", &path)?.is_none() {
-        return Ok(false);
-    }
-    Ok(heartbeat::lock(&*client.disk, &client.layout, &beat.device)?.is_none())
+    let is_there = found(client.disk.stat(&path)).on("look at", &path)?.is_some();
+    let is_held = is_there && heartbeat::lock(&*client.disk, &client.layout, &beat.device)?.is_none();
+    Ok(match (is_held, beats) {
+        (true, true) => Life::Alive,
+        (true, false) => Life::Silent,
+        (false, _) => Life::Over,
+    })
 }
 
 /// The devices as explanations need them; what they hold counts as the state has it.
@@ -107,7 +124,7 @@ pub fn seen(devices: &[Device], state: &State) -> Vec<Seen> {
     let busy = |beat: &Beat| state.held_by(&beat.device, &beat.session).map(|(_, held)| held.slots_taken()).sum();
     devices
         .iter()
-        .map(|Device { beat, alive }| Seen {
+        .map(|Device { beat, alive, .. }| Seen {
             device: beat.device.clone(),
             alive: *alive,
             drained: beat.drained,

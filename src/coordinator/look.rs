@@ -317,6 +317,7 @@ impl Device {
                 for (key, look) in news {
                     self.take_look(key, look, now);
                 }
+                self.say_what_is_unreadable();
             }
             Err(error) => self.problem("inbox", format!("{error}; hint: {}", error.hint())),
         }
@@ -325,6 +326,21 @@ impl Device {
         if let Err(error) = self.look_for_orphans(now) {
             self.problem("inbox", format!("{error}; hint: {}", error.hint()));
         }
+    }
+
+    /// Says which triggers cannot be read.
+    fn say_what_is_unreadable(&mut self) {
+        let mut unreadable = self.inbox.unreadable();
+        let Some((_, why)) = unreadable.next() else {
+            drop(unreadable);
+            return self.solved("unreadable");
+        };
+        let more = match unreadable.count() {
+            0 => String::new(),
+            more => format!(" (and {more} more)"),
+        };
+        let text = format!("a trigger waits that this device cannot read{more}: {why}");
+        self.problem("unreadable", text);
     }
 
     pub(super) fn look_at(&mut self, key: &FileKey, now: Moment) {
@@ -336,7 +352,10 @@ impl Device {
 
     fn take_look(&mut self, key: FileKey, look: Look, now: Moment) {
         match look {
-            Look::Entry(entry) => self.seen.queue_up(entry, now),
+            Look::Entry(entry) => {
+                self.taken_in += 1;
+                self.seen.queue_up(entry, now);
+            }
             Look::Gone | Look::NotYet => {
                 self.seen.queue.remove(&key);
             }

@@ -144,6 +144,8 @@ pub struct Device {
     met_revision: Option<u64>,
     /// How many triggers it has rejected.
     rejected: u64,
+    /// How many it has taken in that wait: what was accepted survives a power cut.
+    taken_in: u64,
     /// What is told by this device now.
     desk: tell::Desk,
     leaving: Option<Leaving>,
@@ -235,6 +237,7 @@ impl Device {
             set,
             met_revision: None,
             rejected: 0,
+            taken_in: 0,
             desk: tell::Desk::default(),
             leaving: None,
             end: None,
@@ -314,7 +317,7 @@ impl Device {
     /// A number that is another one whenever something on the volume may have to survive a power cut.
     #[must_use]
     pub fn happened(&self) -> u64 {
-        self.store.state().revision.wrapping_add(self.rejected)
+        self.store.state().revision.wrapping_add(self.rejected).wrapping_add(self.taken_in)
     }
 
     /// The attempts that run here, for whoever looks.

@@ -153,6 +153,9 @@ pub fn judge(mine: &LocalAttempt, report: &Report, me: &Me, by: Circumstances, n
     if gone && stopped {
         error = Some("it was stopped, and its trigger's file has vanished from .running".to_owned());
     }
+    if gone && status != Status::Lost && !stopped && after(mine, report, by, now) != Next::Over {
+        error = error.map(|error| error + VANISHED);
+    }
     if cancel_asked && status != Status::Succeeded {
         status = Status::Cancelled;
     }

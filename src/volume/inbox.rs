@@ -145,7 +145,7 @@ impl Inbox {
     /// Something that is needed for this file cannot be read: the next scan tries again, and the other files wait for nothing.
     fn not_now(&mut self, key: &FileKey, error: &Error) -> Look {
         self.doubt(key);
-        self.unreadable.insert(key.clone(), error.to_string());
+        self.unreadable.insert(key.clone(), format!("{error}; hint: {}", error.hint()));
         Look::NotYet
     }
 

@@ -2,12 +2,12 @@
 
 use std::io::{BufRead, Read};
 use std::os::unix::ffi::OsStringExt;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 use serde_json::json;
 
-use super::volume::{Volume, read};
+use super::volume::{Volume, mount_small, read};
 
 #[test]
 fn a_device_whose_output_nobody_reads_goes_on() {
@@ -335,29 +335,30 @@ fn a_program_that_asks_on_the_terminal_of_its_device_fails_at_once() {
     assert!(rustix::process::test_kill_process(device).is_err(), "it has gone");
 }
 
+/// Gives the volume to a user of nobody else's, whose processes are counted together. `None`: no device can run as another user here.
+fn other_user(volume: &Volume) -> Option<String> {
+    if !rustix::process::geteuid().is_root() {
+        println!("SKIPPED: not root: nothing can be started as another user");
+        return None;
+    }
+    let user = (20_000 + std::process::id() % 10_000).to_string();
+    let own = Command::new("chown").args(["-R", &user]).arg(volume.home.path()).status();
+    assert!(own.unwrap().success());
+    let mut look = Command::new("setpriv");
+    look.args(["--reuid", &user, "--regid", &user, "--clear-groups", env!("CARGO_BIN_EXE_orchestrator"), "--version"]);
+    let may_run = look.stdout(Stdio::null()).status().is_ok_and(|status| status.success());
+    if !may_run {
+        println!("SKIPPED: another user may not run this program, or there is no setpriv");
+    }
+    may_run.then_some(user)
+}
+
 #[test]
 fn a_device_that_runs_out_of_processes_lives_and_no_run_fails_for_that() {
-    if !rustix::process::geteuid().is_root() {
-        println!("SKIPPED: not root: a user with few processes cannot be made");
-        return;
-    }
     let mut volume = Volume::new();
-    // A user of nobody else's, whose processes are counted together.
-    let user = (20_000 + std::process::id() % 10_000).to_string();
-    let own = |path: &std::path::Path| {
-        let done = std::process::Command::new("chown").args(["-R", &user]).arg(path).status();
-        assert!(done.unwrap().success());
-    };
     volume.job("s", "command = [\"sleep\", \"2\"]\n");
-    own(volume.home.path());
+    let Some(user) = other_user(&volume) else { return };
     let start = "exec prlimit --nproc=40 setpriv --reuid \"$0\" --regid \"$0\" --clear-groups \"$@\" --slots 100";
-    let mut look = std::process::Command::new("setpriv");
-    look.args(["--reuid", &user, "--regid", &user, "--clear-groups", env!("CARGO_BIN_EXE_orchestrator"), "--version"]);
-    let may_run = look.stdout(Stdio::null()).status();
-    if !may_run.is_ok_and(|status| status.success()) {
-        println!("SKIPPED: another user may not run this program, or there is no setpriv");
-        return;
-    }
     start_in(&mut volume, &["sh", "-c", start, &user]);
     for number in 0..70 {
         volume.drop_trigger(&format!("s{number}.json"), "{\"job\": \"s\"}");
@@ -371,4 +372,61 @@ fn a_device_that_runs_out_of_processes_lives_and_no_run_fails_for_that() {
         assert!(result["status"] == "succeeded" || is_handed_back, "{result}");
     }
     volume.wait("it is solved", |volume| volume.beat("a").unwrap()["problems"] == json!([]));
+}
+
+#[test]
+fn a_device_that_cannot_write_its_heartbeat_is_no_dead_one_and_a_full_disk_is_named() {
+    let mut volume = Volume::new();
+    let common = volume.path("Common");
+    let Some(_mounted) = mount_small(&common, "size=8m") else { return };
+    volume.job("nop", "command = [\"true\"]\n");
+    volume.start("a", &["--lease", "1s"]);
+    let space = rustix::fs::statvfs(&common).unwrap();
+    // More than there is: the file ends where the room does.
+    let ballast = vec![b'x'; usize::try_from(space.f_blocks * space.f_frsize).unwrap()];
+    std::fs::write(common.join("ballast"), ballast).unwrap_err();
+    volume.signal("a", Signal::STOP);
+    let of_a = |status: &serde_json::Value| {
+        let row = status["devices"][0].clone();
+        (row["alive"] == json!(true), row["silent"] == json!(true))
+    };
+    volume.wait("a is silent", |volume| of_a(&volume.ask(&["status"]).1) == (false, true));
+    let problems = volume.ask(&["status"]).1["problems"].to_string();
+    assert!(problems.contains("its process") && problems.contains("heartbeat has stood still"), "{problems}");
+    assert!(problems.contains("are free, the floor is"), "{problems}");
+    let shown = volume.command(&["devices", "list"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&shown.stdout).contains("silent"), "{shown:?}");
+    volume.signal("a", Signal::CONT);
+    std::fs::remove_file(common.join("ballast")).unwrap();
+    volume.wait("a lives", |volume| of_a(&volume.ask(&["status"]).1) == (true, false));
+}
+
+#[test]
+fn a_trigger_that_a_device_cannot_read_is_named() {
+    let mut volume = Volume::new();
+    volume.job("nop", "command = [\"true\"]\n");
+    let Some(user) = other_user(&volume) else { return };
+    start_in(&mut volume, &["sh", "-c", "exec setpriv --reuid \"$0\" --regid \"$0\" --clear-groups \"$@\"", &user]);
+    let may_read = |path: &std::path::Path, mode| {
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    };
+    volume.place(&volume.path("x"), "{\"job\": \"nop\"}");
+    may_read(&volume.path("x"), 0o600);
+    std::fs::rename(volume.path("x"), volume.common("Triggers/closed.json")).unwrap();
+    volume.wait("a names it", |volume| {
+        let problems = volume.ask(&["status"]).1["problems"].to_string();
+        problems.contains("cannot read") && problems.contains("closed.json")
+    });
+    may_read(&volume.common("Triggers/closed.json"), 0o644);
+    volume.wait("it has run", |volume| volume.finals("nop") == 1);
+}
+
+#[test]
+fn a_job_that_removes_its_trigger_is_told_why_it_is_not_tried_again() {
+    let mut volume = Volume::new();
+    volume.job("gone", "command = [\"sh\", \"-c\", \"rm $AIOS_TRIGGER; exit 1\"]\nretries = 2\n");
+    volume.start("a", &[]);
+    volume.drop_trigger("g.json", "{\"job\": \"gone\"}");
+    let error = volume.outcome("gone")["error"].as_str().unwrap().to_owned();
+    assert!(error.starts_with("exited with code 1; its trigger's file has vanished from .running"), "{error}");
 }
