@@ -189,13 +189,12 @@ pub struct Attempts(BTreeMap<Lease, LocalAttempt>);
 
 impl Attempts {
     /// Takes in an attempt that the state gives to this device. One that was fenced before is its own again, as far as it has come.
-    pub fn hold(&mut self, attempt: LocalAttempt) {
+    pub fn hold(&mut self, mut attempt: LocalAttempt) {
         let lease = attempt.lease();
-        if self.0.contains_key(&lease) {
-            self.step(&lease, Step::Regain);
-        } else {
-            self.0.insert(lease, attempt);
+        if let Some(before) = self.0.remove(&lease) {
+            attempt.phase = before.phase.after(Step::Regain).unwrap_or(attempt.phase);
         }
+        self.0.insert(lease, attempt);
     }
 
     /// Takes in what happened to an attempt. What is not known here is left alone.

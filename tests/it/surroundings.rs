@@ -255,7 +255,7 @@ fn the_devices_own_log_goes_on_after_it_was_renamed_or_removed() {
 /// Starts a device in these surroundings: a shell sets them up and becomes the device, or a program does that starts its arguments.
 fn start_in(volume: &mut Volume, before: &[&str]) {
     let run = volume.command(&["run", "--device-id", "a", "--heartbeat", "200ms", "--scan", "300ms"]);
-    let mut command = std::process::Command::new(before[0]);
+    let mut command = Command::new(before[0]);
     command.args(&before[1..]).arg(run.get_program()).args(run.get_args());
     for (name, value) in run.get_envs() {
         match value {
