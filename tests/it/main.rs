@@ -25,6 +25,7 @@ mod schedules;
 mod schemas;
 mod secrets;
 mod surroundings;
+mod syscalls;
 mod tidy;
 mod triggers;
 mod volume;
