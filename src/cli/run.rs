@@ -234,11 +234,7 @@ pub(super) fn run(args: &RunArgs, context: &mut Context) -> Result<Code, Failure
             "another session took this device's id over by force",
             "its attempts were stopped here; give one of the two another --device-id",
         )),
-        End::NewerSchema(found) => Err(Failure::new(
-            Code::Volume,
-            format!("state.json has schema {found}, this program knows {}", crate::model::state::SCHEMA),
-            "use the newer program on this machine too",
-        )),
+        End::NewerState(why) => Err(Failure::new(Code::Volume, why, "use the newer program on this machine too")),
     }
 }
 

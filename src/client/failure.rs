@@ -88,7 +88,7 @@ impl From<Refused> for Failure {
     fn from(refused: Refused) -> Self {
         let hint = match &refused {
             Refused::Busy | Refused::Raced => "try again; `orchestrator status` shows who writes",
-            Refused::NewerSchema { .. } => "use the newer program on this machine too",
+            Refused::Newer(_) => "use the newer program on this machine too",
             Refused::Volume(error) => error.hint(),
         };
         Self::new(Code::Volume, refused.to_string(), hint)

@@ -178,12 +178,8 @@ impl Device {
                 tracing::error!("another session has taken this device's id over by force: its attempts are stopped");
                 (StopCause::Fenced, now.boot, now.boot + super::LEAVE_GRACE + TRY_AGAIN)
             }
-            End::NewerSchema(found) => {
-                tracing::error!(
-                    found,
-                    known = crate::model::state::SCHEMA,
-                    "state.json is of a newer schema: nothing is claimed any more; hint: install the newer program here too"
-                );
+            End::NewerState(why) => {
+                tracing::error!("{why}: nothing is claimed any more; hint: install the newer program here too");
                 // Its runs may finish: nobody else takes them while it beats.
                 (StopCause::Drained, std::time::Duration::MAX, std::time::Duration::MAX)
             }
@@ -215,7 +211,7 @@ impl Device {
         let done = match end {
             End::Left => self.seen.attempts.is_empty() && self.has_told(now),
             // Their results belong to nobody here: it is enough that the processes are gone and said so.
-            End::Replaced | End::NewerSchema(_) => {
+            End::Replaced | End::NewerState(_) => {
                 self.parts.executor.list().is_empty() && self.seen.attempts.exited().next().is_none()
             }
         };
@@ -224,7 +220,7 @@ impl Device {
         }
         match end {
             End::Left => self.say_good_bye(now),
-            End::NewerSchema(_) => self.publish_without_commit(),
+            End::NewerState(_) => self.publish_without_commit(),
             End::Replaced => {}
         }
         Some(end)

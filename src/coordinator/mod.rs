@@ -183,8 +183,8 @@ pub enum End {
     Left,
     /// Another session took its id.
     Replaced,
-    /// The state is of a newer program.
-    NewerSchema(u64),
+    /// The state is of a newer program, in a sentence.
+    NewerState(String),
 }
 
 /// What a tick says to the shell.
@@ -514,7 +514,7 @@ impl Device {
                     Some(now.boot + (waited / 8).clamp(Duration::from_micros(200), Duration::from_millis(20)) + jitter);
             }
             Refused::Raced => self.due.again = Some(now.boot + Duration::from_millis(1)),
-            Refused::NewerSchema { found } => self.leave_for(End::NewerSchema(found), now),
+            refused @ Refused::Newer(_) => self.leave_for(End::NewerState(refused.to_string()), now),
             Refused::Volume(error) => {
                 self.problem("state", format!("{error}; hint: {}", error.hint()));
                 self.due.again = Some(now.boot + TRY_AGAIN);

@@ -32,12 +32,9 @@ pub enum Refused {
     /// Another process holds the lock.
     #[error("the lock is held by another process")]
     Busy,
-    /// The state is of a newer program.
-    #[error("state.json has schema {found}, this program knows {SCHEMA}")]
-    NewerSchema {
-        /// The schema it has.
-        found: u64,
-    },
+    /// The state is of a newer program, and why this one does not understand it.
+    #[error("state.json {0}")]
+    Newer(String),
     /// Another device committed while this one held the lock.
     #[error("another device committed while this one held the lock")]
     Raced,
@@ -159,7 +156,7 @@ impl Store {
     /// Reads the state without the lock: the file is always one whole revision. `false`: it is missing or damaged, and the last known one is kept.
     ///
     /// # Errors
-    /// [`Refused::NewerSchema`] or [`Refused::Volume`].
+    /// [`Refused::Newer`] or [`Refused::Volume`].
     pub fn refresh(&mut self) -> Result<bool, Refused> {
         match self.load()? {
             Loaded::Same => Ok(true),
@@ -582,11 +579,51 @@ fn parse(bytes: &[u8]) -> Result<Loaded, Refused> {
         schema: u64,
     }
     match serde_json::from_slice::<Schema>(bytes) {
-        Ok(Schema { schema: found }) if found > u64::from(SCHEMA) => return Err(Refused::NewerSchema { found }),
+        Ok(Schema { schema: found }) if found > u64::from(SCHEMA) => {
+            return Err(Refused::Newer(format!("has schema {found}, this program knows {SCHEMA}")));
+        }
         Ok(_) | Err(_) => {}
     }
-    Ok(match serde_json::from_slice::<State>(bytes) {
-        Ok(state) => Loaded::New(state, head_of(bytes)),
-        Err(error) => Loaded::Damaged(error.to_string(), 1),
-    })
+    match serde_json::from_slice::<State>(bytes) {
+        Ok(state) => Ok(Loaded::New(state, head_of(bytes))),
+        Err(error) if has_unknown_word(&error) => {
+            Err(Refused::Newer(format!("has a value that this program does not know: {error}")))
+        }
+        Err(error) => Ok(Loaded::Damaged(error.to_string(), 1)),
+    }
+}
+
+/// Returns whether a state could not be read because of a word that a newer program has put into it: a cause, a status, a request.
+/// Such a file is whole. That a variant is unknown is told by serde's text alone.
+fn has_unknown_word(error: &serde_json::Error) -> bool {
+    error.is_data() && error.to_string().starts_with("unknown variant")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_of_a_newer_program_is_refused_and_is_no_damage() {
+        let state = |run: &str, mark: &str, request: &str| {
+            format!(
+                r#"{{"schema":1,"revision":7,"last_commits":[],"runs":{{"20261121T034156123Z-k3f9q2":{{"job":"a","stem":"a","cause":"{run}",
+                "trigger":"a.json","attempt":1,"device":null,"session":null,"priority":0,"slots":1,"claimed_at":"2026-11-21T03:41:57.000Z"}}}},
+                "jobs":{{"a":{{"last_status":"{mark}"}}}},
+                "requests":[{{"id":"1","do":"{request}","run":null,"for":"d","at":"2026-11-21T03:41:57.000Z"}}]}}"#
+            )
+        };
+        let known = state("trigger", "lost", "drain");
+        assert!(matches!(parse(known.as_bytes()), Ok(Loaded::New(..))));
+        for newer in [state("moon", "lost", "drain"), state("trigger", "dim", "drain"), state("trigger", "lost", "wax")]
+        {
+            let refused = parse(newer.as_bytes()).err().map(|refused| refused.to_string()).unwrap_or_default();
+            let word = ["moon", "dim", "wax"].into_iter().find(|word| newer.contains(word)).unwrap();
+            assert!(refused.starts_with("state.json has a value") && refused.contains(word), "{refused}");
+        }
+        for damaged in ["", "{}", &known[..known.len() / 2], &known.replace("\"revision\":7", "\"revision\":\"7\"")] {
+            assert!(matches!(parse(damaged.as_bytes()), Ok(Loaded::Damaged(..))), "{damaged}");
+        }
+        assert!(matches!(parse(b"{\"schema\":2}"), Err(Refused::Newer(_))));
+    }
 }

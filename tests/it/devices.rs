@@ -304,7 +304,7 @@ fn a_newer_state_ends_a_device_once_its_runs_are_over() {
     let newer = std::fs::read_to_string(volume.common("state.json")).unwrap().replace("\"schema\":1", "\"schema\":2");
     std::fs::write(volume.path("newer"), &newer).unwrap();
     std::fs::rename(volume.path("newer"), volume.common("state.json")).unwrap();
-    volume.wait("it says so", |volume| volume.tell().contains("newer schema"));
+    volume.wait("it says so", |volume| volume.tell().contains("install the newer program"));
     std::fs::write(volume.common("go"), "").unwrap();
     assert_eq!(volume.ended("a"), Some(4));
     assert_eq!(volume.finals("slow"), 1, "what ran is recorded");

@@ -12,7 +12,6 @@ use crate::client::status::of_devices;
 use crate::client::{Client, default_device, view};
 use crate::decide::space::{Floor, floor, shortage};
 use crate::model::space::{Space, show_size};
-use crate::model::state::SCHEMA;
 use crate::store::Refused;
 use crate::volume::mounts::{Kind, Mount, mount_of};
 use crate::volume::os::{OsDisk, is_network, may_write};
@@ -267,10 +266,9 @@ fn state(context: &Context) -> Finding {
             }
             Finding::warning("state.json is missing", "the next device that starts or works makes it anew")
         }
-        Err(Refused::NewerSchema { found }) => Finding::error(
-            format!("state.json has schema {found}, this program knows {SCHEMA}"),
-            "use the newer program on this machine too",
-        ),
+        Err(refused @ Refused::Newer(_)) => {
+            Finding::error(refused.to_string(), "use the newer program on this machine too")
+        }
         Err(Refused::Volume(error)) => error.into(),
         Err(refused @ (Refused::Busy | Refused::Raced)) => Finding::warning(refused.to_string(), "look again"),
     }
