@@ -397,6 +397,8 @@ impl Device {
                 }
                 Err(refused) => {
                     self.refused(refused, now);
+                    // What the newest known state says is done all the same: an attempt that it gives to another is stopped.
+                    self.perform(now);
                     return;
                 }
             }
