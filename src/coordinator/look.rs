@@ -287,8 +287,17 @@ impl Device {
                     self.seen.fresh.extend(fresh);
                     self.seen.place_anew(now);
                 }
+                self.say_what_cannot_be_read();
             }
             Err(error) => self.problem("programs", format!("{error}; hint: {}", error.hint())),
+        }
+    }
+
+    /// Says which job file could not be read. What was read of it before stays in force.
+    fn say_what_cannot_be_read(&mut self) {
+        match self.programs.unread().map(|unread| format!("Programs/{unread}; hint: {}", unread.hint)) {
+            Some(problem) => self.problem("job files", problem),
+            None => self.solved("job files"),
         }
     }
 

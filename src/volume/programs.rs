@@ -29,17 +29,46 @@ const POOLS: &str = "pools.toml";
 pub const ALL_JOBS: &str = "all";
 const NO_JOBS: [&str; 3] = [POOLS, "pyproject.toml", "Cargo.toml"];
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct File {
-    id: FileId,
+    /// `None`: it could not be looked at yet.
+    id: Option<FileId>,
     since: Duration,
     taken: bool,
+    /// Why the last scan could not look at it or read it: what was read before stays in force, and the next scan looks again.
+    unread: Option<JobError>,
     /// What it said when it was read last, if it could be read.
     read: Option<Arc<Job>>,
     /// What is wrong with it by itself.
     errors: Vec<JobError>,
     /// What is wrong with what it says of other files.
     mentions: Vec<JobError>,
+}
+
+impl File {
+    fn errors(&self) -> impl Iterator<Item = &JobError> {
+        self.unread.iter().chain(&self.errors).chain(&self.mentions)
+    }
+}
+
+/// Why a file gives no definition.
+#[derive(Debug)]
+pub enum Unread {
+    /// The volume failed: the file may be a good one.
+    Volume(JobError),
+    /// Everything that is wrong with it by itself.
+    Wrong(Vec<JobError>),
+}
+
+impl Unread {
+    /// Returns all that is known to be wrong.
+    #[must_use]
+    pub fn into_errors(self) -> Vec<JobError> {
+        match self {
+            Self::Volume(error) => vec![error],
+            Self::Wrong(errors) => errors,
+        }
+    }
 }
 
 /// What one device knows of `Programs/`.
@@ -62,13 +91,19 @@ impl Programs {
 
     /// What is wrong with job files, in the order of their names.
     pub fn errors(&self) -> impl Iterator<Item = &JobError> {
-        self.files.values().flat_map(|file| file.errors.iter().chain(&file.mentions)).chain(&self.misnamed)
+        self.files.values().flat_map(File::errors).chain(&self.misnamed)
+    }
+
+    /// Returns why a file could not be read at the last scan: the first of those, by name.
+    #[must_use]
+    pub fn unread(&self) -> Option<&JobError> {
+        self.files.values().find_map(|file| file.unread.as_ref())
     }
 
     /// Each job file in its newest version: what it says, or all that is wrong with it.
     pub fn newest(&self) -> impl Iterator<Item = (JobName, Result<Arc<Job>, Vec<JobError>>)> {
         self.files.iter().filter_map(|(name, file)| {
-            let errors: Vec<JobError> = file.errors.iter().chain(&file.mentions).cloned().collect();
+            let errors: Vec<JobError> = file.errors().cloned().collect();
             let read = file.read.clone().filter(|_| errors.is_empty()).ok_or(errors);
             Some((job_of(name)?, read))
         })
@@ -76,7 +111,7 @@ impl Programs {
 
     /// What is wrong with other files than those of jobs: with pools, and with names.
     pub fn errors_beside(&self) -> impl Iterator<Item = &JobError> {
-        let pools = self.files.get(OsStr::new(POOLS)).into_iter().flat_map(|file| &file.errors);
+        let pools = self.files.get(OsStr::new(POOLS)).into_iter().flat_map(File::errors);
         pools.chain(&self.misnamed)
     }
 
@@ -119,42 +154,62 @@ impl Programs {
         Ok(changed)
     }
 
-    /// When a changed file will have been still for long enough.
+    /// When a changed file will have been still for long enough; one that cannot be read waits for the next scan.
     #[must_use]
     pub fn next_settle(&self) -> Option<Duration> {
-        self.files.values().filter(|file| !file.taken).map(|file| file.since + JOB_FILE_SETTLE).min()
+        self.files
+            .values()
+            .filter(|file| !file.taken && file.unread.is_none())
+            .map(|file| file.since + JOB_FILE_SETTLE)
+            .min()
     }
 
-    /// `true`: the file was read anew.
+    /// `true`: the file was read anew, or cannot be read from now on.
     fn look(&mut self, disk: &dyn Disk, layout: &Layout, name: &OsString, now: Duration) -> bool {
         let path = layout.programs.join(name);
-        let Ok(meta) = disk.stat(&path) else { return false };
-        let known = self.files.get(name).filter(|file| file.id == meta.id);
-        if known.is_some_and(|file| file.taken) {
-            return false;
-        }
-        let since = known.map_or(now, |file| file.since);
-        let waited = !self.started || now.saturating_sub(since) >= JOB_FILE_SETTLE;
-        let before = self.files.remove(name);
-        let mut file = File { id: meta.id, since, taken: waited, read: None, errors: Vec::new(), mentions: Vec::new() };
-        if !waited {
-            if let Some(File { read, errors, mentions, .. }) = before {
-                file = File { read, errors, mentions, ..file };
-            }
-        } else if let Some(job) = job_of(name) {
-            match read(disk, layout, name, &job) {
-                Ok(good) => file.read = Some(Arc::new(good)),
-                Err(errors) => file.errors = errors,
-            }
-        } else {
-            match read_pools(disk, layout) {
-                // A size that is in force stays in force for jobs that go by it still.
-                Ok(pools) => Arc::make_mut(&mut self.catalog).pools = pools,
-                Err(errors) => file.errors = errors,
-            }
-        }
+        let mut file = self.files.remove(name).unwrap_or_default();
+        let could_be_read = file.unread.take().is_none();
+        let read = disk.stat(&path).on("look at", &path).map_err(|error| volume_failed(name, &error));
+        let read = read.and_then(|meta| self.take(disk, layout, name, &mut file, meta.id, now));
+        let changed = read.unwrap_or_else(|unread| {
+            file.unread = Some(unread);
+            could_be_read
+        });
         self.files.insert(name.clone(), file);
-        waited
+        changed
+    }
+
+    /// Reads a file that was found as `id`, if it is another one than before and has been still for long enough. `true`: it was.
+    fn take(
+        &mut self,
+        disk: &dyn Disk,
+        layout: &Layout,
+        name: &OsString,
+        file: &mut File,
+        id: FileId,
+        now: Duration,
+    ) -> Result<bool, JobError> {
+        if file.id != Some(id) {
+            (file.id, file.since, file.taken) = (Some(id), now, false);
+        }
+        if file.taken || self.started && now.saturating_sub(file.since) < JOB_FILE_SETTLE {
+            return Ok(false);
+        }
+        let read = match job_of(name) {
+            Some(job) => read(disk, layout, name, &job).map(|job| Some(Arc::new(job))),
+            // A size that is in force stays in force for jobs that go by it still.
+            None => read_pools(disk, layout).map(|pools| {
+                Arc::make_mut(&mut self.catalog).pools = pools;
+                None
+            }),
+        };
+        (file.read, file.errors) = match read {
+            Ok(read) => (read, Vec::new()),
+            Err(Unread::Wrong(errors)) => (None, errors),
+            Err(Unread::Volume(error)) => return Err(error),
+        };
+        file.taken = true;
+        Ok(true)
     }
 
     /// Makes the catalog of what was read: each job in its newest definition that is good and agrees with the other files.
@@ -189,9 +244,9 @@ impl Programs {
     }
 }
 
-fn read_pools(disk: &dyn Disk, layout: &Layout) -> Result<Pools, Vec<JobError>> {
+fn read_pools(disk: &dyn Disk, layout: &Layout) -> Result<Pools, Unread> {
     let (text, _) = read_text(disk, layout, OsStr::new(POOLS))?;
-    pools::parse(POOLS, &text)
+    pools::parse(POOLS, &text).map_err(Unread::Wrong)
 }
 
 /// The job that a file name stands for, if it stands for one.
@@ -225,33 +280,38 @@ pub fn misnamed_job(name: &OsString) -> Option<JobError> {
 /// Reads one job file.
 ///
 /// # Errors
-/// Everything that is wrong with it by itself.
-pub fn read(disk: &dyn Disk, layout: &Layout, name: &OsString, job: &JobName) -> Result<Job, Vec<JobError>> {
+/// Why it gives no definition.
+pub fn read(disk: &dyn Disk, layout: &Layout, name: &OsString, job: &JobName) -> Result<Job, Unread> {
     let (text, _) = read_text(disk, layout, name)?;
-    job::parse(job, &name.to_string_lossy(), &text)
+    job::parse(job, &name.to_string_lossy(), &text).map_err(Unread::Wrong)
 }
 
 /// The text of a job file, and which file it was.
 ///
 /// # Errors
 /// Why it is no text.
-pub fn read_text(disk: &dyn Disk, layout: &Layout, name: &OsStr) -> Result<(String, FileId), Vec<JobError>> {
-    let file = name.to_string_lossy();
-    let whole = |error: String, hint: &str| {
-        vec![JobError { file: file.to_string(), line: 1, column: 1, error, hint: hint.to_owned() }]
-    };
+pub fn read_text(disk: &dyn Disk, layout: &Layout, name: &OsStr) -> Result<(String, FileId), Unread> {
     let path = layout.programs.join(name);
-    let (bytes, meta) =
-        disk.read(&path, LIMIT).on("read", &path).map_err(|error| whole(error.to_string(), error.hint()))?;
+    let read = disk.read(&path, LIMIT).on("read", &path);
+    let (bytes, meta) = read.map_err(|error| Unread::Volume(volume_failed(name, &error)))?;
+    let wrong = |error: String, hint: &str| Err(Unread::Wrong(vec![whole(name, error, hint)]));
     if meta.kind != Kind::File {
-        return Err(whole(format!("found {}, expected a regular file", meta.kind), "copy the file itself"));
+        return wrong(format!("found {}, expected a regular file", meta.kind), "copy the file itself");
     }
     if meta.id.size > LIMIT {
-        return Err(whole(format!("found {} bytes, expected at most {LIMIT}", meta.id.size), "a job file is short"));
+        return wrong(format!("found {} bytes, expected at most {LIMIT}", meta.id.size), "a job file is short");
     }
-    let text = String::from_utf8(bytes).map_err(|error| {
+    String::from_utf8(bytes).map(|text| (text, meta.id)).or_else(|error| {
         let at = error.utf8_error().valid_up_to();
-        whole(format!("found a byte that is not UTF-8 at offset {at}"), "save it as UTF-8")
-    })?;
-    Ok((text, meta.id))
+        wrong(format!("found a byte that is not UTF-8 at offset {at}"), "save it as UTF-8")
+    })
+}
+
+fn volume_failed(name: &OsStr, error: &Error) -> JobError {
+    whole(name, error.to_string(), error.hint())
+}
+
+/// An error that concerns a file as a whole.
+fn whole(name: &OsStr, error: String, hint: &str) -> JobError {
+    JobError { file: name.to_string_lossy().into_owned(), line: 1, column: 1, error, hint: hint.to_owned() }
 }

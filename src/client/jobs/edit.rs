@@ -184,7 +184,7 @@ fn rewrite(client: &mut Client, name: &str, change: impl Fn(&Draft) -> Change) -
     let _lock = locked(client)?;
     for _ in 0..TRIES {
         let read = read_text(&*client.disk, &client.layout, &file);
-        let (text, id) = read.map_err(|errors| refused(&errors))?;
+        let (text, id) = read.map_err(|unread| refused(&unread.into_errors()))?;
         let mut draft = Draft::open(&file.to_string_lossy(), &text).map_err(|errors| refused(&errors))?;
         let done = change(&draft).apply(&mut draft)?;
         let new = checked(&job, &draft)?;
