@@ -10,7 +10,7 @@ use super::runs::{Row, failed_since};
 use super::view::{self, Device, Lies};
 use super::{Client, Failure, devices};
 use crate::decide::catalog::Catalog;
-use crate::decide::explain::{Scene, why};
+use crate::decide::explain::{Scene, rebuild_reason, why};
 use crate::decide::queue::job_name;
 use crate::decide::space::shortage;
 use crate::model::device::Beat;
@@ -133,6 +133,7 @@ pub fn look(client: &Client) -> Result<Screen, Failure> {
     let state = state.unwrap_or_default();
     problems.extend(of_devices(&devices, &state));
     let seen = view::seen(&devices, &state);
+    problems.extend(rebuild_reason(&state, &seen));
     let (catalog, now) = (programs.catalog(), client.now());
     let waiting = waiting(&lying, Scene { catalog, state: &state, devices: &seen, now, sees: &|_| true });
     if !waiting.is_empty() && !devices.iter().any(|device| device.alive) {

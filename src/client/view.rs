@@ -132,6 +132,7 @@ pub fn seen(devices: &[Device], state: &State) -> Vec<Seen> {
             tags: beat.tags.clone(),
             slots: beat.slots,
             busy: busy(beat),
+            revision: beat.revision,
         })
         .collect()
 }

@@ -33,6 +33,8 @@ pub struct Seen {
     pub slots: u32,
     /// How many of them are taken.
     pub busy: u32,
+    /// The newest revision of the state that it has worked through.
+    pub revision: u64,
 }
 
 /// What reasons are found in, and for whom.
@@ -75,7 +77,8 @@ pub fn why(entry: &Entry, scene: Scene<'_>) -> String {
     if !job.enabled {
         return format!("the job {name} is disabled (enabled = false in Programs/{name}.toml)");
     }
-    time_reason(entry, now)
+    rebuild_reason(state, devices)
+        .or_else(|| time_reason(entry, now))
         .or_else(|| device_reason(entry, &job, devices))
         .or_else(|| overlap_reason(entry, &job, state))
         .or_else(|| pool_reason(&job, scene))
@@ -107,12 +110,22 @@ pub fn why_job(job: &Job, scene: Scene<'_>) -> Vec<String> {
     }
     reasons.extend(after_reasons(job, scene));
     reasons.extend(pool_reason(job, scene));
-    if state.rebuilt.is_some() {
-        reasons.push(
-            "the state was lost and is being rebuilt: nothing is claimed until every device has been heard".to_owned(),
-        );
-    }
+    reasons.extend(rebuild_reason(state, devices));
     reasons
+}
+
+/// Returns what a rebuild of the state waits for, before which nothing is claimed, in a sentence. `None`: none is going on.
+#[must_use]
+pub fn rebuild_reason(state: &State, devices: &[Seen]) -> Option<String> {
+    let rebuilt = state.rebuilt?;
+    let behind = devices.iter().filter(|device| device.alive && device.revision < rebuilt);
+    let behind: Vec<&str> = behind.map(|device| device.device.as_str()).collect();
+    let waits_for = if behind.is_empty() {
+        "for what lies in Triggers/.running and no device holds".to_owned()
+    } else {
+        format!("until these devices have worked through it: {}", behind.join(", "))
+    };
+    Some(format!("the state was lost and is being rebuilt; it waits {waits_for}, and nothing is claimed meanwhile"))
 }
 
 fn place_of(run: &RunId, held: &Held) -> String {
@@ -249,4 +262,30 @@ fn room_reason(entry: &Entry, job: &Job, devices: &[Seen]) -> Option<String> {
 
 fn with_tags<'a>(needed: &'a BTreeSet<&Tag>, devices: &'a [Seen]) -> impl Iterator<Item = &'a Seen> {
     devices.iter().filter(|device| device.alive && needed.iter().all(|tag| device.tags.contains(*tag)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rebuild_names_the_living_devices_that_it_waits_for() {
+        let seen = |name: &str, alive, revision| Seen {
+            device: DeviceId::new(name).unwrap(),
+            alive,
+            drained: false,
+            low_on: None,
+            tags: BTreeSet::new(),
+            slots: 1,
+            busy: 0,
+            revision,
+        };
+        let devices = [seen("old", true, 6), seen("dead", false, 6), seen("new", true, 7)];
+        assert_eq!(rebuild_reason(&State::default(), &devices), None);
+        let state = State { rebuilt: Some(7), ..State::default() };
+        let said = rebuild_reason(&state, &devices).unwrap();
+        assert!(said.contains("through it: old,"), "{said}");
+        let said = rebuild_reason(&state, &devices[1..]).unwrap();
+        assert!(said.contains("Triggers/.running"), "{said}");
+    }
 }

@@ -138,6 +138,7 @@ mod tests {
             tags: std::collections::BTreeSet::new(),
             slots: 1,
             busy: 0,
+            revision: 0,
         };
         let (a, b) = (seen("a", Some("1 MiB"), false), seen("b", Some("2 MiB"), true));
         assert!(reason(&[&a, &b]).unwrap().ends_with(": a: 1 MiB"));
