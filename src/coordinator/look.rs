@@ -473,7 +473,7 @@ impl Device {
 
     fn evidence(&self, lease: &Lease, job: &JobName, stem: &str) -> Result<Evidence, volume::Error> {
         let (disk, layout) = (&*self.parts.disk, &self.parts.layout);
-        let accepted = results::read(disk, &layout.result(job, lease))?.as_ref().map(Accepted::from);
+        let accepted = accepted(disk, layout, job, lease)?;
         let log = layout.log(job, lease);
         let has_log = found(disk.stat(&log)).on("look at", &log)?.is_some();
         let file = layout.running_file(lease, stem);
@@ -656,6 +656,15 @@ fn first_unended(
         lease.attempt += 1;
     }
     Ok(Some(lease.attempt))
+}
+
+/// Returns the result of an attempt, or the one that ended its run behind it: a run may be cancelled between two attempts.
+fn accepted(disk: &dyn Disk, layout: &Layout, job: &JobName, lease: &Lease) -> Result<Option<Accepted>, volume::Error> {
+    let own = results::read(disk, &layout.result(job, lease))?.as_ref().map(Accepted::from);
+    if own.as_ref().is_some_and(|own| own.is_final) {
+        return Ok(own);
+    }
+    Ok(ended(disk, layout, job, &Lease { attempt: 0, ..lease.clone() })?.or(own))
 }
 
 /// Returns the result of an attempt if it ended the run; attempt 0 is an end without an attempt.

@@ -117,10 +117,15 @@ fn take_fresh(
     Ok(())
 }
 
-/// Looks whether an attempt that was just taken has its end already: a device that was slow has made the run's file anew. Then only what
-/// follows from that end is missing, and nothing is claimed.
+/// Looks whether an attempt that was just taken has its end already, because a device that was slow has made the run's file anew, or
+/// whether the run has ended without it. Then only what follows from that end is missing, and nothing is claimed.
 fn take_up_end(disk: &dyn Disk, layout: &Layout, job: &JobName, lease: &Lease, stem: &str) -> Result<(), Failure> {
-    let Some(outcome) = results::read(disk, &layout.result(job, lease))? else { return Ok(()) };
+    let without = Lease { attempt: 0, ..lease.clone() };
+    let ended = match results::read(disk, &layout.result(job, lease))? {
+        Some(outcome) => Some(outcome),
+        None => results::read(disk, &layout.result(job, &without))?,
+    };
+    let Some(outcome) = ended else { return Ok(()) };
     if outcome.is_final {
         retire(disk, layout, lease, stem, outcome.cause.is_dropped())?;
     } else {
@@ -155,7 +160,10 @@ fn end_unstarted(
 ) -> Result<(), Failure> {
     let (job, pending) = (&outcome.job, layout.pending_end(&outcome.job, lease));
     let bytes = serde_json::to_vec(outcome).map_err(io::Error::from).on("write", &pending)?;
-    write_new(disk, names, &pending, &bytes)?;
+    // Found empty after a power cut it is made anew.
+    if !write_new(disk, names, &pending, &bytes)? && !results::is_whole(disk, &pending)? {
+        write_over(disk, names, &pending, &bytes)?;
+    }
     let log = layout.log(job, lease);
     // If the log is there, either the attempt was started, or another device is at this same end.
     if !link_new(disk, names, &pending, &log)? && results::pending_end(disk, layout, job, lease)?.is_none() {

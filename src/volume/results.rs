@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use super::atomic::{Temporary, discard, in_folder, stage, write_new};
 use super::disk::{Disk, Kind};
 use super::layout::Layout;
-use super::{Context, Error, found, is_absent};
+use super::{Context, Error, found};
 use crate::model::config::{RESULT_LIMIT, TRIGGER_DEPTH};
 use crate::model::ids::{JobName, RunId, Session, is_name, stamp};
 use crate::model::json_scan::depth;
@@ -90,17 +90,23 @@ pub fn read(disk: &dyn Disk, path: &Path) -> Result<Option<Outcome>, Error> {
     }
 }
 
-/// Returns whether what lies at a path is a result. One that cannot be read as one, or may not be read, is set aside as
-/// `<name>.damaged-<time>`: nobody can ever use its name otherwise. `false`: nothing lies there now.
+/// Returns whether a result lies at a path, and all of it.
+///
+/// # Errors
+/// The error of the system.
+pub fn is_whole(disk: &dyn Disk, path: &Path) -> Result<bool, Error> {
+    let read = found(disk.read(path, FILE_LIMIT)).on("read", path)?;
+    Ok(read.is_some_and(|(bytes, _)| serde_json::from_slice::<Outcome>(&bytes).is_ok()))
+}
+
+/// Returns whether what lies at a path is a result. Content that is none is set aside as `<name>.damaged-<time>`: nobody can ever use its
+/// name otherwise. One that this device may not read may be whole, and stays. `false`: nothing lies there now.
 ///
 /// # Errors
 /// What the system said.
 pub fn stands(disk: &dyn Disk, path: &Path) -> Result<bool, Error> {
-    match disk.read(path, FILE_LIMIT) {
-        Ok((bytes, _)) if serde_json::from_slice::<Outcome>(&bytes).is_ok() => return Ok(true),
-        Err(error) if is_absent(&error) => return Ok(false),
-        Err(error) if error.kind() != std::io::ErrorKind::PermissionDenied => return Err(error).on("read", path),
-        Ok(_) | Err(_) => {}
+    if is_whole(disk, path)? {
+        return Ok(true);
     }
     let Some(meta) = found(disk.stat(path)).on("look at", path)? else { return Ok(false) };
     let mut name = path.as_os_str().to_owned();
