@@ -533,11 +533,12 @@ impl Device {
             if !free || !is_new {
                 continue;
             }
-            match self.orphan(&lease, &stem, now) {
+            let orphan = self.orphan(&lease, &stem, now).map_err(|error| format!("{error}; hint: {}", error.hint()));
+            match orphan.and_then(|orphan| self.judged_by_its_job(orphan)) {
                 Ok(orphan) => self.seen.orphans.extend(orphan),
-                Err(error) => {
+                Err(why) => {
                     // It waits, and a rebuild does not wait for it.
-                    self.seen.deferred.fail(&lease.run, format!("{error}; hint: {}", error.hint()), now.boot);
+                    self.seen.deferred.fail(&lease.run, why, now.boot);
                     self.say_what_waits();
                     there.remove(&lease);
                 }
@@ -551,6 +552,23 @@ impl Device {
         self.orphans_since.retain(|lease, _| there.contains(lease));
         self.seen.orphans.retain(|orphan| there.contains(&orphan.lease));
         Ok(())
+    }
+
+    /// Returns an orphan unless only the file of its job says whether another attempt may follow, and that file is not known here.
+    fn judged_by_its_job(&self, orphan: Option<Orphan>) -> Result<Option<Orphan>, String> {
+        let jobs = &self.seen.catalog.jobs;
+        let is_unclear = |orphan: &&Orphan| {
+            let Orphan { held, over, pending, evidence, .. } = orphan;
+            let was_lost = over.is_none() && pending.is_none() && evidence.accepted.is_none() && evidence.log.is_some();
+            was_lost && !held.command && !jobs.contains_key(&held.job)
+        };
+        match orphan.as_ref().filter(is_unclear).map(|orphan| &orphan.held.job) {
+            Some(job) => Err(format!(
+                "an attempt of the job {job} was lost with the state, and only the job's file says whether another may follow; \
+                 hint: put Programs/{job}.toml back; a device that has it goes on by itself"
+            )),
+            None => Ok(orphan),
+        }
     }
 
     /// Looks for runs that are listed as waiting and whose files are neither there nor in `.running`.
