@@ -70,7 +70,7 @@ impl Device {
                     self.parts.notifier.tell(letter);
                 }
                 Ok(None) => {
-                    tracing::warn!(%job, run = %news.run_id, attempt = news.attempt, "its webhook is not told: the result is gone");
+                    tracing::warn!(%job, run = %news.run_id, attempt = news.attempt, "its webhook is not told: the result is gone or damaged");
                     self.seen.told.insert(job.clone(), news.clone());
                     self.due.again = Some(now.boot);
                 }

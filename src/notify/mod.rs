@@ -3,6 +3,10 @@
 //! This room promises that telling holds nothing up: [`Notifier::tell`] returns at once, each letter has an end in bounded
 //! time, and exactly one [`Answer`] says which. It remembers nothing: what is to be told stands in the state.
 
+use std::collections::BTreeMap;
+
+use serde::de::IgnoredAny;
+
 use crate::model::ids::JobName;
 use crate::model::news::{Event, News};
 
@@ -45,9 +49,10 @@ pub trait Notifier {
     fn take_answers(&mut self) -> Vec<Answer>;
 }
 
-/// A result as it stands in `Results/`, byte for byte, with the event before its own keys. `None`: it is no object.
+/// A result as it stands in `Results/`, byte for byte, with the event before its own keys. `None`: it is no whole object.
 #[must_use]
 pub fn body(result: &[u8], event: Event) -> Option<Vec<u8>> {
+    serde_json::from_slice::<BTreeMap<String, IgnoredAny>>(result).ok()?;
     let keys = result.trim_ascii().strip_prefix(b"{")?;
     let mut body = format!("{{\"event\":\"{}\",", event.as_str()).into_bytes();
     body.extend_from_slice(keys);
@@ -76,7 +81,9 @@ mod tests {
     fn a_body_is_the_result_and_the_event() {
         let body = body(b"{\"schema\":1,\"result\":{\"a\":1e2}}\n", Event::Recovered).unwrap();
         assert_eq!(body, b"{\"event\":\"recovered\",\"schema\":1,\"result\":{\"a\":1e2}}");
-        assert_eq!(super::body(b"[]", Event::Failed), None);
+        for damaged in [&b"[]"[..], b"", b"{\"schema\":1,\"res", b"{} {}"] {
+            assert_eq!(super::body(damaged, Event::Failed), None);
+        }
     }
 
     #[test]
