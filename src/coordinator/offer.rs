@@ -4,14 +4,17 @@ use super::Device;
 use crate::decide::agenda::{Ground, IDLE_REST};
 use crate::decide::derive::is_at_work;
 use crate::decide::plan::Observation;
+use crate::model::entry::{FileKey, Source};
 use crate::model::time::Moment;
 
 impl Device {
     /// Brings what jobs want of their own accord into the queue.
     pub(super) fn offer(&mut self, now: Moment) {
         let quiet = self.is_quiet(now);
-        let Device { seen: Observation { queue, me, volume, catalog, .. }, store, agenda, .. } = self;
+        let Device { seen: Observation { queue, me, volume, catalog, spent, .. }, store, agenda, .. } = self;
         agenda.refresh(queue, Ground { now, me, volume, catalog, state: store.state(), quiet });
+        // A due time that has had its run is remembered only while it is offered.
+        spent.retain(|run| queue.get(&FileKey { source: Source::Due, name: run.as_str().into() }).is_some());
     }
 
     /// Whether this device has had nothing to do for long enough to run idle jobs.
