@@ -1,5 +1,6 @@
 //! Before the first tick: a volume that works, and an id that is this device's alone.
 
+use std::io;
 use std::path::PathBuf;
 
 use crate::model::device::Beat;
@@ -8,7 +9,7 @@ use crate::model::time::rfc3339;
 use crate::volume::atomic::{Temporary, write_new};
 use crate::volume::disk::{Disk, Guard};
 use crate::volume::layout::Layout;
-use crate::volume::{self, Context, heartbeat, secrets};
+use crate::volume::{self, Context, found, heartbeat, secrets};
 
 /// Why a device cannot begin.
 #[derive(Debug, thiserror::Error)]
@@ -36,14 +37,31 @@ pub fn open_volume(disk: &dyn Disk, layout: &Layout, session: &Session) -> Resul
     }
     secrets::make_folder(disk, layout);
     let path = layout.volume_id();
-    for _ in 0..2 {
-        if let Some(id) = volume::volume_id(disk, layout)?.filter(|id| !id.is_empty()) {
-            return Ok(id);
+    for _ in 0..3 {
+        match volume::volume_id(disk, layout)? {
+            Some(id) if id.is_empty() => remove_empty_name(disk, layout)?,
+            Some(id) => return Ok(id),
+            // The device that makes it first names the volume.
+            None => {
+                write_new(disk, &mut Temporary::new(session.clone()), &path, format!("{session}\n").as_bytes())?;
+            }
         }
-        // Whoever makes it first names the volume.
-        write_new(disk, &mut Temporary::new(session.clone()), &path, format!("{session}\n").as_bytes())?;
     }
-    Ok(session.to_string())
+    let source = io::Error::new(io::ErrorKind::ResourceBusy, "another device is just naming the volume");
+    Err(source).on("name the volume in", &path)
+}
+
+/// Removes the file of the volume's id if a power cut has taken its content; under the lock, so that no device removes one that another has
+/// made anew.
+fn remove_empty_name(disk: &dyn Disk, layout: &Layout) -> Result<(), volume::Error> {
+    let lock = layout.lock();
+    if let Some(_guard) = disk.lock(&lock).on("lock", &lock)?
+        && volume::volume_id(disk, layout)?.is_some_and(|id| id.is_empty())
+    {
+        let path = layout.volume_id();
+        found(disk.remove(&path)).on("remove", &path)?;
+    }
+    Ok(())
 }
 
 /// Makes and removes a file in each folder that devices write.
