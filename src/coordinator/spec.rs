@@ -67,9 +67,9 @@ impl Device {
         let log = match open(&*self.parts.disk, &path, self.parts.config.log_limit, keeps) {
             Ok(log) => log,
             Err(error) if error.source.kind() == std::io::ErrorKind::AlreadyExists => {
-                let error = format!("its log {} is there already: this attempt was started before", path.display());
-                self.end_unstarted(lease, error, now);
-                return;
+                // Made by this device in a try that reported an error, or by another that keeps this attempt from starting.
+                let error = format!("its log {} is there already: it is left to another attempt", path.display());
+                return self.hand_back_unstarted(lease, error, now);
             }
             Err(error) => {
                 self.problem("logs", format!("{error}; hint: {}", error.hint()));
