@@ -11,7 +11,7 @@ use super::placement::Placement;
 use super::plan::{Change, Matter, Move, Observation, Plan};
 use super::queue::{Candidate, Group, job_name};
 use crate::model::entry::{Entry, KeySeen, Source};
-use crate::model::ids::{JobName, PoolName, RunId};
+use crate::model::ids::{DeviceId, JobName, PoolName, RunId};
 use crate::model::job::{OnLost, Overlap, merge_args, merge_kwargs};
 use crate::model::result::{Cause, Outcome, Status};
 use crate::model::state::{Held, SCHEMA, State};
@@ -289,23 +289,26 @@ pub fn retire(state: &State, seen: &Observation, plan: &mut Plan) {
     if !seen.taking || is_rebuilding(state, plan) {
         return;
     }
-    // A file that a lost state forgot, of a job that is gone by now.
+    // Who does not find itself among the devices does not know them.
+    let knows_devices = seen.devices.is_known(&seen.me.device);
+    let forgotten = |device: Option<&DeviceId>| {
+        let device = device.filter(|device| knows_devices && !seen.devices.is_known(device))?;
+        Some(format!("its device {device} was forgotten"))
+    };
+    // A file that the state does not list, of a job or for a device that is gone by now.
     for (entry, _) in seen.queue.comebacks().filter(|(entry, _)| entry.cause().is_lasting()) {
         let name = job_name(entry);
-        if seen.catalog.lacks(&name) && !is_open(state, plan, &entry.run) && !seen.defers(&entry.run) {
-            let why = Some(format!("its job {name} was deleted"));
+        let deleted = seen.catalog.lacks(&name).then(|| format!("its job {name} was deleted"));
+        let why = deleted.or_else(|| forgotten(entry.trigger.only_on().as_ref()));
+        if why.is_some() && !is_open(state, plan, &entry.run) && !seen.defers(&entry.run) {
             plan.changes.push(end(seen, entry, 0, Status::Cancelled, 0, why));
         }
     }
-    // Who does not find itself among the devices does not know them.
-    let knows_devices = seen.devices.is_known(&seen.me.device);
     for (run, held) in state.runs.iter().filter(|(_, held)| held.device.is_none() && held.cause.is_lasting()) {
         let Some(entry) = seen.queue.waiting_entry(run).filter(|_| !planned(plan, run) && !seen.defers(run)) else {
             continue;
         };
-        let forgotten = held.only_on.as_ref().filter(|device| knows_devices && !seen.devices.is_known(device));
-        let why = unwanted(state, &seen.catalog, run, held)
-            .or_else(|| forgotten.map(|device| format!("its device {device} was forgotten")));
+        let why = unwanted(state, &seen.catalog, run, held).or_else(|| forgotten(held.only_on.as_ref()));
         if let Some(why) = why {
             plan.changes.push(end(seen, entry, held.priority, Status::Cancelled, 0, Some(why)));
         }
