@@ -44,6 +44,8 @@ pub struct Liveness {
     watching_since: Duration,
     last_look: Option<Duration>,
     peers: BTreeMap<DeviceId, Peer>,
+    /// Devices whose heartbeat was there at the last look and could not be read.
+    unreadable: BTreeSet<DeviceId>,
     /// What others hold, and since when that is known.
     met: BTreeMap<Lease, Duration>,
 }
@@ -52,7 +54,14 @@ impl Liveness {
     /// An observer that starts to watch now.
     #[must_use]
     pub fn new(lease: Duration, now: Duration) -> Self {
-        Self { lease, watching_since: now, last_look: None, peers: BTreeMap::new(), met: BTreeMap::new() }
+        Self {
+            lease,
+            watching_since: now,
+            last_look: None,
+            peers: BTreeMap::new(),
+            unreadable: BTreeSet::new(),
+            met: BTreeMap::new(),
+        }
     }
 
     /// Takes in the heartbeats that lie in the folder now. `could_write`: whether the observer's own beats reach the volume;
@@ -70,6 +79,7 @@ impl Liveness {
                 peer.missing_since.get_or_insert(now);
             }
         }
+        self.unreadable = unreadable.iter().cloned().collect();
         for beat in beats {
             let moved = Peer { beat, moved_at: now, beaten_at: now, beaten_before: None, missing_since: None };
             match self.peers.get_mut(&moved.beat.device) {
@@ -113,7 +123,7 @@ impl Liveness {
     #[must_use]
     pub fn verdict(&self, lease: &Lease, device: &DeviceId, session: &Session, now: Duration) -> Verdict {
         let peer = self.peers.get(device);
-        let is_silent = peer.is_none_or(|peer| self.is_dead(peer, now));
+        let is_silent = peer.map_or(!self.unreadable.contains(device), |peer| self.is_dead(peer, now));
         let patience = peer.map_or(self.lease, |peer| self.patience(peer));
         let was_met = self.met.get(lease).is_some_and(|since| now.saturating_sub(*since) >= patience);
         match peer {
@@ -294,6 +304,13 @@ mod tests {
             seen.observe(at(now), vec![], &[DeviceId::new("d").unwrap()], true);
         }
         assert_eq!(verdict(&seen, 1, 60), Verdict::Alive);
+        let mut never_read = Liveness::new(LEASE, at(0));
+        for now in (0..=60).step_by(2) {
+            never_read.observe(at(now), vec![], &[DeviceId::new("d").unwrap()], true);
+        }
+        assert_eq!(verdict(&never_read, 1, 60), Verdict::Alive);
+        never_read.observe(at(62), vec![], &[], true);
+        assert_eq!(verdict(&never_read, 1, 62), Verdict::Dead);
     }
 
     #[test]
