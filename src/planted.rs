@@ -28,6 +28,10 @@ pub enum Bug {
     CommitNothing,
     /// A run that may start only once goes on when its device dies.
     RerunOnce,
+    /// A job that was seen before is noted as seen at each beat.
+    NoteAgain,
+    /// One device leaves nothing to others.
+    NeverYield,
     /// The attempt that comes next has the number of the last.
     ReuseAttempt,
 }

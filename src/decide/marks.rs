@@ -120,6 +120,11 @@ pub fn mind(state: &State, seen: &Observation, plan: &mut Plan) {
     if seen.catalog.is_bare {
         return;
     }
+    if seen.upkeep && crate::planted!(NoteAgain) {
+        let again =
+            |(name, mark): (&JobName, &JobMark)| (name.clone(), Note::Seen(seen.now.wall, mark.schedule.clone()));
+        plan.marks.extend(state.jobs.iter().map(again));
+    }
     if seen.upkeep || !seen.fresh.is_empty() {
         let is_new = |name: &JobName| state.jobs.get(name).is_none_or(|mark| mark.since.is_none());
         for (name, job) in seen.catalog.jobs.iter().filter(|(name, job)| job.enabled && is_new(name)) {

@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::faults::Promise;
 use super::scheduler::Machine;
 use super::timed::Calendar;
-use super::world::{File, World};
+use super::world::{File, Process, World};
 
 /// What the judge knows of a job, from the same table that the job files were written from.
 #[derive(Debug, Clone, Default)]
@@ -40,7 +40,7 @@ impl From<&Machine> for Member {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Checker {
     pub(crate) jobs: BTreeMap<String, Rules>,
     pub(crate) devices: Vec<Member>,
@@ -119,7 +119,7 @@ impl Checker {
     }
 
     /// Something was moved.
-    pub(crate) fn moved(&mut self, _from: &Path, to: &Path, device: usize, world: &World) {
+    pub(crate) fn moved(&mut self, from: &Path, to: &Path, device: usize, world: &World) {
         let bytes = Rc::clone(&world.files.borrow()[to].bytes);
         if is_outward(to) {
             self.acted.insert(device);
@@ -128,6 +128,8 @@ impl Checker {
             if serde_json::from_slice::<Value>(&bytes).is_err() {
                 self.broken(7, "state.json is half a document".into());
             }
+        } else if to.starts_with("/c/Results") && to.to_string_lossy().contains(".damaged-") {
+            self.set_aside(from);
         } else if to.starts_with("/c/Results") && !is_hidden(to) {
             self.recorded(to, &bytes, device, world);
         }
@@ -191,7 +193,7 @@ impl Checker {
         self.shared(&state, &world.files.borrow());
         let wrong = self.calendar.committed(&state, self.state_was_ever_hurt);
         self.violations.extend(wrong);
-        self.fenced(&state, world.now.get());
+        self.fenced(&state, world);
         let acted = self.acted.remove(&device);
         self.changed(&state, acted);
         self.claimed_by(device, &state, world);
@@ -284,7 +286,9 @@ impl Checker {
         let (living, now) = (world.living.borrow(), world.now.get());
         let session = living.get(&device).map_or("", String::as_str);
         let mut stray = BTreeMap::new();
-        for process in world.processes.borrow().iter().filter(|process| process.device == device && process.alive) {
+        // What an earlier life left in a container is looked for each minute.
+        let is_native = |process: &&Process| process.device == device && process.alive && process.container.is_none();
+        for process in world.processes.borrow().iter().filter(is_native) {
             let lease = &process.lease;
             let held = &self.current["runs"][lease.run.as_str()];
             let is_own = held["session"] == session && held["attempt"] == lease.attempt;
@@ -343,6 +347,14 @@ impl Checker {
         self.mute.remove(&device);
     }
 
+    /// All lives are over at once.
+    pub(crate) fn lost_power(&mut self) {
+        self.acted.clear();
+        self.untold.clear();
+        self.mute.clear();
+        self.stray.clear();
+    }
+
     /// Invariant 6.
     fn chained(&mut self, revision: u64, chain: &[(u64, String)], world: &World) {
         let Some((before, old)) = self.newest.clone() else { return };
@@ -365,14 +377,18 @@ impl Checker {
     }
 
     /// Invariants 1 and 2, from the state's side: an attempt number belongs to one holder for ever.
-    fn fenced(&mut self, state: &Value, now: Duration) {
+    fn fenced(&mut self, state: &Value, world: &World) {
+        let now = world.now.get();
         for (run, held) in state["runs"].as_object().into_iter().flatten() {
             let (Some(device), Some(session)) = (held["device"].as_str(), held["session"].as_str()) else { continue };
             let attempt = held["attempt"].as_u64().unwrap_or(0);
             let holder = (device.to_owned(), session.to_owned());
             self.claimed.entry((run.clone(), attempt)).or_insert(now);
             let known = self.holders.entry((run.clone(), attempt)).or_insert_with(|| holder.clone()).clone();
-            if known != holder {
+            // The next life of a device takes over what goes on in a container.
+            if known.0 == holder.0 && world.has_container(run, attempt) {
+                self.holders.insert((run.clone(), attempt), holder);
+            } else if known != holder {
                 self.broken(2, format!("attempt {attempt} of {run} belongs to {known:?} and to {holder:?}"));
             }
         }
@@ -453,7 +469,9 @@ impl Checker {
         let lease = member.map(|at| self.devices[at].lease).unwrap_or_default();
         let is_fresh = claimed.is_some_and(|at| world.now.get() - at < lease);
         // A device that was told that its commit had failed, and finds it done, ends by itself what it does not know.
-        let is_clear = !self.state_was_ever_hurt && lives && member != Some(device);
+        // Who has never read a heartbeat does not know its device's lease.
+        let is_told = holder.as_ref().is_none_or(|(id, _)| !self.has_damaged_beat(id));
+        let is_clear = !self.state_was_ever_hurt && lives && member != Some(device) && is_told;
         if result["status"] == "lost" && is_clear && (world.calm.get() || is_fresh) {
             self.violations
                 .push(format!("false death: attempt {attempt} of {run} was called lost and its device lives, claimed {claimed:?}, now {:?}", world.now.get()));
@@ -588,8 +606,22 @@ impl Checker {
         self.damaged.entry(path.to_owned()).or_insert_with(|| Rc::clone(before));
     }
 
+    /// A result that nobody can read was set aside: its attempt has none any more.
+    fn set_aside(&mut self, path: &Path) {
+        if self.damaged.remove(path).is_none() {
+            self.broken(3, format!("the result {} is whole and was set aside", path.display()));
+        }
+        self.results.remove(path);
+        self.finals.retain(|_, (result, _)| result != path);
+    }
+
+    /// Returns whether the heartbeat of a device was damaged.
+    fn has_damaged_beat(&self, device: &str) -> bool {
+        self.damaged.contains_key(Path::new(&format!("/c/Devices/{device}.json")))
+    }
+
     /// Returns whether a file with this content was damaged.
-    fn was_damaged(&self, bytes: &[u8]) -> bool {
+    pub(crate) fn was_damaged(&self, bytes: &[u8]) -> bool {
         self.damaged.values().any(|before| before.as_slice() == bytes)
     }
 

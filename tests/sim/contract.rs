@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aios::coordinator::open_volume;
 use aios::decide::plan::{Change, Matter, Move, Plan};
 use aios::model::device::Me;
 use aios::model::ids::{DeviceId, JobName, RunId, Session};
@@ -352,5 +353,23 @@ fn a_lost_state_goes_on_above_every_revision_and_a_lost_volume_is_left_alone() {
         a.remove(&layout(root).volume_id()).unwrap();
         assert!(matches!(third.ensure(now()), Err(Refused::Volume(_))));
         assert_eq!(kind(a.stat(&layout(root).state())), Some(io::ErrorKind::NotFound));
+    });
+}
+
+#[test]
+fn a_volume_whose_name_was_emptied_is_named_anew_by_one_device() {
+    both(|root, (a, b)| {
+        let layout = Layout { common: root.join("c"), programs: root.join("p") };
+        let open = |disk: &Rc<dyn Disk>, session| open_volume(&**disk, &layout, &Session::from_random(session));
+        let name = open(a, 1).unwrap();
+        assert_eq!(open(b, 2).unwrap(), name);
+        a.remove(&layout.volume_id()).unwrap();
+        a.create(&layout.volume_id(), b"").unwrap();
+        let guard = b.lock(&layout.lock()).unwrap();
+        assert!(open(a, 3).is_err(), "another device may just be naming it");
+        drop(guard);
+        let renamed = open(a, 3).unwrap();
+        assert_ne!(renamed, name);
+        assert_eq!(open(b, 4).unwrap(), renamed);
     });
 }

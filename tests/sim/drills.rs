@@ -1,5 +1,6 @@
 //! The promises for the time after faults, each with its bound: a trigger is claimed, a full disk forgotten, a dead device's run taken over.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,6 +15,14 @@ pub(crate) const LASTING: &str = "lasting";
 /// For how long they do.
 pub(crate) const LASTS: Duration = Duration::from_secs(90);
 
+/// The number of runs that devices share.
+const SHARED: u32 = 24;
+
+/// The job whose runs take equally long, so that devices are under equal load.
+pub(crate) const EVEN: &str = "even";
+/// How long they take.
+pub(crate) const EVEN_TAKES: Duration = Duration::from_millis(500);
+
 const STEP: Duration = Duration::from_millis(20);
 
 /// Goes through what is promised, one after the other; what was dropped for it must come to its end like everything else.
@@ -23,6 +32,7 @@ pub(crate) fn drill(world: &World, scheduler: &Scheduler, dropped: &mut Vec<Drop
     drills.a_full_disk_is_repaired();
     drills.a_dead_device_is_replaced(Duration::from_secs(60));
     drills.a_dead_device_is_replaced(Duration::from_millis(100));
+    drills.no_device_starves();
     drills.wrong
 }
 
@@ -74,6 +84,38 @@ impl Drills<'_> {
         self.end_lasting();
     }
 
+    /// Of equal devices under equal load, none gets more than three times another's share.
+    fn no_device_starves(&mut self) {
+        self.scheduler.await_all();
+        self.wait();
+        let names: BTreeSet<String> = (0..SHARED).map(|_| self.drop_trigger(EVEN)).collect();
+        self.wait();
+        let runs = self.runs_by_device(&names);
+        let share = |id: &str| runs.get(id).copied().unwrap_or(0);
+        for equals in self.scheduler.equals() {
+            let most = equals.iter().map(|id| share(id)).max().unwrap_or(0);
+            let least = equals.iter().map(|id| share(id)).min().unwrap_or(0);
+            // Few runs may fall as chance wills.
+            if most > 3 * least + 4 {
+                self.wrong.push(format!("liveness: of {SHARED} runs the equal devices {equals:?} had {runs:?}"));
+            }
+        }
+    }
+
+    /// Returns how many first attempts of these triggers each device made.
+    fn runs_by_device(&self, names: &BTreeSet<String>) -> BTreeMap<String, u32> {
+        let files = self.world.files.borrow();
+        let results = files.iter().filter(|(path, _)| path.starts_with("/c/Results"));
+        let mut runs = BTreeMap::new();
+        for result in results.filter_map(|(_, file)| serde_json::from_slice::<Value>(&file.bytes).ok()) {
+            let text = |key: &str| result[key].as_str().unwrap_or_default().to_owned();
+            if result["attempt"] == 1 && names.contains(&text("trigger")) {
+                *runs.entry(text("device")).or_default() += 1;
+            }
+        }
+        runs
+    }
+
     fn drop_trigger(&mut self, job: &str) -> String {
         let count = self.dropped.len();
         let name = format!("drill{count}.json");
@@ -120,7 +162,7 @@ impl Drills<'_> {
     /// Waits until nothing is open: what is would stand in the way.
     fn wait(&self) {
         let begun = self.world.now.get();
-        while !self.scheduler.is_quiet() && self.world.now.get() < begun + Duration::from_secs(60) {
+        while !self.scheduler.is_quiet() && self.world.now.get() < begun + Duration::from_secs(120) {
             self.scheduler.run_until(self.world.now.get() + Duration::from_millis(500));
         }
     }

@@ -1,13 +1,16 @@
 //! Processes that end when chance says so.
 
 use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
 use aios::exec::{Ending, Executor, Exit, Spec, StopCause};
-use aios::model::lease::Lease;
+use aios::model::container::DOCKER_TAG;
+use aios::model::ids::Tag;
+use aios::model::lease::{Lease, Outliving};
 
-use super::drills::{LASTING, LASTS};
+use super::drills::{EVEN, EVEN_TAKES, LASTING, LASTS};
 use super::rng::Rng;
 use super::world::{Process, World, offset_of};
 
@@ -17,11 +20,27 @@ pub(crate) struct SimExecutor {
     pub(crate) life: u64,
     pub(crate) dead: Rc<Cell<bool>>,
     pub(crate) chance: Rng,
+    /// Containers of earlier lives that a survey has met.
+    pub(crate) surveyed: BTreeSet<Lease>,
 }
 
 impl SimExecutor {
     fn is_mine(&self, process: &Process) -> bool {
         process.device == self.device && process.life == self.life
+    }
+
+    /// Returns whether an earlier life started it and it goes on, or has ended and nobody has taken its end.
+    fn is_left(&self, process: &Process) -> bool {
+        process.device == self.device && process.life != self.life && process.container.is_some()
+    }
+
+    /// Takes a container of an earlier life over.
+    fn take_over(&self, lease: &Lease) {
+        for process in self.world.processes.borrow_mut().iter_mut() {
+            if self.is_left(process) && process.lease == *lease {
+                process.life = self.life;
+            }
+        }
     }
 }
 
@@ -29,6 +48,9 @@ impl Executor for SimExecutor {
     fn start(&mut self, spec: Spec) {
         if self.dead.get() {
             return;
+        }
+        if spec.inside.as_ref().is_some_and(|inside| inside.goes_on) {
+            return self.take_over(&spec.lease);
         }
         // In the middle of its starts.
         self.world.perhaps_stand_still(self.device);
@@ -40,6 +62,9 @@ impl Executor for SimExecutor {
             ends_at = now + LASTS;
         }
         let mut ending = if self.chance.one_in(4) { Ending::Code(1) } else { Ending::Code(0) };
+        if spec.env.get("AIOS_JOB").is_some_and(|job| job == EVEN) {
+            ends_at = now + EVEN_TAKES;
+        }
         let mut stopped = None;
         if let Some(timeout) = spec.timeout
             && now + timeout < ends_at
@@ -56,7 +81,36 @@ impl Executor for SimExecutor {
             stopped,
             ignores_term: self.chance.one_in(4),
             alive: true,
+            container: spec.inside.map(|inside| inside.definition),
         });
+    }
+
+    fn offers(&self) -> BTreeSet<Tag> {
+        self.world.has_containers.then(|| Tag::new(DOCKER_TAG).unwrap()).into_iter().collect()
+    }
+
+    fn found(&self) -> BTreeMap<Lease, Outliving> {
+        let processes = self.world.processes.borrow();
+        let left = processes.iter().filter(|process| self.is_left(process));
+        let outliving = |definition: &String| Outliving { executor: "docker", definition: definition.clone() };
+        left.filter_map(|process| Some((process.lease.clone(), outliving(process.container.as_ref()?)))).collect()
+    }
+
+    /// What runs on other machines is out of reach.
+    fn evict(&mut self, leases: &BTreeSet<Lease>) -> BTreeSet<Lease> {
+        let mut processes = self.world.processes.borrow_mut();
+        processes.retain(|process| !(self.is_left(process) && leases.contains(&process.lease)));
+        leases.clone()
+    }
+
+    fn survey(&mut self) {
+        let processes = self.world.processes.borrow();
+        self.surveyed =
+            processes.iter().filter(|process| self.is_left(process)).map(|process| process.lease.clone()).collect();
+    }
+
+    fn take_surveyed(&mut self) -> BTreeSet<Lease> {
+        std::mem::take(&mut self.surveyed)
     }
 
     fn list(&self) -> Vec<Lease> {

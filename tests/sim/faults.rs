@@ -46,11 +46,15 @@ pub(crate) enum Kind {
     /// Attributes, missing files and listings are shown as they were up to a minute ago, also under the lock, as where
     /// attributes and failed lookups are cached. An open shows the content of a file, and a change of a name shows that.
     Caches,
+    /// Everything loses its power, and what was not synced is gone or empty.
+    Power,
+    /// Commands run in containers, which go on when their device dies, and which its next life takes over.
+    Containers,
 }
 
 impl Kind {
     /// All of them, with the word that `AIOS_SIM_FAULTS` has for each.
-    const ALL: [(Self, &'static str); 16] = [
+    const ALL: [(Self, &'static str); 18] = [
         (Self::Errors, "errors"),
         (Self::Unsaid, "unsaid"),
         (Self::Damage, "damage"),
@@ -67,17 +71,15 @@ impl Kind {
         (Self::Reuse, "reuse"),
         (Self::VolumeClock, "volume-clock"),
         (Self::Caches, "caches"),
+        (Self::Power, "power"),
+        (Self::Containers, "containers"),
     ];
 
     /// The kinds that are off, and why: the product does not bear them yet. `AIOS_SIM_FAULTS=all`, or a list of words, turns them
     /// on for a run; `AIOS_SIM_FAULTS=none` turns all kinds off.
-    const OFF: [(Self, &'static str); 3] = [
-        (
-            Self::Cancels,
-            "a run that is cancelled between two attempts goes on if its device dies in the middle of that",
-        ),
-        (Self::Errors, "an error at a job file or at a file in .running is taken for its absence or for its content"),
-        (Self::Damage, "a result or a file in .running that cannot be read keeps its run from ending"),
+    const OFF: [(Self, &'static str); 2] = [
+        (Self::Power, "not all that it finds is understood"),
+        (Self::Containers, "not all that it finds is understood"),
     ];
 
     fn word(self) -> &'static str {
@@ -161,10 +163,10 @@ fn often(kind: Kind) -> u64 {
         Kind::LongPause | Kind::PausedDeath => 800,
         // Of what people do.
         Kind::Damage | Kind::Programs | Kind::People | Kind::Cancels | Kind::JobFiles => 2,
-        Kind::VolumeClock => 10,
+        Kind::VolumeClock | Kind::Power => 10,
         Kind::Caches => 20,
         // On or off.
-        Kind::Unequal | Kind::Newcomers | Kind::Events | Kind::TwoSteps | Kind::Reuse => 1,
+        Kind::Unequal | Kind::Newcomers | Kind::Events | Kind::TwoSteps | Kind::Reuse | Kind::Containers => 1,
     }
 }
 
@@ -239,6 +241,11 @@ impl Trouble {
             errno: *chance.pick(&ERRNOS),
             until: now + span,
         }
+    }
+
+    /// One operation fails with EIO at this path for every device, until it is taken back.
+    pub(crate) fn at(path: &Path, op: Op) -> Self {
+        Self { device: None, below: path.to_owned(), op: Some(op), errno: ERRNOS[2], until: Duration::MAX }
     }
 
     fn concerns(&self, device: usize, op: Op, path: &Path) -> bool {

@@ -40,6 +40,7 @@ fn planted_bugs_of_commits_are_found() {
         Bug::ShortenLease,
         Bug::ClaimUnwritable,
         Bug::ReuseAttempt,
+        Bug::NoteAgain,
     ] {
         is_found(bug);
     }
@@ -47,8 +48,15 @@ fn planted_bugs_of_commits_are_found() {
 
 #[test]
 fn planted_bugs_of_rules_are_found() {
-    for bug in [Bug::ClaimOverSlots, Bug::IgnoreOverlap, Bug::EndEarly, Bug::DropKeys, Bug::LoseDueTime, Bug::RerunOnce]
-    {
+    for bug in [
+        Bug::ClaimOverSlots,
+        Bug::IgnoreOverlap,
+        Bug::EndEarly,
+        Bug::DropKeys,
+        Bug::LoseDueTime,
+        Bug::RerunOnce,
+        Bug::NeverYield,
+    ] {
         is_found(bug);
     }
 }

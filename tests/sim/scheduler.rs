@@ -1,7 +1,7 @@
 //! Who moves next: the devices, a user who drops files, and the faults between them.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -20,6 +20,7 @@ use super::disk::SimDisk;
 use super::executor::SimExecutor;
 use super::faults::{Faults, Kind};
 use super::notifier::SimNotifier;
+use super::power;
 use super::rng::Rng;
 use super::world::{Process, World, offset_of};
 
@@ -193,8 +194,11 @@ impl Scheduler {
     fn wake_of(&self, machine: &Machine) -> Duration {
         let life = machine.dead.borrow().get();
         let processes = self.world.processes.borrow();
-        let ends =
-            processes.iter().filter(|process| process.device == machine.index && !life).map(|process| process.ends_at);
+        // The end of a container that an earlier life started wakes nobody before it is taken over.
+        let wakes = |process: &&Process| {
+            process.device == machine.index && (process.container.is_none() || process.life == machine.life.get())
+        };
+        let ends = processes.iter().filter(wakes).filter(|_| !life).map(|process| process.ends_at);
         let letters = self.world.letters.borrow();
         let answers =
             letters.iter().filter(|letter| letter.device == machine.index && !life).map(|letter| letter.answered_at);
@@ -203,17 +207,20 @@ impl Scheduler {
 
     fn turn(&self, machine: &Machine) {
         self.ticks.set(self.ticks.get() + 1);
+        self.world.go_on_writing();
+        power::keep(&self.world);
         let Ok(mut living) = machine.living.try_borrow_mut() else { return };
         if machine.gone_at.is_some_and(|at| at <= self.world.now.get()) {
             self.bury(machine);
             *living = None;
-            self.world.end_processes(machine.index);
+            self.world.processes.borrow_mut().retain(|process| process.device != machine.index);
             machine.wake_at.set(Duration::MAX);
             return;
         }
         if living.is_none() {
             *living = self.start(machine);
             if living.is_none() {
+                self.bury(machine);
                 let again = Duration::from_millis(self.chance.borrow_mut().between(50, 2_000));
                 machine.wake_at.set(self.world.now.get() + again);
                 return;
@@ -278,7 +285,8 @@ impl Scheduler {
         let volume = open_volume(&*disk, &layout, &session).ok()?;
         let identity = claim_identity(&*disk, &layout, &machine.id, false).ok()?;
         // What an earlier life left running on this machine is ended before anything is decided.
-        self.world.processes.borrow_mut().retain(|process: &Process| process.device != machine.index);
+        let stays = |process: &Process| process.device != machine.index || process.container.is_some();
+        self.world.processes.borrow_mut().retain(stays);
         let mut tags: BTreeSet<Tag> = machine.tags.iter().map(|tag| Tag::new(tag).unwrap()).collect();
         tags.insert(Tag::new(machine.id.as_str()).unwrap());
         let me = Me { device: machine.id.clone(), session, tags, slots: machine.slots };
@@ -290,6 +298,7 @@ impl Scheduler {
             life,
             dead: Rc::clone(&dead),
             chance: Rng::new(life ^ self.chance.borrow_mut().next(), "executor"),
+            surveyed: BTreeSet::new(),
         };
         // Nobody waits any more for what an earlier life had on its way.
         self.world.letters.borrow_mut().retain(|letter| letter.device != machine.index);
@@ -309,7 +318,7 @@ impl Scheduler {
             host: Host {
                 name: "sim".into(),
                 pid: u32::try_from(life).unwrap(),
-                env: std::collections::BTreeMap::new(),
+                env: BTreeMap::new(),
                 started_at: now.wall,
             },
             pulse: None,
@@ -353,10 +362,40 @@ impl Scheduler {
         machine.wake_at.set(self.world.now.get() + away);
     }
 
+    /// All machines lose their power, and are up again one after the other.
+    pub(crate) fn kill_all(&self) {
+        for machine in self.machines.iter().filter(|machine| machine.living.borrow().is_some()) {
+            self.bury(machine);
+            *machine.living.borrow_mut() = None;
+            machine.wake_at.set(self.world.now.get() + Duration::from_millis(self.world.between(100, 10_000)));
+        }
+        self.world.processes.borrow_mut().clear();
+        self.world.letters.borrow_mut().clear();
+    }
+
     /// Returns whether another device can take over what this one holds.
     pub(crate) fn can_replace(&self, id: &str) -> bool {
         let can = |machine: &&Machine| machine.slots > 0 && machine.gone_at.is_none() && machine.id.as_str() != id;
         self.machines.iter().any(|machine| can(&machine) && machine.living.borrow().is_some())
+    }
+
+    /// Waits until every machine that comes back is up, and known to the others.
+    pub(crate) fn await_all(&self) {
+        let is_down = |machine: &Machine| machine.gone_at.is_none() && machine.living.borrow().is_none();
+        while self.machines.iter().any(is_down) && self.ticks.get() < self.most_ticks {
+            self.run_until(self.world.now.get() + Duration::from_secs(1));
+        }
+        self.run_until(self.world.now.get() + self.longest_silence());
+    }
+
+    /// Returns the devices that live and are like others that live, in groups.
+    pub(crate) fn equals(&self) -> Vec<Vec<String>> {
+        let mut groups: BTreeMap<u32, Vec<String>> = BTreeMap::new();
+        let living = self.machines.iter().filter(|machine| machine.living.borrow().is_some() && machine.slots > 0);
+        for machine in living {
+            groups.entry(machine.slots).or_default().push(machine.id.to_string());
+        }
+        groups.into_values().collect()
     }
 
     /// The longest lease and, where beats are slower than usual, the beat by which a device's last sign of life may be seen late.
@@ -441,9 +480,7 @@ impl Scheduler {
         let mut kept = Vec::new();
         for machine in &self.machines {
             let living = machine.living.borrow();
-            // Due times that another device was faster for are forgotten once they are met again.
-            let most = |what| if what == "spent" { 64 } else { 0 };
-            let memory = living.iter().flat_map(Device::memory).filter(|(what, count)| *count > most(*what));
+            let memory = living.iter().flat_map(Device::memory).filter(|(_, count)| *count > 0);
             kept.extend(memory.map(|(what, count)| format!("{} still remembers {count} of {what}", machine.id)));
         }
         kept

@@ -62,7 +62,7 @@ pub(crate) fn write(world: &World, folders: &BTreeSet<PathBuf>, by_itself: bool)
 }
 
 /// What the judge has seen of timed jobs.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Calendar {
     /// When each job first counted, by the state.
     since: BTreeMap<String, DateTime<Utc>>,

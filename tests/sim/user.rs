@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::check::{Dropped, Rules};
-use super::drills::LASTING;
+use super::drills::{EVEN, LASTING};
 use super::faults::Kind;
+use super::power;
 use super::rng::Rng;
 use super::scheduler::Scheduler;
 use super::world::World;
@@ -49,14 +51,16 @@ pub(crate) fn texts(hooked: &[String]) -> BTreeMap<String, String> {
         let text = format!("command = [\"x\"]\n{}{hook}", extra(&name));
         (name, text)
     };
-    jobs().into_keys().chain([LASTING.to_owned()]).map(text).collect()
+    jobs().into_keys().chain([LASTING, EVEN].map(str::to_owned)).map(text).collect()
 }
 
 pub(crate) fn write_programs(world: &World, folders: &BTreeSet<PathBuf>, hooked: &[String]) {
     for folder in folders {
         world.make_folders(folder);
         // The histories of seeds that are kept stay as they were.
-        for (name, text) in texts(hooked).into_iter().filter(|(name, _)| !world.is_kept || name != LASTING) {
+        for (name, text) in
+            texts(hooked).into_iter().filter(|(name, _)| !world.is_kept || ![LASTING, EVEN].contains(&name.as_str()))
+        {
             world.put(&folder.join(format!("{name}.toml")), text.into_bytes());
         }
     }
@@ -67,8 +71,6 @@ pub(crate) struct User {
     world: Rc<World>,
     scheduler: Rc<Scheduler>,
     hurts_state: bool,
-    /// Files that are only half written.
-    torn: Vec<(PathBuf, Vec<u8>)>,
     pub(crate) dropped: Vec<Dropped>,
     count: u32,
 }
@@ -76,7 +78,7 @@ pub(crate) struct User {
 impl User {
     pub(crate) fn new(seed: u64, world: Rc<World>, scheduler: Rc<Scheduler>, hurts_state: bool) -> Self {
         let chance = Rng::new(seed, "user");
-        Self { chance, world, scheduler, hurts_state, torn: Vec::new(), dropped: Vec::new(), count: 0 }
+        Self { chance, world, scheduler, hurts_state, dropped: Vec::new(), count: 0 }
     }
 
     /// One thing a person does.
@@ -85,11 +87,16 @@ impl User {
         if self.world.one_in(damages) {
             self.damage_a_file();
         }
+        let cuts = self.world.faults.borrow().rate(Kind::Power);
+        if self.world.one_in(cuts) {
+            let (world, scheduler) = (Rc::clone(&self.world), Rc::clone(&self.scheduler));
+            power::cut(&world, &scheduler, self);
+        }
         match self.chance.below(12) {
             0 => self.scheduler.step_a_clock(),
             1 => self.scheduler.ask_to_leave(),
             2 if self.hurts_state => self.hurt_the_state(),
-            3 => self.complete_torn(),
+            3 => {}
             4 => self.drop_junk(),
             _ => {
                 for _ in 0..self.chance.between(1, 3) {
@@ -111,21 +118,16 @@ impl User {
         }
     }
 
-    /// Everything that was begun is completed.
-    pub(crate) fn finish(&mut self) {
-        while !self.torn.is_empty() {
-            self.complete_torn();
-        }
-    }
-
     fn drop_trigger(&mut self) {
         self.count += 1;
         let names: Vec<String> = jobs().into_keys().collect();
         let job = self.chance.pick(&names).clone();
         let number = self.count;
         let mut keys = vec![format!("\"args\": [{number}]")];
-        if self.chance.one_in(8) {
+        let has_containers = self.world.has_containers;
+        if self.chance.one_in(if has_containers { 3 } else { 8 }) {
             keys.push(r#""command": ["y"]"#.to_owned());
+            keys.extend(has_containers.then(|| r#""docker": {"image": "i"}"#.to_owned()));
         } else {
             keys.push(format!("\"job\": \"{job}\""));
         }
@@ -155,17 +157,13 @@ impl User {
         if self.chance.one_in(5) {
             let half = text.len() / 2;
             self.world.drop_file(&path, text.as_bytes()[..half].to_vec());
-            self.torn.push((path, text.into_bytes()));
-            // A slow writer is not slower than 2 s: it is completed before it counts as still.
-            self.complete_torn();
+            // A slow writer is not slower than 2 s: it is done before its file counts as still.
+            let takes = if self.world.is_kept { 0 } else { self.chance.below(1_900) };
+            let done_at = self.world.now.get() + Duration::from_millis(takes);
+            self.world.torn.borrow_mut().push((done_at, path, text.into_bytes()));
+            self.world.go_on_writing();
         } else {
             self.world.drop_file(&path, text.into_bytes());
-        }
-    }
-
-    fn complete_torn(&mut self) {
-        if let Some((path, bytes)) = self.torn.pop() {
-            self.world.drop_file(&path, bytes);
         }
     }
 

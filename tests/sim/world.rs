@@ -1,7 +1,7 @@
 //! One shared folder, one true time, the processes on every machine, and everything that ever happened.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
@@ -13,6 +13,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::check::Checker;
 use super::faults::{Faults, Kind, Trouble};
 use super::notifier::OnItsWay;
+use super::power;
 use super::rng::Rng;
 use super::scheduler::Scheduler;
 
@@ -21,6 +22,8 @@ pub(crate) struct File {
     pub(crate) bytes: Rc<Vec<u8>>,
     pub(crate) inode: u64,
     pub(crate) modified: i128,
+    /// When its content was written.
+    pub(crate) written: Duration,
     pub(crate) changed: DateTime<Utc>,
 }
 
@@ -37,6 +40,8 @@ pub(crate) struct Process {
     pub(crate) stopped: Option<StopCause>,
     pub(crate) ignores_term: bool,
     pub(crate) alive: bool,
+    /// The definition that it was started by, if it is a container, which goes on when its orchestrator dies.
+    pub(crate) container: Option<String>,
 }
 
 pub(crate) struct World {
@@ -60,11 +65,17 @@ pub(crate) struct World {
     pub(crate) epoch: DateTime<Utc>,
     /// Its seed once found a fault, and its history is to stay as it was.
     pub(crate) is_kept: bool,
+    /// Commands run in containers here.
+    pub(crate) has_containers: bool,
     /// Jobs run by themselves here.
     pub(crate) timed: bool,
     pub(crate) chance: RefCell<Rng>,
     pub(crate) check: RefCell<Checker>,
     pub(crate) scheduler: RefCell<Weak<Scheduler>>,
+    /// Files that are only half written, when they will be whole, and their text.
+    pub(crate) torn: RefCell<Vec<(Duration, PathBuf, Vec<u8>)>>,
+    /// What a power cut may lead back to, oldest first.
+    pub(crate) moments: RefCell<VecDeque<power::Moment>>,
     next_inode: Cell<u64>,
     /// Numbers of files that are gone.
     free_inodes: RefCell<Vec<u64>>,
@@ -91,9 +102,12 @@ impl World {
             is_kept: super::KEPT.contains(&seed),
             // Due times are judged by the volume's clock.
             timed: Rng::new(seed, "timed").one_in(2) && !faults.has(Kind::VolumeClock),
+            has_containers: faults.has(Kind::Containers),
             chance: RefCell::new(Rng::new(seed, "faults")),
             check: RefCell::new(check),
             scheduler: RefCell::default(),
+            torn: RefCell::default(),
+            moments: RefCell::default(),
             next_inode: Cell::new(1),
             free_inodes: RefCell::default(),
             clock_step: Cell::default(),
@@ -128,12 +142,44 @@ impl World {
             self.next_inode.set(self.next_inode.get() + 1);
             self.next_inode.get()
         });
-        let ticks = self.wall().timestamp_millis() / 10;
-        let modified = if reuses { i128::from(ticks) * 10_000_000 } else { i128::from(inode) };
-        let file = File { bytes: Rc::new(bytes), inode, modified, changed: self.wall() };
+        let modified = self.modified(inode);
+        let file = File { bytes: Rc::new(bytes), inode, modified, written: self.now.get(), changed: self.wall() };
         self.take_out(path);
         self.files.borrow_mut().insert(path.to_owned(), file);
         self.notify(path);
+    }
+
+    /// Slow writers come to the end of their files.
+    pub(crate) fn go_on_writing(&self) {
+        let now = self.now.get();
+        let done: Vec<_> = self.torn.borrow_mut().extract_if(.., |(at, ..)| *at <= now).collect();
+        for (_, path, bytes) in done {
+            self.write_on(&path, bytes);
+        }
+    }
+
+    /// Writes a file to its end in place, by the hand that began it.
+    fn write_on(&self, path: &Path, bytes: Vec<u8>) {
+        self.next_inode.set(self.next_inode.get() + 1);
+        if let Some(file) = self.files.borrow_mut().get_mut(path) {
+            file.bytes = Rc::new(bytes);
+            (file.modified, file.written, file.changed) =
+                (self.modified(self.next_inode.get()), self.now.get(), self.wall());
+        }
+        self.notify(path);
+    }
+
+    /// Returns the time of a file that is written now: each another one, or coarse where numbers are given again.
+    fn modified(&self, number: u64) -> i128 {
+        let ticks = self.wall().timestamp_millis() / 10;
+        if self.faults.borrow().has(Kind::Reuse) { i128::from(ticks) * 10_000_000 } else { i128::from(number) }
+    }
+
+    /// Takes the content of a file.
+    pub(crate) fn empty(&self, path: &Path) {
+        if let Some(file) = self.files.borrow_mut().get_mut(path) {
+            file.bytes = Rc::default();
+        }
     }
 
     /// Takes a file away, if it is there.
@@ -186,9 +232,16 @@ impl World {
         self.now.get() + offset_of(device)
     }
 
-    /// Ends the processes of one life of a device, as the death of a container does.
+    /// Returns whether an attempt goes on in a container, or has ended there and nobody has taken its end.
+    pub(crate) fn has_container(&self, run: &str, attempt: u64) -> bool {
+        let is_it = |lease: &Lease| lease.run.as_str() == run && u64::from(lease.attempt) == attempt;
+        self.processes.borrow().iter().any(|process| process.container.is_some() && is_it(&process.lease))
+    }
+
+    /// Ends the processes of one life of a device, as the death of its own container does.
     pub(crate) fn end_processes(&self, device: usize) {
-        for process in self.processes.borrow_mut().iter_mut().filter(|process| process.device == device) {
+        let mut processes = self.processes.borrow_mut();
+        for process in processes.iter_mut().filter(|process| process.device == device && process.container.is_none()) {
             process.alive = false;
         }
     }
