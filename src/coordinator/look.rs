@@ -535,7 +535,10 @@ impl Device {
             }
             let orphan = self.orphan(&lease, &stem, now).map_err(|error| format!("{error}; hint: {}", error.hint()));
             match orphan.and_then(|orphan| self.judged_by_its_job(orphan)) {
-                Ok(orphan) => self.seen.orphans.extend(orphan),
+                Ok(orphan) => {
+                    let orphan = orphan.filter(|orphan| self.has_ended(orphan));
+                    self.seen.orphans.extend(orphan);
+                }
                 Err(why) => {
                     // It waits, and a rebuild does not wait for it.
                     self.seen.deferred.fail(&lease.run, why, now.boot);
@@ -569,6 +572,19 @@ impl Device {
             )),
             None => Ok(orphan),
         }
+    }
+
+    /// Ends what goes on of an orphan without its device, where this one can reach it. `false`: something of it may go on still.
+    fn has_ended(&mut self, Orphan { lease, held, evidence, .. }: &Orphan) -> bool {
+        let may_go_on = evidence.executor != NATIVE || !self.seen.catalog.jobs.contains_key(&held.job);
+        if evidence.log.is_none() || !may_go_on {
+            return true;
+        }
+        let has_ended = self.parts.executor.evict(&BTreeSet::from([lease.clone()])).contains(lease);
+        if has_ended {
+            self.seen.found.remove(lease);
+        }
+        has_ended
     }
 
     /// Looks for runs that are listed as waiting and whose files are neither there nor in `.running`.
