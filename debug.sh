@@ -63,7 +63,7 @@ usage: ./debug.sh [VERB]
   test             run every test (20 min on two cores, half of it building)
   test quick       without containers and long simulations (2 min 30 s, once built)
   checks           everything that must hold before a change is taken (.ci/run)
-  bench            run the benchmark
+  bench            run the benchmark; `bench growth`: how it stays fast as everything grows
   clean [--yes] [--all]   delete what runs left in Common; --all: waiting triggers, archives and the state too
 
   image            build the image (the default target of the Dockerfile)
@@ -653,7 +653,12 @@ cmd_test() {
 }
 
 cmd_checks() { no_more "$@"; .ci/run; }
-cmd_bench() { need cargo cc; cargo bench --locked --bench pipeline "$@"; }
+cmd_bench() {
+    local bench=pipeline
+    case "${1:-}" in growth) bench=$1 && shift ;; esac
+    need cargo cc
+    cargo bench --locked --bench "$bench" "$@"
+}
 
 # Removes a file or folder; of a folder that the repository keeps only what is in it.
 empty() {

@@ -98,7 +98,11 @@ fn harness() -> Outcome<ExitCode> {
         println!("pipeline: nothing is measured without --bench; use `cargo bench --bench pipeline`");
         return Ok(ExitCode::SUCCESS);
     }
-    let mut report = report::Report::new(&options);
+    let mut report = report::Report::new(options.subject());
+    report.remark("the floor syncs nothing");
+    if options.self_check {
+        report.remark("SELF-CHECK: the floor played the product's part, ratios should be about 1");
+    }
     measures::run(&options, &mut report)?;
     print!("{}", report.table());
     let json = options.json_path();

@@ -42,10 +42,12 @@ pub(crate) struct Seat {
     pub slots: Option<usize>,
     /// Whether others work on the same volume.
     pub shared: bool,
+    /// What else the product is told on its command line.
+    pub options: &'static [&'static str],
 }
 
 /// The one device of most rounds, in the default configuration.
-pub(crate) const ALONE: Seat = Seat { id: "bench", slots: None, shared: false };
+pub(crate) const ALONE: Seat = Seat { id: "bench", slots: None, shared: false, options: &[] };
 
 /// Only these variables reach a device: none of the developer's own may configure it.
 const PASSED_ON: [&str; 4] = ["PATH", "HOME", "LANG", "TMPDIR"];
@@ -152,6 +154,7 @@ fn product_command(side: Side, seat: Seat, volume: &Volume) -> Command {
     if let Some(slots) = seat.slots {
         command.args(["--slots", &slots.to_string()]);
     }
+    command.args(seat.options);
     if side == Side::ProductFast {
         command.args(["--durability", "fast"]);
     }

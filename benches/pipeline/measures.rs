@@ -150,10 +150,10 @@ impl Bench<'_> {
             return;
         }
         let slots = floor::default_slots();
-        let one = [Seat { id: "bench", slots: Some(slots), shared: true }];
+        let one = [Seat { id: "bench", slots: Some(slots), shared: true, options: &[] }];
         let two = [
-            Seat { id: "bench-1", slots: Some(slots / 2), shared: true },
-            Seat { id: "bench-2", slots: Some(slots - slots / 2), shared: true },
+            Seat { id: "bench-1", slots: Some(slots / 2), shared: true, options: &[] },
+            Seat { id: "bench-2", slots: Some(slots - slots / 2), shared: true, options: &[] },
         ];
         // The sides' names mean one device and two here.
         let rounds = self.interleave_sides(&[Side::Floor, Side::Product], "one device, two devices", |side| {

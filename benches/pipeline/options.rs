@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use clap::builder::PossibleValuesParser;
+use serde_json::json;
+
+use crate::report::Subject;
 
 /// Every measure, in the order in which they are shown.
 pub(crate) const MEASURES: [&str; 17] =
@@ -63,6 +66,12 @@ impl Options {
     pub(crate) fn wants(&self, any_of: &[&str]) -> bool {
         let asked = |measure: &&str| self.measures.iter().any(|name| name.eq_ignore_ascii_case(measure));
         self.measures.is_empty() || any_of.iter().any(asked)
+    }
+
+    /// What the report is about.
+    pub(crate) fn subject(&self) -> Subject {
+        let options = json!({"quick": self.quick, "long": self.long, "self_check": self.self_check});
+        Subject { measures: &MEASURES, sides: ["floor", "product"], rounds: self.rounds(), options }
     }
 
     /// Where to measure beside tmpfs.

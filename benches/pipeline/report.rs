@@ -6,7 +6,6 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use crate::options::Options;
 use crate::volume::Place;
 use crate::{BROKEN, Outcome};
 
@@ -179,9 +178,23 @@ impl Row {
     }
 }
 
+/// What a report is about.
+#[derive(Debug)]
+pub(crate) struct Subject {
+    /// Every measure, in the order in which they are shown.
+    pub measures: &'static [&'static str],
+    /// What is compared with what.
+    pub sides: [&'static str; 2],
+    /// How often everything was measured.
+    pub rounds: u32,
+    /// How it was measured.
+    pub options: Value,
+}
+
 /// Everything that was found out.
 #[derive(Debug)]
 pub(crate) struct Report {
+    subject: Subject,
     about: Value,
     rows: Vec<Row>,
     failures: Vec<String>,
@@ -190,7 +203,7 @@ pub(crate) struct Report {
 
 impl Report {
     /// Nothing yet, but the machine it is about.
-    pub(crate) fn new(options: &Options) -> Self {
+    pub(crate) fn new(subject: Subject) -> Self {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
         let about = json!({
             "at": chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Secs, true),
@@ -198,14 +211,9 @@ impl Report {
             "cpus": std::thread::available_parallelism().map_or(1, usize::from),
             "kernel": read("/proc/sys/kernel/osrelease"),
             "load_before": read("/proc/loadavg"),
-            "rounds": options.rounds(), "quick": options.quick, "long": options.long,
-            "self_check": options.self_check,
+            "rounds": subject.rounds, "options": subject.options,
         });
-        let mut report = Self { about, rows: Vec::new(), failures: Vec::new(), remarks: Vec::new() };
-        if options.self_check {
-            report.remark("SELF-CHECK: the floor played the product's part, ratios should be about 1");
-        }
-        report
+        Self { subject, about, rows: Vec::new(), failures: Vec::new(), remarks: Vec::new() }
     }
 
     /// Adds rows.
@@ -231,9 +239,10 @@ impl Report {
 
     /// The table and what else there is to say.
     pub(crate) fn table(&self) -> String {
-        let head = ["", "measure", "where", "floor", "product", "ratio", "target", "verdict"].map(str::to_owned);
+        let [floor, product] = self.subject.sides;
+        let head = ["", "measure", "where", floor, product, "ratio", "target", "verdict"].map(str::to_owned);
         let mut rows: Vec<&Row> = self.rows.iter().collect();
-        rows.sort_by_key(|row| crate::options::MEASURES.iter().position(|name| *name == row.measure));
+        rows.sort_by_key(|row| self.subject.measures.iter().position(|name| *name == row.measure));
         let lines: Vec<[String; 8]> = std::iter::once(head).chain(rows.iter().map(|row| row.cells())).collect();
         let mut text = String::from("\n");
         for line in &lines {
@@ -250,8 +259,8 @@ impl Report {
 
     fn below(&self) -> String {
         let mut text = format!(
-            "\nMedians of {} rounds (lowest–highest); the floor syncs nothing; (verdicts) are not gated. Load: {}\n",
-            self.about["rounds"],
+            "\nMedians of {} rounds (lowest–highest); (verdicts) are not gated. Load: {}\n",
+            self.subject.rounds,
             self.about["load_before"].as_str().unwrap_or_default(),
         );
         text.extend(self.remarks.iter().map(|remark| format!("{remark}\n")));

@@ -128,9 +128,9 @@ impl Stage {
         self.devices.first().ok_or("no device")?.resident_mib()
     }
 
-    /// The CPU seconds of the first device.
+    /// The CPU seconds of all devices.
     pub(crate) fn cpu_seconds(&self) -> Outcome<f64> {
-        self.devices.first().ok_or("no device")?.cpu_seconds()
+        self.devices.iter().map(Device::cpu_seconds).sum()
     }
 
     /// Stops every device.

@@ -35,6 +35,8 @@ pub(crate) enum Job {
     Cold,
     /// The same in a container that is kept.
     Warm,
+    /// So many jobs that do nothing, by turns; never none.
+    Each(usize),
 }
 
 impl Job {
@@ -45,6 +47,15 @@ impl Job {
             Self::Stay => "stay",
             Self::Cold => "cold",
             Self::Warm => "warm",
+            Self::Each(_) => "other",
+        }
+    }
+
+    /// The job that the trigger with this number names.
+    fn named_by(self, trigger: usize) -> String {
+        match self {
+            Self::Each(jobs) => format!("{}-{}", self.name(), trigger % jobs),
+            Self::Nop | Self::Probe | Self::Stay | Self::Cold | Self::Warm => self.name().to_owned(),
         }
     }
 }
@@ -79,8 +90,8 @@ impl Volume {
         let probe = [probe, self.answers.path()].map(|path| path.display().to_string());
         self.write_job("nop", "trigger", &["/bin/true".to_owned()])?;
         self.write_job("probe", "trigger", &probe)?;
-        for number in 2..jobs {
-            self.write_job(&format!("other-{number}"), "trigger", &["/bin/true".to_owned()])?;
+        for number in 0..jobs.saturating_sub(2) {
+            self.write_job(&Job::Each(jobs).named_by(number), "trigger", &["/bin/true".to_owned()])?;
         }
         Ok(())
     }
@@ -123,7 +134,8 @@ impl Volume {
         self.root().join("Programs")
     }
 
-    fn triggers(&self) -> PathBuf {
+    /// `Common/Triggers`.
+    pub(crate) fn triggers(&self) -> PathBuf {
         self.common().join("Triggers")
     }
 
@@ -151,14 +163,14 @@ impl Volume {
     /// Writes triggers under temporary names, ready to be dropped.
     pub(crate) fn stage(&mut self, job: Job, count: usize) -> Outcome<Vec<Staged>> {
         let (staging, triggers) = (self.staging(), self.triggers());
-        let content = serde_json::json!({"job": job.name()}).to_string();
         let first = self.dropped;
         self.dropped += count;
         (first..self.dropped)
             .map(|number| {
                 let name = format!("{}-{number:06}.json", job.name());
                 let staged = Staged { from: staging.join(&name), to: triggers.join(&name) };
-                std::fs::write(&staged.from, &content)?;
+                let content = serde_json::json!({"job": job.named_by(number)}).to_string();
+                std::fs::write(&staged.from, content)?;
                 Ok(staged)
             })
             .collect()
