@@ -17,9 +17,11 @@
 #![expect(clippy::print_stdout, reason = "the table is this program's output")]
 #![expect(clippy::print_stderr, reason = "progress and failures go to standard error")]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::thread;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
 use aios::model::ids::RunId;
@@ -34,6 +36,7 @@ use stage::Stage;
 use volume::{Job, Place};
 
 #[path = "pipeline/clock.rs"]
+#[expect(dead_code, reason = "the other benchmark uses the rest")]
 mod clock;
 #[path = "pipeline/device.rs"]
 #[expect(dead_code, reason = "the other benchmark uses the rest")]
@@ -73,6 +76,9 @@ const CROWD: usize = 24;
 
 /// The interval of heartbeats by default.
 const BEAT: Duration = Duration::from_secs(2);
+
+/// The session of a device that is only played.
+const SESSION: &str = "0123456789abcdef";
 
 /// How long devices are left alone before anything is measured.
 const QUIET: Duration = Duration::from_secs(2);
@@ -282,15 +288,14 @@ impl Bench {
     }
 
     fn beside(&self, daemons: usize, open: usize) -> Outcome<(f64, f64)> {
-        // The other device has no heartbeat: what it holds counts for a whole lease.
-        let seat = Seat { slots: Some(SLOTS), options: &["--lease", "1h"], ..ALONE };
+        let seat = Seat { slots: Some(SLOTS), ..ALONE };
         let mut stage = self.stage(0, seat)?;
         stage.stop()?;
         for number in 0..daemons {
             let path = stage.volume.programs().join(format!("daemon-{number}.toml"));
             std::fs::write(path, "type = \"always\"\ncommand = [\"true\"]\ntags = [\"elsewhere\"]\n")?;
         }
-        hold_elsewhere(&stage, open)?;
+        let _another = Another::holding(&stage, open)?;
         stage.start(Side::ProductFast, seat, false)?;
         stage.warm_up()?;
         let figures = self.work_off(&mut stage, Job::Nop, self.size(2_000))?;
@@ -363,31 +368,72 @@ impl Bench {
     }
 }
 
-/// Has another device hold so many runs, as `state.json` and `.running` say it; no device is at work.
-fn hold_elsewhere(stage: &Stage, open: usize) -> Outcome<()> {
-    let path = stage.volume.common().join("state.json");
-    let mut state: Value = serde_json::from_slice(&std::fs::read(&path)?)?;
-    let now = chrono::Utc::now();
-    for number in 0..open {
-        let run = RunId::new(now, number as u64).to_string();
-        std::fs::write(
-            stage.volume.common().join(format!("Triggers/.running/{run}.1.long.json")),
-            r#"{"job":"long"}"#,
-        )?;
-        state["runs"][run] = json!({
-            "job": "long", "stem": "long", "cause": "trigger", "trigger": "long.json", "attempt": 1, "device": "another",
-            "session": "0123456789abcdef", "priority": 0, "slots": 1, "claimed_at": "2026-01-01T00:00:00.000Z",
+/// Another device, of which there is only what it wrote: its runs in `state.json` and `.running`, and heartbeats.
+struct Another {
+    beats: Arc<AtomicBool>,
+    heart: Option<JoinHandle<()>>,
+}
+
+impl Another {
+    /// Gives it so many runs; no device is at work meanwhile.
+    fn holding(stage: &Stage, open: usize) -> Outcome<Self> {
+        let common = stage.volume.common();
+        let read =
+            |path: &Path| Ok::<Value, Box<dyn std::error::Error>>(serde_json::from_slice(&std::fs::read(path)?)?);
+        let mut state = read(&common.join("state.json"))?;
+        let mut beat = read(&common.join(format!("Devices/{}.json", ALONE.id)))?;
+        let runs: Vec<String> =
+            (0..open).map(|number| RunId::new(chrono::Utc::now(), number as u64).to_string()).collect();
+        for run in &runs {
+            std::fs::write(common.join(format!("Triggers/.running/{run}.1.long.json")), r#"{"job":"long"}"#)?;
+            state["runs"][run] = json!({
+                "job": "long", "stem": "long", "cause": "trigger", "trigger": "long.json", "attempt": 1,
+                "device": "another", "session": SESSION, "priority": 0, "slots": 1,
+                "claimed_at": "2026-01-01T00:00:00.000Z",
+            });
+        }
+        let revision = state["revision"].as_u64().ok_or("state.json has no revision")? + 1;
+        state["revision"] = revision.into();
+        state["last_commits"].as_array_mut().ok_or("state.json has no chain")?.insert(0, json!([revision, SESSION]));
+        std::fs::write(common.join("state.json"), state.to_string())?;
+
+        beat["device"] = "another".into();
+        beat["session"] = SESSION.into();
+        beat["left"] = false.into();
+        beat["slots"] = 1.into();
+        beat["holds"] = runs.iter().map(|run| json!([run, 1])).collect();
+        let beats = Arc::new(AtomicBool::new(true));
+        let goes_on = Arc::clone(&beats);
+        let heart = thread::spawn(move || {
+            for number in 1_u64.. {
+                beat["beat"] = number.into();
+                let staged = common.join("Devices/.another");
+                let written = std::fs::write(&staged, beat.to_string());
+                // Without its volume it ends with the round.
+                let moved = written.and_then(|()| std::fs::rename(&staged, common.join("Devices/another.json")));
+                if moved.is_err() || !goes_on.load(Ordering::Relaxed) {
+                    return;
+                }
+                thread::park_timeout(BEAT);
+            }
         });
+        Ok(Self { beats, heart: Some(heart) })
     }
-    let revision = state["revision"].as_u64().ok_or("state.json has no revision")? + 1;
-    state["revision"] = revision.into();
-    let commits = state["last_commits"].as_array_mut().ok_or("state.json has no chain")?;
-    commits.insert(0, json!([revision, "0123456789abcdef"]));
-    Ok(std::fs::write(path, state.to_string())?)
+}
+
+impl Drop for Another {
+    fn drop(&mut self) {
+        self.beats.store(false, Ordering::Relaxed);
+        if let Some(heart) = self.heart.take() {
+            heart.thread().unpark();
+            // It has nothing to say.
+            let _ = heart.join();
+        }
+    }
 }
 
 /// Watches a heartbeat for a while.
-fn longest_gap(heartbeat: &std::path::Path) -> Outcome<f64> {
+fn longest_gap(heartbeat: &Path) -> Outcome<f64> {
     let beat = || Ok::<SystemTime, std::io::Error>(std::fs::metadata(heartbeat)?.modified()?);
     let (until, mut last, mut longest) = (Instant::now() + WATCHED, beat()?, Duration::ZERO);
     while Instant::now() < until {

@@ -165,7 +165,7 @@ fn store_commits(layout: Layout, count: usize) -> Outcome<Vec<f64>> {
         };
         let now = Moment { boot: Duration::ZERO, wall: chrono::DateTime::UNIX_EPOCH };
         let from = clock::now();
-        store.transact(now, &mut |_| Plan { changes: vec![change.clone()], ..Plan::default() })?;
+        store.transact(now, &mut |_| Plan { changes: vec![change.clone()].into(), ..Plan::default() })?;
         micros.push(clock::seconds(from, clock::now()) * 1e6);
     }
     Ok(micros)

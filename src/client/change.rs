@@ -142,7 +142,7 @@ pub(super) fn end_waiting(client: &Client, entry: &Arc<Entry>) -> Result<bool, F
         store.transact(now, &mut |state| {
             let is_held = state.runs.get(&entry.run).is_some_and(|held| held.device.is_some());
             let changes = if is_held { Vec::new() } else { vec![cancel_waiting(&seen, entry)] };
-            Plan { changes, ..Plan::default() }
+            Plan { changes: changes.into(), ..Plan::default() }
         })
     })?;
     match committed.failed.into_iter().next() {
@@ -196,7 +196,7 @@ fn make_due(client: &Client, entry: &Entry) -> Result<Option<Retried>, Failure> 
         Source::Inbox => entry.trigger.not_before,
         Source::Waiting | Source::Due => entry.not_before,
     };
-    let (run, trigger) = (entry.run.clone(), entry.dropped.to_string());
+    let (run, trigger) = (entry.run.clone(), entry.dropped().into_owned());
     if due.is_none_or(|due| due <= now) {
         return Ok(Some(Retried::DueAlready(run, trigger)));
     }

@@ -239,7 +239,7 @@ pub fn forget(client: &Client, name: &str) -> Result<Forgotten, Failure> {
     let mut store = view::store(client);
     view::commit(client, |now| {
         store.change(now, &mut |state| {
-            holds = state.runs.values().filter(|held| held.device.as_ref() == Some(&beat.device)).count();
+            holds = state.runs.load(&beat.device).runs as usize;
             let asked = state.requests.len() + state.settings.len();
             state.requests.retain(|request| request.device != beat.device || !concerns_device(request.ask));
             state.settings.retain(|setting| setting.device != beat.device);

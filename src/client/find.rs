@@ -258,11 +258,11 @@ fn by_trigger(client: &Client, name: &str) -> Result<Option<RunId>, Failure> {
     let mut newest: Option<RunId> = None;
     for (_, lies) in view::waiting(client)? {
         match lies {
-            Lies::Waits(entry) if *entry.dropped == *name => newest = newest.max(Some(entry.run.clone())),
+            Lies::Waits(entry) if entry.dropped() == *name => newest = newest.max(Some(entry.run.clone())),
             Lies::Waits(_) | Lies::Refused(..) | Lies::Unfinished => {}
         }
     }
-    for (id, held) in &state(client)?.runs {
+    for (id, held) in state(client)?.runs.iter() {
         if held.trigger.as_deref() == Some(name) {
             newest = newest.max(Some(id.clone()));
         }

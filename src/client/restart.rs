@@ -52,7 +52,7 @@ pub fn known(client: &Client, name: &str) -> Result<JobName, Failure> {
     let programs = view::programs(client)?;
     let catalog = programs.catalog();
     let has_file = catalog.jobs.contains_key(&job) || catalog.broken.contains(&job);
-    let has_run = view::state(client)?.is_some_and(|state| state.runs.values().any(|held| held.job == job));
+    let has_run = view::state(client)?.is_some_and(|state| state.runs.of_job(&job).next().is_some());
     if has_file || has_run { Ok(job) } else { Err(view::no_such_job(name, catalog)) }
 }
 
@@ -64,7 +64,7 @@ fn requests(
     asked: &mut Vec<Asked>,
 ) -> Vec<Request> {
     let mut new = Vec::new();
-    for (run, held) in &state.runs {
+    for (run, held) in state.runs.iter() {
         let Some(device) = held.device.as_ref().filter(|_| wanted(&held.job, held.command)) else { continue };
         let lease = Lease { run: run.clone(), attempt: held.attempt };
         if !state.restart_asked(&lease) && !state.cancel_asked(run) {

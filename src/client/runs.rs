@@ -183,7 +183,7 @@ pub fn open(client: &Client) -> Result<BTreeMap<RunId, Row>, Failure> {
         };
     }
     if let Some(state) = view::state(client)? {
-        for (id, held) in &state.runs {
+        for (id, held) in state.runs.iter() {
             // Listed while it waits: its file says more.
             if held.device.is_some() || !rows.contains_key(id) {
                 rows.insert(id.clone(), Row::of_held(id, held));

@@ -204,7 +204,7 @@ pub fn of_devices(devices: &[Device], state: &State) -> Vec<String> {
                 beat.device, beat.pid, beat.host
             ));
         }
-        let holds = state.runs.values().filter(|held| held.device.as_ref() == Some(&beat.device)).count();
+        let holds = state.runs.load(&beat.device).runs as usize;
         if holds > 0 {
             let runs = if holds == 1 { "a run".to_owned() } else { format!("{holds} runs") };
             problems.push(format!(
@@ -215,8 +215,7 @@ pub fn of_devices(devices: &[Device], state: &State) -> Vec<String> {
     }
     problems.extend(unequal_leases(devices));
     let known = |id: &DeviceId| devices.iter().any(|device| device.beat.device == *id);
-    let lost: std::collections::BTreeSet<_> =
-        state.runs.values().filter_map(|held| held.device.as_ref()).filter(|id| !known(id)).collect();
+    let lost: std::collections::BTreeSet<_> = state.runs.devices().filter(|id| !known(id)).collect();
     problems.extend(lost.into_iter().map(|id| format!("{id} holds runs and has no heartbeat")));
     problems
 }

@@ -192,7 +192,9 @@ pub fn waiting_files(client: &Client) -> Result<Vec<FileKey>, Failure> {
     for source in [Source::Inbox, Source::Waiting] {
         let folder = client.layout.source(source);
         let names = found(client.disk.list(&folder)).on("list", &folder)?.unwrap_or_default();
-        keys.extend(names.into_iter().filter(|name| is_trigger_name(name)).map(|name| FileKey { source, name }));
+        keys.extend(
+            names.into_iter().filter(|name| is_trigger_name(name)).map(|name| FileKey { source, name: name.into() }),
+        );
     }
     Ok(keys)
 }

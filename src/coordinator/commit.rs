@@ -1,20 +1,33 @@
 //! Committing a plan, and taking in what became of each of its changes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Device, figures};
 use crate::decide::attempts::{LocalAttempt, Phase};
 use crate::decide::catalog::Known;
 use crate::decide::plan::{Change, Matter, plan};
+use crate::model::config::TRIGGER_LIMIT;
 use crate::model::entry::{Entry, Source};
 use crate::model::ids::RunId;
 use crate::model::job::{command_job_name, for_command, merge_args, merge_kwargs};
 use crate::model::lease::Lease;
 use crate::model::state::Held;
 use crate::model::time::Moment;
-use crate::model::trigger::{Target, Trigger};
+use crate::model::trigger::{Target, Trigger, parse_own};
 use crate::store::{Failure, Refused};
-use crate::volume::{results, work};
+use crate::volume::{self, Context, results, work};
+
+/// A commit that took less than this is followed by the next at once.
+const SHORT_COMMIT: Duration = Duration::from_micros(500);
+/// The longest time that a device rests after a commit.
+const LONGEST_REST: Duration = Duration::from_millis(5);
+
+/// Returns how long a device leaves the lock to others after it had it for so long. A state with many runs takes long to write: what comes
+/// up meanwhile goes into one commit. A short hold needs no rest.
+fn rest_after(took: Duration) -> Duration {
+    if took < SHORT_COMMIT { Duration::ZERO } else { took.min(LONGEST_REST) }
+}
 
 impl Device {
     /// Plans again under the lock, commits, and takes in the outcome. `true`: more may follow at once.
@@ -23,7 +36,9 @@ impl Device {
         let Device { store, seen, .. } = self;
         let outcome = store.transact(now, &mut |state| plan(state, seen));
         let waited = self.due.busy_since.map(|since| begun.saturating_sub(since));
-        figures::committed(outcome.is_ok(), waited.unwrap_or_default(), self.parts.disk.boot().saturating_sub(begun));
+        let took = self.parts.disk.boot().saturating_sub(begun);
+        self.due.commit = begun + took + rest_after(took);
+        figures::committed(outcome.is_ok(), waited.unwrap_or_default(), took);
         self.say_what_the_store_says();
         let committed = outcome?;
         self.due.busy_since = None;
@@ -207,7 +222,24 @@ impl Device {
     fn claimed(&mut self, entry: &Arc<Entry>) {
         let Some(held) = self.store.state().runs.get(&entry.run).cloned() else { return };
         tracing::debug!(run = %entry.run, job = %held.job, attempt = held.attempt, "claimed");
-        self.hold(&entry.run, held, &entry.trigger);
+        match self.whole_trigger(entry, &held) {
+            Ok(trigger) => self.hold(&entry.run, held, &trigger),
+            Err(error) => {
+                // Held without being known here: it ends as lost, and its run goes on.
+                self.seen.deferred.fail(&entry.run, format!("{error}; hint: {}", error.hint()), self.parts.disk.boot());
+            }
+        }
+    }
+
+    /// Returns the trigger of a claimed entry with its arguments.
+    fn whole_trigger(&self, entry: &Entry, held: &Held) -> Result<Arc<Trigger>, volume::Error> {
+        if !entry.is_outline {
+            return Ok(Arc::clone(&entry.trigger));
+        }
+        let path = self.parts.layout.running_file(&entry.lease(), &held.stem);
+        let (bytes, _) = self.parts.disk.read(&path, TRIGGER_LIMIT).on("read", &path)?;
+        let read = parse_own(&bytes).map_err(|refusal| std::io::Error::other(refusal.error));
+        Ok(Arc::new(read.on("read", &path)?))
     }
 
     /// Takes an attempt in that the state gives to this device, by the definition in force now.

@@ -321,10 +321,10 @@ impl Device {
             }
         }
         match self.inbox.scan(&*self.parts.disk, &self.parts.layout, now, self.parts.config.poll) {
-            Ok(news) => {
+            Ok(names) => {
                 self.solved("inbox");
-                for (key, look) in news {
-                    self.take_look(key, look, now);
+                for key in names {
+                    self.look_at(&key, now);
                 }
                 self.say_what_is_unreadable();
             }
@@ -384,7 +384,7 @@ impl Device {
             self.inbox.doubt(key);
             return self.look_at(key, now);
         }
-        let file = (path.as_path(), key.name.as_os_str());
+        let file = (path.as_path(), &*key.name);
         match rejects::reject(&*parts.disk, &parts.layout, names, file, (run, refusal), &seen.me.device, now) {
             Ok(moved) => {
                 if moved {
@@ -590,15 +590,12 @@ impl Device {
     /// Looks for runs that are listed as waiting and whose files are neither there nor in `.running`.
     fn look_for_vanished(&mut self, running: &[std::ffi::OsString], now: Moment) -> Result<(), volume::Error> {
         let state = Arc::clone(self.store.state());
-        let is_there = |run: &RunId| {
-            self.seen.queue.comebacks().any(|(entry, _)| entry.run == *run)
-                || running.iter().any(|name| parse_running(name).is_some_and(|(other, _)| other.run == *run))
-        };
-        let waits = state.runs.iter().filter(|(_, held)| held.device.is_none());
-        let gone: Vec<(RunId, Arc<Held>)> =
-            waits.filter(|(run, _)| !is_there(run)).map(|(run, held)| (run.clone(), Arc::clone(held))).collect();
-        self.vanished_since.retain(|run, _| gone.iter().any(|(other, _)| other == run));
-        self.seen.vanished.retain(|run, _| gone.iter().any(|(other, _)| other == run));
+        let running: BTreeSet<RunId> = running.iter().filter_map(|name| Some(parse_running(name)?.0.run)).collect();
+        let is_there = |run: &RunId| self.seen.queue.comes_back(run) || running.contains(run);
+        let waits = state.runs.waiting().filter(|(run, _)| !is_there(run));
+        let gone: BTreeMap<RunId, Arc<Held>> = waits.map(|(run, held)| (run.clone(), Arc::clone(held))).collect();
+        self.vanished_since.retain(|run, _| gone.contains_key(run));
+        self.seen.vanished.retain(|run, _| gone.contains_key(run));
         for (run, held) in gone {
             let since = *self.vanished_since.entry(run.clone()).or_insert_with(|| self.parts.disk.boot());
             if now.boot.saturating_sub(since) >= self.parts.config.lease {

@@ -24,7 +24,7 @@ use crate::model::device::{Me, Remembered};
 use crate::model::ids::{RunId, Session, Tag};
 use crate::model::lease::Lease;
 use crate::model::limits::Resources;
-use crate::model::state::State;
+use crate::model::state::{Held, State};
 use crate::model::time::Moment;
 use crate::notify::Notifier;
 use crate::store::{Refused, Store};
@@ -140,8 +140,8 @@ pub struct Device {
     drained: bool,
     /// What people set of it. What is done of that, and of draining, is done once the newest heartbeat says it: then it survives a crash.
     set: Resources,
-    /// Whose holders are known.
-    met_revision: Option<u64>,
+    /// The state whose holders are known.
+    met: Arc<State>,
     /// How many triggers it has rejected.
     rejected: u64,
     /// How many it has taken in that wait: what was accepted survives a power cut.
@@ -162,6 +162,8 @@ struct Due {
     scan: Duration,
     sweep: Duration,
     tidy: Duration,
+    /// The earliest next commit.
+    commit: Duration,
     again: Option<Duration>,
     last_tick: Option<Duration>,
     busy_since: Option<Duration>,
@@ -235,7 +237,7 @@ impl Device {
             anchor: None,
             drained,
             set,
-            met_revision: None,
+            met: Arc::default(),
             rejected: 0,
             taken_in: 0,
             desk: tell::Desk::default(),
@@ -320,6 +322,13 @@ impl Device {
         self.store.state().revision.wrapping_add(self.rejected).wrapping_add(self.taken_in)
     }
 
+    /// Returns whether every slot of this device is taken.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        let me = &self.seen.me;
+        self.store.state().runs.load(&me.device).slots >= me.slots
+    }
+
     /// The attempts that run here, for whoever looks.
     pub fn running(&self) -> impl Iterator<Item = &Lease> {
         self.seen.attempts.begun().map(|(lease, _)| lease)
@@ -387,6 +396,10 @@ impl Device {
                 }
                 return;
             }
+            if self.parts.disk.boot() < self.due.commit {
+                self.due.again = earlier(self.due.again, Some(self.due.commit));
+                return;
+            }
             let committed = self.transact(now);
             match committed {
                 Ok(more) => {
@@ -427,16 +440,22 @@ impl Device {
     /// Notes since when it is known what others hold.
     fn meet_holders(&mut self) {
         let state = Arc::clone(self.store.state());
-        if self.met_revision == Some(state.revision) {
+        if Arc::ptr_eq(&state, &self.met) {
             return;
         }
-        self.met_revision = Some(state.revision);
-        let me = &self.seen.me.device;
-        let of_others = state.runs.iter().filter(|(_, held)| held.device.as_ref().is_some_and(|device| device != me));
-        let of_others = of_others.map(|(run, held)| Lease { run: run.clone(), attempt: held.attempt });
+        let before = std::mem::replace(&mut self.met, Arc::clone(&state));
+        let me = &self.seen.me;
+        let mut held: BTreeSet<Lease> = told_by_others(&state, me).collect();
+        let mut no_longer: BTreeSet<Lease> = told_by_others(&before, me).collect();
+        let is_of_other = |held: &&Arc<Held>| held.device.as_ref().is_some_and(|device| *device != me.device);
+        for (run, before, after) in state.runs.differences(&before.runs) {
+            let lease = |held: &Arc<Held>| Lease { run: run.clone(), attempt: held.attempt };
+            no_longer.extend(before.filter(is_of_other).map(lease));
+            held.extend(after.filter(is_of_other).map(lease));
+        }
         // Not when this tick began: it may have been claimed since.
         let met_at = self.parts.disk.boot();
-        self.seen.devices.meet(met_at, of_others.chain(told_by_others(&state, &self.seen.me)));
+        self.seen.devices.meet(met_at, &held, &no_longer);
     }
 
     /// Brings what the rules see up to this moment.

@@ -39,6 +39,8 @@ use crate::volume::work;
 
 /// How often what was written is synced to the disk, if anything was: a power cut takes at most this and what a sync takes.
 const SYNC: Duration = Duration::from_secs(2);
+/// For how long file events are gathered while no slot is free.
+const TOGETHER: Duration = Duration::from_millis(20);
 /// How long a start waits for a device lock that somebody only looks at.
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -108,9 +110,9 @@ pub async fn run(options: Options, begun: impl FnOnce()) -> Result<End, RunError
     let mut interrupt =
         signal(SignalKind::interrupt()).map_err(|error| RunError::System("listen for SIGINT", error))?;
     let mut others = Others::listen().map_err(|error| RunError::System("listen for signals", error))?;
-    let wake = Arc::new(Notify::new());
+    let (wake, events) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let begun = tokio::select! {
-        begun = begin(&options, &wake) => begun?,
+        begun = begin(&options, &wake, &events) => begun?,
         _ = terminate.recv() => return Ok(End::Left),
         _ = interrupt.recv() => return Ok(End::Left),
     };
@@ -160,9 +162,19 @@ pub async fn run(options: Options, begun: impl FnOnce()) -> Result<End, RunError
                 Order::Ignore => {}
             },
             () = wake.notified() => {}
+            () = next_event(&events, device.is_full()) => {}
             () = pause_until(pause) => {}
         }
     }
+}
+
+/// Waits for a file event. While no slot is free events are taken in together: nothing of what they tell can start before a run
+/// ends, and that wakes the device by itself.
+async fn next_event(events: &Notify, is_full: bool) {
+    if is_full {
+        pause_until(TOGETHER).await;
+    }
+    events.notified().await;
 }
 
 /// What a signal beside SIGTERM and SIGINT asks for.
@@ -219,6 +231,7 @@ async fn pause_until(pause: Duration) {
 async fn begin(
     options: &Options,
     wake: &Arc<Notify>,
+    events: &Arc<Notify>,
 ) -> Result<(Device, Watcher, Arc<Mailbox>, Option<Closer>), RunError> {
     let disk: Rc<dyn Disk> = Rc::new(OsDisk::new());
     let Options { layout, me, .. } = options;
@@ -240,7 +253,7 @@ async fn begin(
     // What is to be watched must be there: on a new volume commits would be heard of only at beats, until the next look.
     drop(disk.lock(&layout.lock()).on("lock", &layout.lock()).map_err(BeginError::from)?);
     let mailbox = Arc::new(Mailbox::default());
-    let watcher = Watcher::new(options, &mailbox, wake);
+    let watcher = Watcher::new(options, &mailbox, events);
     let mut config = options.config.clone();
     config.poll |= watcher.watch.is_none();
     let remembered = identity.before.as_ref().map(Remembered::from).unwrap_or_default();
@@ -424,11 +437,11 @@ struct Watcher {
 }
 
 impl Watcher {
-    fn new(options: &Options, mailbox: &Arc<Mailbox>, wake: &Arc<Notify>) -> Self {
+    fn new(options: &Options, mailbox: &Arc<Mailbox>, events: &Arc<Notify>) -> Self {
         let watch = if options.config.poll {
             None
         } else {
-            Watch::start(&options.layout, Arc::clone(mailbox), Arc::clone(wake))
+            Watch::start(&options.layout, Arc::clone(mailbox), Arc::clone(events))
                 .inspect_err(|problem| {
                     tracing::warn!("no file events ({problem}): the folder is scanned every {:?}", options.config.scan)
                 })

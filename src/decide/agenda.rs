@@ -4,7 +4,7 @@
 //! What is wanted is offered to the queue like what lies in the inbox, and claimed by the same rules. An offer is only that:
 //! [`is_wanted`] asks again under the lock, with the newest state.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use crate::model::ids::{DeviceId, JobName, RunId, Tag, mix};
 use crate::model::job::{Job, JobType, OnLost};
 use crate::model::lease::Lease;
 use crate::model::result::{Cause, Status, result_name};
+use crate::model::runs::Runs;
 use crate::model::schedule::Instances;
 use crate::model::state::{Held, JobMark, State, Success};
 use crate::model::time::Moment;
@@ -43,7 +44,7 @@ pub struct Ground<'a> {
     /// The jobs.
     pub catalog: &'a Catalog,
     /// The newest state that is known.
-    pub state: &'a State,
+    pub state: &'a Arc<State>,
     /// Whether this device has had nothing to do for [`IDLE_REST`].
     pub quiet: bool,
 }
@@ -54,6 +55,22 @@ pub struct Agenda {
     offers: BTreeMap<JobName, Offer>,
     /// Counts the offers that no due time names.
     count: u64,
+    /// When time alone changes an offer.
+    turns: BTreeSet<(DateTime<Utc>, JobName)>,
+    /// The jobs that wait for a job's success.
+    followers: BTreeMap<JobName, Vec<JobName>>,
+    has_idle_jobs: bool,
+    /// What it was brought up to date with.
+    seen: Option<Seen>,
+}
+
+/// What offers were made from.
+#[derive(Debug)]
+struct Seen {
+    now: DateTime<Utc>,
+    state: Arc<State>,
+    quiet: bool,
+    catalog: u64,
 }
 
 #[derive(Debug, Default)]
@@ -68,36 +85,82 @@ struct Offer {
 impl Agenda {
     /// Brings the queue to what is wanted now.
     pub fn refresh(&mut self, queue: &mut Queue, ground: Ground<'_>) {
-        let Self { offers, count } = self;
+        let withdrawn = queue.take_withdrawn();
+        match self.changed(ground, withdrawn) {
+            Some(names) => {
+                let jobs = names.iter().filter_map(|name| ground.catalog.jobs.get(name));
+                jobs.for_each(|job| self.renew(job, queue, ground));
+            }
+            None => self.renew_all(queue, ground),
+        }
+        let Ground { now, state, quiet, .. } = ground;
+        self.seen = Some(Seen { now: now.wall, state: Arc::clone(state), quiet, catalog: ground.catalog.changes });
+    }
+
+    /// Returns the jobs of which something may be wanted otherwise by now; `None`: all of them.
+    fn changed(&self, ground: Ground<'_>, mut names: BTreeSet<JobName>) -> Option<BTreeSet<JobName>> {
+        let is_like_now = |seen: &&Seen| {
+            seen.quiet == ground.quiet && seen.catalog == ground.catalog.changes && seen.now <= ground.now.wall
+        };
+        let seen = self.seen.as_ref().filter(is_like_now)?;
+        let come = self.turns.iter().take_while(|(at, _)| *at <= ground.now.wall);
+        names.extend(come.map(|(_, name)| name.clone()));
+        for (_, before, after) in ground.state.runs.differences(&seen.state.runs) {
+            names.extend([before, after].into_iter().flatten().map(|held| held.job.clone()));
+        }
+        for (name, _, _) in ground.state.jobs.differences(&seen.state.jobs) {
+            names.extend(self.followers.get(name).into_iter().flatten().cloned());
+            names.insert(name.clone());
+        }
+        Some(names)
+    }
+
+    fn renew_all(&mut self, queue: &mut Queue, ground: Ground<'_>) {
         let jobs = &ground.catalog.jobs;
-        offers.retain(|name, offer| {
-            let stays = jobs.get(name).is_some_and(|job| wants(job));
-            if !stays {
-                withdraw(queue, std::mem::take(&mut offer.entries));
-            }
-            stays
-        });
-        for (name, job) in jobs.iter().filter(|(_, job)| wants(job)) {
-            if !offers.contains_key(name) {
-                offers.insert(name.clone(), Offer::default());
-            }
-            if let Some(offer) = offers.get_mut(name) {
-                offer.renew(job, queue, ground, count);
+        let is_wanted = |name: &JobName| jobs.get(name).is_some_and(|job| wants(job));
+        let gone: Vec<JobName> = self.offers.keys().filter(|name| !is_wanted(name)).cloned().collect();
+        for name in gone {
+            let offer = self.take(&name);
+            withdraw(queue, offer.entries);
+        }
+        self.followers.clear();
+        for job in jobs.values() {
+            for name in &job.after {
+                self.followers.entry(name.clone()).or_default().push(job.name.clone());
             }
         }
+        self.has_idle_jobs = jobs.values().any(|job| job.enabled && matches!(job.kind, JobType::Idle(_)));
+        jobs.values().for_each(|job| self.renew(job, queue, ground));
+    }
+
+    fn renew(&mut self, job: &Arc<Job>, queue: &mut Queue, ground: Ground<'_>) {
+        if !wants(job) {
+            return;
+        }
+        let mut offer = self.take(&job.name);
+        offer.renew(job, queue, ground, &mut self.count);
+        self.turns.extend(offer.next.map(|at| (at, job.name.clone())));
+        self.offers.insert(job.name.clone(), offer);
+    }
+
+    fn take(&mut self, name: &JobName) -> Offer {
+        let offer = self.offers.remove(name).unwrap_or_default();
+        if let Some(at) = offer.next {
+            self.turns.remove(&(at, name.clone()));
+        }
+        offer
     }
 
     /// When time alone changes what is wanted.
     #[must_use]
     pub fn next_change(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        self.offers.values().filter_map(|offer| offer.next).filter(|at| *at > now).min()
+        self.turns.iter().map(|(at, _)| *at).find(|at| *at > now)
     }
 
     /// Whether any job waits for this device to have nothing to do.
     #[must_use]
     pub fn has_idle_jobs(&self) -> bool {
-        let is_idle = |(job, _): &(Arc<Job>, JobMark)| job.enabled && matches!(job.kind, JobType::Idle(_));
-        self.offers.values().any(|offer| offer.basis.as_ref().is_some_and(is_idle))
+        self.has_idle_jobs
     }
 }
 
@@ -137,7 +200,7 @@ impl Offer {
         let Ground { now, me, .. } = ground;
         let rest = rests_until(job, mark).filter(|until| *until > now.wall);
         let is_ready = rest.is_none() && (ground.quiet || !matches!(job.kind, JobType::Idle(_)));
-        let missing = if is_ready { missing(ground.state, &Plan::default(), job, &me.device).min(OFFERED) } else { 0 };
+        let missing = if is_ready { missing(&ground.state.runs, job, &me.device).min(OFFERED) } else { 0 };
         self.next = rest;
         withdraw(queue, self.entries.drain(missing.min(self.entries.len())..));
         let cause = if matches!(job.kind, JobType::Idle(_)) { Cause::Idle } else { Cause::Always };
@@ -211,7 +274,7 @@ pub fn is_wanted(state: &State, plan: &Plan, seen: &Observation, entry: &Entry, 
     match (entry.cause(), &job.kind) {
         (Cause::Always | Cause::Idle, JobType::Always(_) | JobType::Idle(_)) => {
             let rests = rests_until(job, mark).is_some_and(|until| until > seen.now.wall);
-            !rests && missing(state, plan, job, &seen.me.device) > 0
+            !rests && missing(plan.changes.open_after(), job, &seen.me.device) > 0
         }
         (Cause::Schedule, JobType::Timed(timing)) => {
             let clockwork = Clockwork { volume: &seen.volume, job: &job.name, timing };
@@ -228,14 +291,13 @@ pub fn is_wanted(state: &State, plan: &Plan, seen: &Observation, entry: &Entry, 
 }
 
 /// How many instances of a daemon or an idle job this device could add.
-fn missing(state: &State, plan: &Plan, job: &Job, me: &DeviceId) -> usize {
+fn missing(open: &Runs, job: &Job, me: &DeviceId) -> usize {
     let (instances, cause) = match job.kind {
         JobType::Always(instances) => (instances, Cause::Always),
         JobType::Idle(instances) => (instances, Cause::Idle),
         JobType::Trigger | JobType::Timed(_) => return 0,
     };
-    let open = plan.open_after(state).map(|(_, held)| held);
-    let open = open.filter(|held| held.job == job.name && held.cause == cause);
+    let open = open.of_job(&job.name).map(|(_, held)| held).filter(|held| held.cause == cause);
     match instances {
         Instances::Count(count) => (count as usize).saturating_sub(open.count()),
         Instances::Every => 1_usize.saturating_sub(open.filter(|held| held.only_on.as_ref() == Some(me)).count()),
@@ -264,11 +326,11 @@ pub fn rests_until(job: &Job, mark: &JobMark) -> Option<DateTime<Utc>> {
 }
 
 /// The newest of the successes that a job waits for, if each is later than its own newest run.
-fn after<'a>(state: &'a State, job: &Job) -> Option<(&'a Success, &'a JobName)> {
+fn after<'a>(state: &'a State, job: &'a Job) -> Option<(&'a Success, &'a JobName)> {
     let own = state.jobs.get(&job.name).and_then(|mark| mark.last_run_at);
     let mut newest: Option<(&Success, &JobName)> = None;
     for name in &job.after {
-        let (name, mark) = state.jobs.get_key_value(name)?;
+        let mark = state.jobs.get(name)?;
         let success = mark.last_success.as_ref().filter(|success| Some(success.at) > own)?;
         if newest.is_none_or(|(newest, _)| success.at > newest.at) {
             newest = Some((success, name));
@@ -302,18 +364,16 @@ pub fn unwanted(state: &State, catalog: &Catalog, run: &RunId, held: &Held) -> O
             return Some(format!("its job {} is of type {} now", held.job, job.kind.word()));
         }
     };
-    let like = |(_, other): &(&RunId, &Arc<Held>)| other.job == held.job && other.cause == held.cause;
+    let older = state.runs.of_job(&held.job).take_while(|(other, _)| *other < run);
+    let mut older = older.map(|(_, other)| other).filter(|other| other.cause == held.cause);
     match instances {
         Instances::Every if held.only_on.is_none() => Some("its job runs once on each device now".to_owned()),
         Instances::Count(_) if held.only_on.is_some() => Some("its job runs a number of times now".to_owned()),
         Instances::Every => {
-            let before = state.runs.iter().filter(like).take_while(|(other, _)| *other < run);
-            let twice = before.filter(|(_, other)| other.only_on == held.only_on).count() > 0;
+            let twice = older.any(|other| other.only_on == held.only_on);
             twice.then(|| "its device has another instance of it".to_owned())
         }
-        Instances::Count(count) => {
-            let before = state.runs.iter().filter(like).take_while(|(other, _)| *other < run).count();
-            (before >= count as usize).then(|| format!("its job has {count} instances, and this was one too many"))
-        }
+        Instances::Count(count) => (older.count() >= count as usize)
+            .then(|| format!("its job has {count} instances, and this was one too many")),
     }
 }

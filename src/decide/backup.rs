@@ -134,16 +134,18 @@ pub fn restored(
 ) -> State {
     let is_there = |run: &RunId| own.is_some_and(|own| own.runs.contains_key(run));
     let mut next = archived;
-    next.runs.retain(|run, held: &mut Arc<Held>| {
-        let found = runs.get(run).copied().unwrap_or_default();
+    let stays = |(run, held): &(&RunId, &Arc<Held>)| {
+        let found = runs.get(*run).copied().unwrap_or_default();
         !is_there(run) && still_holds(held, found.0, &found.1)
-    });
+    };
+    let own_runs = own.iter().flat_map(|own| own.runs.iter());
+    let open = next.runs.iter().filter(stays).chain(own_runs);
+    next.runs = open.map(|(run, held)| (run.clone(), Arc::clone(held))).collect();
     next.revision = next.revision.max(seen);
     if let Some(own) = own {
-        next.runs.extend(own.runs.clone());
         let archived = std::mem::replace(&mut next.jobs, own.jobs.clone());
-        for (job, mark) in archived {
-            marks::take(next.jobs.entry(job).or_default(), &Note::Known(Box::new(mark)));
+        for (job, known) in archived.iter() {
+            next.jobs.update(job, |mark| marks::take(mark, &Note::Known(Box::new(known.clone()))));
         }
         next.requests.clone_from(&own.requests);
         next.revision = next.revision.max(own.revision);

@@ -18,6 +18,8 @@ pub struct Catalog {
     pub pools: Pools,
     /// Jobs whose file has an error and no earlier good version: known, but they cannot run.
     pub broken: BTreeSet<JobName>,
+    /// Counts its changes.
+    pub changes: u64,
 }
 
 /// What a name stands for.

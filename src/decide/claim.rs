@@ -67,7 +67,7 @@ pub fn claim(state: &State, seen: &Observation, plan: &mut Plan) {
     if !seen.taking || !seen.queue.has_ready() || is_rebuilding(state, plan) {
         return;
     }
-    let mut free = i64::from(seen.me.slots) - i64::from(busy(state, seen, plan));
+    let mut free = i64::from(seen.me.slots) - i64::from(busy(seen, plan));
     let mut placement = Placement::new(state, seen);
     let mut ordered = seen.queue.in_order();
     let mut is_full = false;
@@ -113,7 +113,7 @@ pub fn claim(state: &State, seen: &Observation, plan: &mut Plan) {
         if job.overlap != Overlap::Allow
             && !crate::planted!(IgnoreOverlap)
             && !entry.cause().is_lasting()
-            && let Some(open) = open_run(state, plan, &job.name, &entry.run)
+            && let Some(open) = open_run(plan, &job.name, &entry.run)
         {
             if job.overlap == Overlap::Skip && was_open(state, &open, entry) {
                 plan.changes.push(pass(entry, Note::Skipped(entry.run.time())));
@@ -132,7 +132,7 @@ pub fn claim(state: &State, seen: &Observation, plan: &mut Plan) {
             }
         }
         let Candidate { entry, job, .. } = candidate;
-        if job.pool.as_ref().is_some_and(|pool| !has_room(state, plan, seen, pool)) {
+        if job.pool.as_ref().is_some_and(|pool| !has_room(plan, seen, pool)) {
             ordered.leave(group);
             continue;
         }
@@ -145,6 +145,7 @@ pub fn claim(state: &State, seen: &Observation, plan: &mut Plan) {
         if job.slots > 0 && (is_full || i64::from(job.slots) > free + i64::from(crate::planted!(ClaimOverSlots))) {
             is_full = true;
             ordered.leave(group);
+            ordered.leave_all_but_choosy();
             continue;
         }
         free -= i64::from(job.slots);
@@ -218,9 +219,8 @@ fn was_open(state: &State, open: &RunId, due: &Entry) -> bool {
 }
 
 /// Whether one more run of a pool may be claimed. A pool that nobody gave a size has none.
-fn has_room(state: &State, plan: &Plan, seen: &Observation, pool: &PoolName) -> bool {
-    let takes = |(_, held): &(&RunId, &Arc<Held>)| held.device.is_some() && held.pool.as_ref() == Some(pool);
-    let taken = plan.open_after(state).filter(takes).count();
+fn has_room(plan: &Plan, seen: &Observation, pool: &PoolName) -> bool {
+    let taken = plan.changes.open_after().in_pool(pool);
     seen.catalog.pools.get(pool).is_some_and(|size| taken < *size as usize)
 }
 
@@ -276,7 +276,8 @@ fn end(
     moves.extend(key_move(entry));
     let note = ended(&outcome);
     let keep = entry.cause().is_dropped();
-    moves.push(Move::EndUnstarted { outcome: Box::new(outcome), lease: entry.lease(), stem: entry.stem(), keep });
+    let (lease, stem, has_more) = (entry.lease(), entry.stem(), entry.is_outline);
+    moves.push(Move::EndUnstarted { outcome: Box::new(outcome), lease, stem, keep, has_more });
     let notes = match &entry.trigger.target {
         Target::Job(name) if seen.catalog.jobs.contains_key(name) => vec![(name.clone(), note)],
         Target::Job(_) | Target::Command(_) => Vec::new(),
@@ -304,7 +305,7 @@ pub fn retire(state: &State, seen: &Observation, plan: &mut Plan) {
             plan.changes.push(end(seen, entry, 0, Status::Cancelled, 0, why));
         }
     }
-    for (run, held) in state.runs.iter().filter(|(_, held)| held.device.is_none() && held.cause.is_lasting()) {
+    for (run, held) in state.runs.waiting().filter(|(_, held)| held.cause.is_lasting()) {
         let Some(entry) = seen.queue.waiting_entry(run).filter(|_| !planned(plan, run) && !seen.defers(run)) else {
             continue;
         };
@@ -373,9 +374,8 @@ fn unstarted(
 }
 
 /// The slots that this device's runs take once the plan has happened, those of an earlier life included.
-fn busy(state: &State, seen: &Observation, plan: &Plan) -> u32 {
-    let mine = plan.open_after(state).filter(|(_, held)| held.device.as_ref() == Some(&seen.me.device));
-    mine.map(|(_, held)| held.slots_taken()).sum()
+fn busy(seen: &Observation, plan: &Plan) -> u32 {
+    plan.changes.open_after().load(&seen.me.device).slots
 }
 
 fn planned(plan: &Plan, run: &RunId) -> bool {
@@ -387,9 +387,9 @@ fn is_open(state: &State, plan: &Plan, run: &RunId) -> bool {
 }
 
 /// Another run of the job that is open once the plan has happened.
-pub(super) fn open_run(state: &State, plan: &Plan, job: &JobName, run: &RunId) -> Option<RunId> {
-    let same = |(other, held): &(&RunId, &Arc<Held>)| held.job == *job && !held.command && *other != run;
-    plan.open_after(state).find(same).map(|(other, _)| other.clone())
+pub(super) fn open_run(plan: &Plan, job: &JobName, run: &RunId) -> Option<RunId> {
+    let mut same = plan.changes.open_after().of_job(job);
+    same.find(|(other, held)| !held.command && *other != run).map(|(other, _)| other.clone())
 }
 
 /// After a lost state nothing is claimed until every living device has put back what it holds.

@@ -95,7 +95,7 @@ pub fn why_job(job: &Job, scene: Scene<'_>) -> Vec<String> {
         return vec![format!("it is disabled (enabled = false in Programs/{name}.toml)")];
     }
     let mut reasons: Vec<String> = unable(&job.tags.iter().collect(), job.slots, devices).into_iter().collect();
-    let open: Vec<_> = state.runs.iter().filter(|(_, held)| held.job == *name && !held.command).collect();
+    let open: Vec<_> = state.runs.of_job(name).filter(|(_, held)| !held.command).collect();
     reasons.extend(open.iter().map(|(run, held)| place_of(run, held)));
     match &job.kind {
         JobType::Trigger if job.after.is_empty() => reasons.push("it runs when it is triggered".to_owned()),
@@ -232,8 +232,7 @@ fn overlap_reason(entry: &Entry, job: &Job, state: &State) -> Option<String> {
     if job.overlap == Overlap::Allow {
         return None;
     }
-    let same = |held: &Held| held.job == job.name && !held.command;
-    let (run, held) = state.runs.iter().find(|(run, held)| **run != entry.run && same(held))?;
+    let (run, held) = state.runs.of_job(&job.name).find(|(run, held)| **run != entry.run && !held.command)?;
     let place = held
         .device
         .as_ref()

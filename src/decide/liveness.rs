@@ -3,7 +3,9 @@
 //! A device is dead when its beat stood still for a whole lease (its own, or the observer's if that is longer) while the
 //! observer was itself ticking and itself able to write (after client-go's leader election, which tolerates any clock offset).
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::time::Duration;
 
 use crate::model::device::Beat;
@@ -46,8 +48,49 @@ pub struct Liveness {
     peers: BTreeMap<DeviceId, Peer>,
     /// Devices whose heartbeat was there at the last look and could not be read.
     unreadable: BTreeSet<DeviceId>,
-    /// What others hold, and since when that is known.
-    met: BTreeMap<Lease, Duration>,
+    met: Met,
+}
+
+/// What others hold, and since when that is known.
+#[derive(Debug, Clone, Default)]
+struct Met {
+    since: BTreeMap<Lease, Duration>,
+    /// How often each of these moments is there.
+    moments: BTreeMap<Duration, usize>,
+}
+
+impl Met {
+    fn insert(&mut self, lease: Lease, now: Duration) {
+        if let Entry::Vacant(place) = self.since.entry(lease) {
+            place.insert(now);
+            *self.moments.entry(now).or_default() += 1;
+        }
+    }
+
+    fn remove(&mut self, lease: &Lease) {
+        let Some(since) = self.since.remove(lease) else { return };
+        if let Some(count) = self.moments.get_mut(&since) {
+            *count -= 1;
+            if *count == 0 {
+                self.moments.remove(&since);
+            }
+        }
+    }
+
+    /// Has everything be met at this moment.
+    fn begin_anew(&mut self, now: Duration) {
+        self.since.values_mut().for_each(|since| *since = now);
+        self.moments = [(now, self.since.len())].into_iter().filter(|(_, count)| *count > 0).collect();
+    }
+
+    /// Returns the first moment that is less than `span` before `now`.
+    fn first_within(&self, span: Duration, now: Duration) -> Option<Duration> {
+        match now.checked_sub(span) {
+            Some(bound) => self.moments.range((Bound::Excluded(bound), Bound::Unbounded)).next(),
+            None => self.moments.first_key_value(),
+        }
+        .map(|(moment, _)| *moment)
+    }
 }
 
 impl Liveness {
@@ -60,7 +103,7 @@ impl Liveness {
             last_look: None,
             peers: BTreeMap::new(),
             unreadable: BTreeSet::new(),
-            met: BTreeMap::new(),
+            met: Met::default(),
         }
     }
 
@@ -98,20 +141,17 @@ impl Liveness {
         }
     }
 
-    /// Takes in what is held. A claim is a sign of life like a beat, and often an earlier one: who has just started, or woken up,
+    /// Takes in what others hold by now, and what of it they no longer hold. A claim is a sign of life like a beat, and often an earlier one: who has just started, or woken up,
     /// claims before its first beat is read.
-    pub fn meet(&mut self, now: Duration, held: impl Iterator<Item = Lease>) {
-        let held: BTreeSet<Lease> = held.collect();
-        self.met.retain(|lease, _| held.contains(lease));
-        for lease in held {
-            self.met.entry(lease).or_insert(now);
-        }
+    pub fn meet(&mut self, now: Duration, held: &BTreeSet<Lease>, no_longer: &BTreeSet<Lease>) {
+        no_longer.difference(held).for_each(|lease| self.met.remove(lease));
+        held.iter().for_each(|lease| self.met.insert(lease.clone(), now));
     }
 
     /// Starts all waits again: the observer itself was away.
     pub fn watch_anew(&mut self, now: Duration) {
         self.watching_since = now;
-        self.met.values_mut().for_each(|since| *since = now);
+        self.met.begin_anew(now);
         for peer in self.peers.values_mut() {
             (peer.moved_at, peer.beaten_at, peer.beaten_before) = (now, now, None);
             peer.missing_since = peer.missing_since.map(|_| now);
@@ -123,14 +163,21 @@ impl Liveness {
     #[must_use]
     pub fn verdict(&self, lease: &Lease, device: &DeviceId, session: &Session, now: Duration) -> Verdict {
         let peer = self.peers.get(device);
-        let is_silent = peer.map_or(!self.unreadable.contains(device), |peer| self.is_dead(peer, now));
+        let is_silent = self.is_silent(device, now);
         let patience = peer.map_or(self.lease, |peer| self.patience(peer));
-        let was_met = self.met.get(lease).is_some_and(|since| now.saturating_sub(*since) >= patience);
+        let was_met = self.met.since.get(lease).is_some_and(|since| now.saturating_sub(*since) >= patience);
         match peer {
             Some(peer) if !is_silent && peer.beat.session != *session => Verdict::Replaced,
             Some(_) | None if is_silent && was_met => Verdict::Dead,
             Some(_) | None => Verdict::Alive,
         }
+    }
+
+    /// Returns whether nothing was heard of a device for a whole lease: only then can the life that holds an attempt be
+    /// [`Verdict::Dead`].
+    #[must_use]
+    pub fn is_silent(&self, device: &DeviceId, now: Duration) -> bool {
+        self.peers.get(device).map_or(!self.unreadable.contains(device), |peer| self.is_dead(peer, now))
     }
 
     /// The devices that are not known to be dead.
@@ -175,7 +222,7 @@ impl Liveness {
         // The holder's lease decides how long a claim counts, so it may be any of these: one, where all devices have the same.
         let spans: BTreeSet<Duration> =
             self.peers.values().map(|peer| self.patience(peer)).chain([self.lease]).collect();
-        let met = self.met.values().flat_map(|since| spans.iter().map(|span| *since + *span));
+        let met = spans.iter().filter_map(|span| Some(self.met.first_within(*span, now)? + *span));
         moved.chain(met).filter(|&at| at > now).min()
     }
 
@@ -219,8 +266,8 @@ mod tests {
     /// Of who has held the lease since long ago.
     fn verdict(liveness: &Liveness, session: u64, now: u64) -> Verdict {
         let mut liveness = liveness.clone();
-        if liveness.met.is_empty() {
-            liveness.meet(at(0), [lease()].into_iter());
+        if liveness.met.since.is_empty() {
+            liveness.meet(at(0), &[lease()].into(), &BTreeSet::new());
         }
         liveness.verdict(&lease(), &DeviceId::new("d").unwrap(), &Session::from_random(session), at(now))
     }
@@ -336,7 +383,7 @@ mod tests {
                 seen.observe(at(now), known.clone().into_iter().collect(), &[], true);
             }
             for now in (100..=114).step_by(2) {
-                seen.meet(at(now), [lease()].into_iter());
+                seen.meet(at(now), &[lease()].into(), &BTreeSet::new());
                 seen.observe(at(now), known.clone().into_iter().collect(), &[], true);
                 assert_eq!(verdict(&seen, 1, now), Verdict::Alive);
             }

@@ -100,7 +100,10 @@ impl From<&Outcome> for Accepted {
 
 /// Ends the attempts of dead devices.
 pub fn lose(state: &State, seen: &Observation, plan: &mut Plan) {
-    for (run, held) in &state.runs {
+    // What a living device holds is its own, in whatever life.
+    let may_be_dead = |device: &&DeviceId| **device == seen.me.device || seen.devices.is_silent(device, seen.now.boot);
+    let held = state.runs.devices().filter(may_be_dead).flat_map(|device| state.runs.of_device(device));
+    for (run, held) in held {
         let Some((device, session)) = held.holder() else { continue };
         let lease = Lease { run: run.clone(), attempt: held.attempt };
         let dead = if *device == seen.me.device {

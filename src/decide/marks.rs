@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 
 use crate::model::ids::{JobName, RunId};
 use crate::model::job::{Job, JobType};
+use crate::model::marks::Marks;
 use crate::model::result::{Outcome, Status};
 use crate::model::state::{Held, JobMark, State, Success};
 
@@ -153,12 +154,8 @@ fn schedule_of(job: &Job) -> Option<String> {
 
 /// What is known of jobs when the state is lost: what was known before, and the last due times that left traces.
 #[must_use]
-pub fn recall(
-    known: &BTreeMap<JobName, JobMark>,
-    last: BTreeMap<JobName, DateTime<Utc>>,
-    catalog: &Catalog,
-) -> BTreeMap<JobName, JobMark> {
-    let mut marks = known.clone();
+pub fn recall(known: &Marks, last: BTreeMap<JobName, DateTime<Utc>>, catalog: &Catalog) -> BTreeMap<JobName, JobMark> {
+    let mut marks: BTreeMap<_, _> = known.iter().map(|(job, mark)| (job.clone(), mark.clone())).collect();
     for (name, at) in last {
         let schedule = catalog.jobs.get(&name).and_then(|job| schedule_of(job));
         let mark = marks.entry(name).or_default();

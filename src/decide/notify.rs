@@ -78,7 +78,7 @@ pub fn take(mark: &mut JobMark, telling: &Telling) {
 /// of a recovery before the failure.
 #[must_use]
 pub fn to_tell<'a>(state: &'a State, me: &Me) -> Vec<(&'a JobName, &'a News)> {
-    let firsts = state.jobs.iter().filter_map(|(job, mark)| Some((job, mark.news.first()?)));
+    let firsts = state.jobs.telling().filter_map(|(job, mark)| Some((job, mark.news.first()?)));
     let mut mine: Vec<_> = firsts.filter(|(_, news)| news.by == me.session).collect();
     mine.sort_by_key(|(_, news)| &news.run_id);
     mine
@@ -86,20 +86,20 @@ pub fn to_tell<'a>(state: &'a State, me: &Me) -> Vec<(&'a JobName, &'a News)> {
 
 /// Attempts whose result another device is to tell: who has the lease of one is judged as who holds a run.
 pub fn told_by_others<'a>(state: &'a State, me: &'a Me) -> impl Iterator<Item = Lease> {
-    let firsts = state.jobs.values().filter_map(|mark| mark.news.first());
+    let firsts = state.jobs.telling().filter_map(|(_, mark)| mark.news.first());
     firsts.filter(|news| news.device != me.device).map(News::lease)
 }
 
 /// Adds to each change what it gives to tell, and takes out what is told or has nobody to tell it.
 pub fn tell(state: &State, seen: &Observation, plan: &mut Plan) {
-    for change in &mut plan.changes {
+    plan.changes.add_notes(|change| {
         let told = end_of(state, seen, change).filter(|(job, _)| has_hook(seen, job));
-        change.notes.extend(told.map(|(job, telling)| (job, Note::Tell(telling))));
-    }
+        told.map(|(job, telling)| (job, Note::Tell(telling)))
+    });
     if state.rebuilt.is_some() {
         return;
     }
-    for (job, mark) in state.jobs.iter().filter(|(_, mark)| mark.told_failed || !mark.news.is_empty()) {
+    for (job, mark) in state.jobs.telling() {
         let telling = mend(seen, job, mark);
         plan.marks.extend(telling.map(|telling| (job.clone(), Note::Tell(telling))));
     }

@@ -5,7 +5,7 @@
 //! that does not answer costs milliseconds, and for a daemon at most a second.
 
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::plan::{Observation, Plan};
@@ -41,7 +41,7 @@ struct Other<'a> {
 }
 
 /// How much a device does, of how much it can.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 struct Load {
     busy: u32,
     slots: u32,
@@ -57,14 +57,10 @@ impl<'a> Placement<'a> {
         let alive = seen.devices.alive(seen.now.boot).map(|peer| &peer.beat);
         let others: Vec<_> =
             alive.filter(|beat| beat.device != *me && !beat.drained && beat.low_on.is_none()).collect();
-        let mut loads: BTreeMap<&DeviceId, Load> = BTreeMap::new();
-        if !others.is_empty() {
-            for held in state.runs.values() {
-                let Some(device) = &held.device else { continue };
-                loads.entry(device).or_default().add(held);
-            }
-        }
-        let of = |device: &DeviceId, slots| Load { slots, ..loads.get(device).copied().unwrap_or_default() };
+        let of = |device: &DeviceId, slots| {
+            let held = state.runs.load(device);
+            Load { busy: held.slots, slots, lasting: held.lasting }
+        };
         let own = of(me, seen.me.slots);
         let others = others
             .into_iter()

@@ -5,6 +5,7 @@
 //! that is derived from the state once it is committed ([`super::derive`]).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ use crate::model::lease::{Lease, Outliving};
 use crate::model::limits::Resources;
 use crate::model::news::News;
 use crate::model::result::{Cause, Outcome};
+use crate::model::runs::Runs;
 use crate::model::state::{CHAIN_LENGTH, Held, JobMark, State};
 use crate::model::time::Moment;
 use chrono::{DateTime, Utc};
@@ -223,6 +225,8 @@ pub enum Move {
         stem: String,
         /// Somebody handed it in.
         keep: bool,
+        /// The run's file has arguments that the result does not have yet.
+        has_more: bool,
     },
     /// Makes the staged result of an attempt of this session visible.
     Publish {
@@ -311,11 +315,78 @@ pub struct Change {
     pub notes: Vec<(JobName, Note)>,
 }
 
+impl Change {
+    /// Gives the run its new place among the open runs.
+    fn open_or_close(&self, open: &mut Runs) {
+        match &self.entry {
+            Some(entry) => open.insert(self.run.clone(), Arc::clone(entry)),
+            None => open.remove(&self.run),
+        }
+    }
+}
+
+/// The changes of a plan, and the open runs once they have happened.
+#[derive(Debug, Default)]
+pub struct Changes {
+    list: Vec<Change>,
+    /// The runs that they are about.
+    runs: BTreeSet<RunId>,
+    open: Runs,
+}
+
+impl Changes {
+    /// Adds a change behind the others.
+    pub fn push(&mut self, change: Change) {
+        change.open_or_close(&mut self.open);
+        self.runs.insert(change.run.clone());
+        self.list.push(change);
+    }
+
+    /// Returns the open runs once these changes have happened.
+    #[must_use]
+    pub fn open_after(&self) -> &Runs {
+        &self.open
+    }
+
+    /// Adds to what jobs remember of each change what `more` returns for it.
+    pub fn add_notes(&mut self, mut more: impl FnMut(&Change) -> Option<(JobName, Note)>) {
+        for change in &mut self.list {
+            let note = more(change);
+            change.notes.extend(note);
+        }
+    }
+}
+
+impl Deref for Changes {
+    type Target = [Change];
+
+    fn deref(&self) -> &[Change] {
+        &self.list
+    }
+}
+
+impl From<Vec<Change>> for Changes {
+    fn from(list: Vec<Change>) -> Self {
+        let mut changes = Self::default();
+        list.into_iter().for_each(|change| changes.push(change));
+        changes
+    }
+}
+
+impl IntoIterator for Changes {
+    type Item = Change;
+    type IntoIter = std::vec::IntoIter<Change>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.list.into_iter()
+    }
+}
+
 /// What one device wants to happen now.
 #[derive(Debug, Default)]
 pub struct Plan {
     /// Run by run.
-    pub changes: Vec<Change>,
+    pub changes: Changes,
     /// What jobs remember beside that.
     pub marks: Vec<(JobName, Note)>,
     /// Requests and settings that are fulfilled or have nobody left to fulfil them, by id.
@@ -349,17 +420,16 @@ impl Plan {
         self.changes.iter().filter(is_claim).filter_map(|change| change.entry.as_ref()).any(is_work)
     }
 
-    /// The open runs once this plan has happened.
-    pub fn open_after<'a>(&'a self, state: &'a State) -> impl Iterator<Item = (&'a RunId, &'a Arc<Held>)> {
-        let changed: BTreeSet<&RunId> = self.changes.iter().map(|change| &change.run).collect();
-        let stays = state.runs.iter().filter(move |(run, _)| !changed.contains(run));
-        stays.chain(self.changes.iter().filter_map(|change| Some((&change.run, change.entry.as_ref()?))))
+    /// Begins a plan for a state.
+    #[must_use]
+    pub fn on(state: &State) -> Self {
+        Self { changes: Changes { open: state.runs.clone(), ..Changes::default() }, ..Self::default() }
     }
 
     /// Whether something is planned for this run already.
     #[must_use]
     pub fn concerns(&self, run: &RunId) -> bool {
-        self.changes.iter().any(|change| change.run == *run)
+        self.changes.runs.contains(run)
     }
 
     /// The state after the changes for which `happened` says so.
@@ -367,16 +437,13 @@ impl Plan {
     pub fn apply(&self, state: &State, me: &Me, happened: impl Fn(usize) -> bool) -> State {
         let mut next = state.clone();
         for (_, change) in self.changes.iter().enumerate().filter(|(index, _)| happened(*index)) {
-            match &change.entry {
-                Some(entry) => next.runs.insert(change.run.clone(), Arc::clone(entry)),
-                None => next.runs.remove(&change.run),
-            };
+            change.open_or_close(&mut next.runs);
             for (job, note) in &change.notes {
-                marks::take(next.jobs.entry(job.clone()).or_default(), note);
+                next.jobs.update(job, |mark| marks::take(mark, note));
             }
         }
         for (job, note) in &self.marks {
-            marks::take(next.jobs.entry(job.clone()).or_default(), note);
+            next.jobs.update(job, |mark| marks::take(mark, note));
         }
         next.requests.retain(|request| !self.answered.contains(&request.id));
         next.settings.retain(|setting| !self.answered.contains(&setting.id));
@@ -398,7 +465,7 @@ pub fn sign(state: &mut State, me: &Me) {
 /// Decides. The steps are in the order in which they free what the later ones need.
 #[must_use]
 pub fn plan(state: &State, seen: &Observation) -> Plan {
-    let mut plan = Plan::default();
+    let mut plan = Plan::on(state);
     settle::settle(state, seen, &mut plan);
     recover::keep(state, seen, &mut plan);
     lost::lose(state, seen, &mut plan);

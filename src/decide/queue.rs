@@ -1,6 +1,8 @@
 //! The order in which what waits is taken, kept so that a look at it costs what is taken and not what lies there.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map, btree_set};
+use std::iter::Peekable;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,9 +13,13 @@ use crate::model::config::UNKNOWN_JOB_WAIT;
 use crate::model::device::Me;
 use crate::model::entry::{Entry, FileKey, Source};
 use crate::model::ids::{JobName, RunId, Tag};
-use crate::model::job::{Job, command_job_name, for_command};
+use crate::model::job::{Job, Overlap, command_job_name, for_command};
+use crate::model::sorted::Sorted;
 use crate::model::time::Moment;
-use crate::model::trigger::Target;
+use crate::model::trigger::{Target, Trigger};
+
+#[cfg(test)]
+mod tests;
 
 /// Higher priority first, then the older, then the smaller id (`docs/reference/formats.md`, "Order").
 type Rank = (std::cmp::Reverse<i16>, RunId, FileKey);
@@ -41,12 +47,12 @@ pub enum Place {
     /// Its job's file has an error.
     Broken,
     /// This device has not all the tags.
-    Tags(BTreeSet<Tag>),
+    Tags(Arc<BTreeSet<Tag>>),
     /// It takes more slots than this device has.
     Slots(u32),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Kept {
     entry: Arc<Entry>,
     job: Option<Arc<Job>>,
@@ -59,12 +65,30 @@ struct Kept {
 /// Everything that waits, in its places.
 #[derive(Debug, Default)]
 pub struct Queue {
-    kept: BTreeMap<FileKey, Kept>,
-    ready: BTreeMap<Group, BTreeSet<Rank>>,
+    kept: Sorted<FileKey, Kept>,
+    ready: BTreeMap<Group, Ready>,
+    /// The first of each group.
+    heads: BTreeMap<Rank, Group>,
+    /// The same of the groups in which there is more to decide than whether a slot is free.
+    choosy: BTreeMap<Rank, Group>,
     later: BTreeSet<(DateTime<Utc>, FileKey)>,
     unknown: BTreeSet<(Duration, FileKey)>,
     expiring: BTreeSet<(DateTime<Utc>, FileKey)>,
     comebacks: BTreeMap<RunId, FileKey>,
+    /// The tags that were missing last.
+    missing: Arc<BTreeSet<Tag>>,
+    /// The newest outline of each job's triggers.
+    outlines: BTreeMap<JobName, Arc<Trigger>>,
+    /// Jobs of which something that was offered has gone since this was asked last.
+    withdrawn: BTreeSet<JobName>,
+}
+
+/// What can be claimed of one group.
+#[derive(Debug, Default)]
+struct Ready {
+    ranks: BTreeSet<Rank>,
+    /// How many of them need more than a slot.
+    choosy: usize,
 }
 
 /// An entry that this device could claim.
@@ -81,8 +105,9 @@ pub struct Candidate<'a> {
 }
 
 impl Queue {
-    /// Takes an entry in, or its newer content.
+    /// Takes an entry in, or its newer content. Of its trigger only an outline is held, which it shares with others of its job.
     pub fn insert(&mut self, entry: Arc<Entry>, catalog: &Catalog, me: &Me, now: Moment) {
+        let entry = self.outline(entry);
         let ready_since = self.kept.get(&entry.key).filter(|kept| kept.is_ready()).map(|kept| kept.since);
         let known_since = self.remove(&entry.key).and_then(|old| match old {
             Place::Unknown(since) => Some(since),
@@ -100,18 +125,55 @@ impl Queue {
         }
         let mut kept = place(entry, catalog, me, now, known_since);
         kept.since = ready_since.unwrap_or(now.boot);
+        if let Place::Tags(missing) = &mut kept.place {
+            self.share_tags(missing);
+        }
         self.file(&kept, true);
         self.kept.insert(kept.entry.key.clone(), kept);
+    }
+
+    /// Has equal tags that are missing share one set.
+    fn share_tags(&mut self, missing: &mut Arc<BTreeSet<Tag>>) {
+        if self.missing == *missing {
+            missing.clone_from(&self.missing);
+        } else {
+            self.missing.clone_from(missing);
+        }
+    }
+
+    /// Returns the entry without the arguments of its trigger, which nothing asks for while it waits.
+    fn outline(&mut self, entry: Arc<Entry>) -> Arc<Entry> {
+        let Target::Job(job) = &entry.trigger.target else { return entry };
+        let short = entry.trigger.without_arguments().map(Arc::new);
+        let is_outline = entry.is_outline || short.is_some();
+        let trigger = short.unwrap_or_else(|| Arc::clone(&entry.trigger));
+        let shared = match self.outlines.get(job) {
+            Some(known) if *known == trigger => Arc::clone(known),
+            Some(_) | None => {
+                self.outlines.insert(job.clone(), Arc::clone(&trigger));
+                trigger
+            }
+        };
+        if Arc::ptr_eq(&shared, &entry.trigger) {
+            return entry;
+        }
+        Arc::new(Entry { trigger: shared, is_outline, ..Arc::unwrap_or_clone(entry) })
     }
 
     /// Forgets an entry; says where it was.
     pub fn remove(&mut self, key: &FileKey) -> Option<Place> {
         let kept = self.kept.remove(key)?;
+        if self.kept.is_empty() {
+            self.outlines.clear();
+        }
         if let Some(at) = kept.entry.trigger.expires {
             self.expiring.remove(&(at, key.clone()));
         }
         if self.comebacks.get(&kept.entry.run) == Some(key) {
             self.comebacks.remove(&kept.entry.run);
+        }
+        if key.source == Source::Due {
+            self.withdrawn.insert(job_name(&kept.entry));
         }
         self.file(&kept, false);
         Some(kept.place)
@@ -156,15 +218,18 @@ impl Queue {
     /// What could be claimed, in order, with the group of each. A group that is blocked is left out from then on by [`Ordered::leave`].
     #[must_use]
     pub fn in_order(&self) -> Ordered<'_> {
-        let heads = self
-            .ready
-            .iter()
-            .filter_map(|(group, ranks)| {
-                let mut rest = ranks.iter();
-                rest.next().map(|rank| (rank, (group, rest)))
-            })
-            .collect();
-        Ordered { queue: self, heads }
+        Ordered {
+            queue: self,
+            heads: self.heads.range(..).peekable(),
+            behind: BTreeMap::new(),
+            left: BTreeSet::new(),
+            is_full: false,
+        }
+    }
+
+    /// Returns the jobs of which something that was offered has gone since the last call.
+    pub fn take_withdrawn(&mut self) -> BTreeSet<JobName> {
+        std::mem::take(&mut self.withdrawn)
     }
 
     /// Entries whose first attempt should have started by now, with the priority that counts.
@@ -243,10 +308,25 @@ impl Queue {
         let key = kept.entry.key.clone();
         match &kept.place {
             Place::Ready(group) => {
-                let ranks = self.ready.entry(group.clone()).or_default();
-                change(ranks, (std::cmp::Reverse(kept.priority), kept.entry.run.clone(), key), add);
-                if ranks.is_empty() {
-                    self.ready.remove(group);
+                let rank = (std::cmp::Reverse(kept.priority), kept.entry.run.clone(), key);
+                let ready = self.ready.entry(group.clone()).or_default();
+                if let Some(head) = ready.ranks.first() {
+                    self.heads.remove(head);
+                    self.choosy.remove(head);
+                }
+                change(&mut ready.ranks, rank, add);
+                let one = usize::from(kept.is_choosy());
+                ready.choosy = if add { ready.choosy + one } else { ready.choosy - one };
+                match ready.ranks.first() {
+                    Some(head) => {
+                        if ready.choosy > 0 {
+                            self.choosy.insert(head.clone(), group.clone());
+                        }
+                        self.heads.insert(head.clone(), group.clone());
+                    }
+                    None => {
+                        self.ready.remove(group);
+                    }
                 }
             }
             Place::Later(at) => change(&mut self.later, (*at, key), add),
@@ -265,22 +345,39 @@ impl Kept {
     fn is_ready(&self) -> bool {
         matches!(self.place, Place::Ready(_))
     }
+
+    /// Whether more is to be decided than whether a slot is free: it takes none, is refused while another run is open, is wanted only at
+    /// times, or has an idempotency key.
+    fn is_choosy(&self) -> bool {
+        let takes_slots_alone = |job: &Arc<Job>| job.slots > 0 && job.overlap == Overlap::Allow;
+        self.entry.key.source == Source::Due
+            || self.entry.trigger.id.is_some()
+            || !self.job.as_ref().is_some_and(takes_slots_alone)
+    }
 }
 
 /// What could be claimed, in order.
 #[derive(Debug)]
 pub struct Ordered<'a> {
     queue: &'a Queue,
-    heads: BTreeMap<&'a Rank, (&'a Group, std::collections::btree_set::Iter<'a, Rank>)>,
+    /// The first of each group that has not come up.
+    heads: Peekable<btree_map::Range<'a, Rank, Group>>,
+    /// The next one of each group that has.
+    behind: BTreeMap<&'a Rank, (&'a Group, btree_set::Iter<'a, Rank>)>,
+    left: BTreeSet<&'a Group>,
+    is_full: bool,
 }
 
 impl<'a> Ordered<'a> {
     /// The next candidate and its group.
     pub fn take_next(&mut self) -> Option<(&'a Group, Candidate<'a>)> {
         loop {
-            let (rank, (group, mut rest)) = self.heads.pop_first()?;
+            let (rank, group, mut rest) = self.first()?;
+            if self.left.contains(group) {
+                continue;
+            }
             if let Some(next) = rest.next() {
-                self.heads.insert(next, (group, rest));
+                self.behind.insert(next, (group, rest));
             }
             if let Some(candidate) = self.queue.kept.get(&rank.2).and_then(Kept::candidate) {
                 return Some((group, candidate));
@@ -288,9 +385,33 @@ impl<'a> Ordered<'a> {
         }
     }
 
+    fn first(&mut self) -> Option<(&'a Rank, &'a Group, btree_set::Iter<'a, Rank>)> {
+        let is_head_first = match (self.heads.peek(), self.behind.first_key_value()) {
+            (Some((head, _)), Some((next, _))) => head < next,
+            (head, _) => head.is_some(),
+        };
+        if !is_head_first {
+            return self.behind.pop_first().map(|(rank, (group, rest))| (rank, group, rest));
+        }
+        let (rank, group) = self.heads.next()?;
+        let mut rest = self.queue.ready.get(group)?.ranks.iter();
+        rest.next();
+        Some((rank, group, rest))
+    }
+
     /// Leaves the rest of a group out.
-    pub fn leave(&mut self, group: &Group) {
-        self.heads.retain(|_, (other, _)| *other != group);
+    pub fn leave(&mut self, group: &'a Group) {
+        self.left.insert(group);
+    }
+
+    /// Leaves out what only waits for a slot: none is free.
+    pub fn leave_all_but_choosy(&mut self) {
+        if std::mem::replace(&mut self.is_full, true) {
+            return;
+        }
+        if let Some((head, _)) = self.heads.peek() {
+            self.heads = self.queue.choosy.range((Bound::Included(*head), Bound::Unbounded)).peekable();
+        }
     }
 }
 
@@ -330,7 +451,7 @@ fn ready_or_not(entry: &Entry, job: &Job, due: Option<DateTime<Utc>>, me: &Me, n
     let missing: BTreeSet<Tag> =
         job.tags.union(&entry.trigger.tags).filter(|tag| !me.tags.contains(*tag)).cloned().collect();
     if !missing.is_empty() {
-        return Place::Tags(missing);
+        return Place::Tags(Arc::new(missing));
     }
     if job.slots > me.slots {
         return Place::Slots(job.slots);

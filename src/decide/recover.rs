@@ -72,7 +72,7 @@ fn list_again(state: &State, seen: &Observation, plan: &mut Plan) {
         let is_listed = entry.was_started
             && (is_lasting || job.overlap != Overlap::Allow)
             && !matches!(entry.trigger.target, Target::Command(_));
-        let is_alone = || is_lasting || open_run(state, plan, &job.name, &entry.run).is_none();
+        let is_alone = || is_lasting || open_run(plan, &job.name, &entry.run).is_none();
         if !is_listed || state.runs.contains_key(&entry.run) || !is_alone() {
             continue;
         }
@@ -143,7 +143,8 @@ fn free_one(state: &State, seen: &Observation, plan: &Plan, orphan: &Orphan) -> 
     if let Some(outcome) = &orphan.pending {
         let notes = over(held, outcome).into_iter().chain(due).collect();
         let (outcome, keep) = (Box::new(outcome.clone()), cause.is_dropped());
-        let moves = vec![Move::EndUnstarted { outcome, lease: lease.clone(), stem: stem(), keep }];
+        let (lease, stem) = (lease.clone(), stem());
+        let moves = vec![Move::EndUnstarted { outcome, lease, stem, keep, has_more: false }];
         return Change { matter, run, moves, entry: None, notes };
     }
     // Taken and never started, it may still have its time before it.
@@ -163,7 +164,7 @@ fn free_one(state: &State, seen: &Observation, plan: &Plan, orphan: &Orphan) -> 
             moves.extend(after(lease, status, finished_at));
         }
         moves.push(if is_final { retire } else { wait });
-        let is_alone = || open_run(state, plan, &held.job, &run).is_none();
+        let is_alone = || open_run(plan, &held.job, &run).is_none();
         let entry = waiting(held, lease.attempt + 1, retried, losses).filter(|_| !is_final && is_alone());
         return Change { matter, run, moves, entry, notes };
     }

@@ -1,6 +1,7 @@
 //! What lies in the inbox, seen and read: the noun that claims are made of.
 
-use std::ffi::{OsStr, OsString};
+use std::borrow::Cow;
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
@@ -32,7 +33,7 @@ pub struct FileKey {
     /// The folder.
     pub source: Source,
     /// The name in it, as bytes.
-    pub name: OsString,
+    pub name: Arc<OsStr>,
 }
 
 /// What tells one file from another of the same name, and one content from the next.
@@ -74,12 +75,14 @@ pub struct Entry {
     pub retried: u32,
     /// How many attempts in a row ended as `lost`.
     pub losses: u32,
-    /// The name it was dropped under, as text.
-    pub dropped: Arc<str>,
+    /// The name it was dropped under, as text; `None`: that of its file.
+    pub dropped: Option<Arc<str>>,
     /// Not before this instant, whatever the trigger itself says.
     pub not_before: Option<DateTime<Utc>>,
     /// What it asks for.
     pub trigger: Arc<Trigger>,
+    /// The arguments of `trigger` are not held: they stand in the file.
+    pub is_outline: bool,
     /// What is known of its `id`, if it has one.
     pub key_seen: Option<KeySeen>,
     /// By which devices agree whose it is, where several could take it.
@@ -93,16 +96,17 @@ impl Entry {
     #[must_use]
     pub fn due(run: RunId, lot: u64, trigger: Trigger) -> Self {
         Self {
-            key: FileKey { source: Source::Due, name: run.as_str().into() },
+            key: FileKey { source: Source::Due, name: OsStr::new(run.as_str()).into() },
             id: FileId { inode: 0, size: 0, modified_ns: 0 },
             run,
             attempt: 1,
             was_started: false,
             retried: 0,
             losses: 0,
-            dropped: "".into(),
+            dropped: None,
             not_before: None,
             trigger: Arc::new(trigger),
+            is_outline: false,
             key_seen: None,
             lot,
             last: None,
@@ -121,10 +125,16 @@ impl Entry {
         self.trigger.origin.as_ref().map_or(Cause::Trigger, |origin| origin.cause)
     }
 
+    /// Returns the name it was dropped under, or would have been.
+    #[must_use]
+    pub fn dropped(&self) -> Cow<'_, str> {
+        self.dropped.as_deref().map_or_else(|| self.key.name.to_string_lossy(), Cow::Borrowed)
+    }
+
     /// The name it was dropped under; `None`: nobody dropped it.
     #[must_use]
     pub fn dropped_name(&self) -> Option<String> {
-        self.cause().is_dropped().then(|| self.dropped.to_string())
+        self.cause().is_dropped().then(|| self.dropped().into_owned())
     }
 
     /// What its files are named after.
@@ -235,7 +245,7 @@ impl Waiting {
 mod tests {
     use super::*;
 
-    fn os(bytes: &[u8]) -> OsString {
+    fn os(bytes: &[u8]) -> std::ffi::OsString {
         OsStr::from_bytes(bytes).to_owned()
     }
 

@@ -336,10 +336,15 @@ pub fn merge_args(job: &Job, trigger: &Trigger) -> Vec<Json> {
 /// the trigger has in theirs.
 #[must_use]
 pub fn merge_kwargs(job: &Job, trigger: &Trigger) -> Vec<(String, Json)> {
-    let mut merged = job.kwargs.clone();
-    let places: BTreeMap<&str, usize> =
-        job.kwargs.iter().enumerate().map(|(at, (key, _))| (key.as_str(), at)).collect();
-    for (key, value) in &trigger.kwargs {
+    merged_kwargs(&job.kwargs, &trigger.kwargs)
+}
+
+/// Returns keyword arguments in their order, replaced in place by others, then those that only the others have in theirs.
+#[must_use]
+pub fn merged_kwargs(kwargs: &[(String, Json)], others: &[(String, Json)]) -> Vec<(String, Json)> {
+    let mut merged = kwargs.to_vec();
+    let places: BTreeMap<&str, usize> = kwargs.iter().enumerate().map(|(at, (key, _))| (key.as_str(), at)).collect();
+    for (key, value) in others {
         match places.get(key.as_str()) {
             Some(&at) => merged[at].1 = value.clone(),
             None => merged.push((key.clone(), value.clone())),

@@ -12,8 +12,10 @@ use serde_json::Value;
 use super::ids::{DeviceId, JobName, PoolName, RunId, Session};
 use super::lease::Lease;
 use super::limits::Resources;
+use super::marks::Marks;
 use super::news::News;
 use super::result::{Cause, Status};
+use super::runs::Runs;
 use super::time::{utc, utc_opt};
 
 /// The schema this program reads and writes.
@@ -39,10 +41,10 @@ pub struct State {
     /// later chain proves that the lock does not exclude.
     pub last_commits: Vec<(u64, Session)>,
     /// Open runs that are held, or listed while they wait because their job forbids overlap.
-    pub runs: BTreeMap<RunId, Arc<Held>>,
+    pub runs: Runs,
     /// What is remembered of each job.
     #[serde(default)]
-    pub jobs: BTreeMap<JobName, JobMark>,
+    pub jobs: Marks,
     /// What people asked of devices and not yet got.
     #[serde(default)]
     pub requests: Vec<Request>,
@@ -63,8 +65,8 @@ impl Default for State {
             schema: SCHEMA,
             revision: 0,
             last_commits: Vec::new(),
-            runs: BTreeMap::new(),
-            jobs: BTreeMap::new(),
+            runs: Runs::default(),
+            jobs: Marks::default(),
             requests: Vec::new(),
             settings: Vec::new(),
             rebuilt: None,
@@ -89,7 +91,7 @@ impl State {
         device: &'a DeviceId,
         session: &'a Session,
     ) -> impl Iterator<Item = (&'a RunId, &'a Arc<Held>)> {
-        self.runs.iter().filter(move |(_, held)| held.is_held_by(device, session))
+        self.runs.of_device(device).filter(move |(_, held)| held.is_held_by(device, session))
     }
 
     /// Whether `device` in `session` holds exactly this attempt: the fence that every result passes.
@@ -132,11 +134,42 @@ impl State {
         true
     }
 
+    /// Returns the state as JSON, the same that [`Serialize`] makes. Runs and marks that have not changed since an earlier revision was
+    /// written are not written anew, but copied.
+    ///
+    /// # Errors
+    /// A key of a newer program cannot be written as JSON.
+    pub fn to_json(&self) -> serde_json::Result<Vec<u8>> {
+        let Self { schema, revision, last_commits, runs, jobs, requests, settings, rebuilt, extra } = self;
+        let mut text = format!(r#"{{"schema":{schema},"revision":{revision},"last_commits":"#).into_bytes();
+        serde_json::to_writer(&mut text, last_commits)?;
+        text.extend_from_slice(br#","runs":"#);
+        runs.write_json(&mut text)?;
+        text.extend_from_slice(br#","jobs":"#);
+        jobs.write_json(&mut text)?;
+        let rest = serde_json::to_vec(&Rest { requests, settings, rebuilt: *rebuilt, extra })?;
+        text.push(b',');
+        text.extend_from_slice(&rest[1..]);
+        Ok(text)
+    }
+
     /// Whether somebody asked for the end of this run.
     #[must_use]
     pub fn cancel_asked(&self, run: &RunId) -> bool {
         self.requests_for(run).any(|request| request.ask == Ask::Cancel)
     }
+}
+
+/// What follows the marks of jobs in `state.json`.
+#[derive(Serialize)]
+struct Rest<'a> {
+    requests: &'a [Request],
+    #[serde(skip_serializing_if = "<[Setting]>::is_empty")]
+    settings: &'a [Setting],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rebuilt: Option<u64>,
+    #[serde(flatten)]
+    extra: &'a Extra,
 }
 
 /// An open run: who holds which attempt of it.
@@ -256,6 +289,14 @@ pub struct JobMark {
     pub extra: Extra,
 }
 
+impl JobMark {
+    /// Returns whether its webhook is to be told something, or was told of a failure last.
+    #[must_use]
+    pub fn tells(&self) -> bool {
+        self.told_failed || !self.news.is_empty()
+    }
+}
+
 /// A run that succeeded.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Success {
@@ -360,6 +401,10 @@ mod tests {
             assert!(written.contains(kept), "{kept} in {written}");
         }
         assert_eq!(serde_json::from_str::<State>(&written).unwrap(), state);
+        for state in [state.clone(), State { rebuilt: Some(3), ..State::default() }] {
+            let text = String::from_utf8(state.to_json().unwrap()).unwrap();
+            assert_eq!(text, serde_json::to_string(&state).unwrap());
+        }
         let set = Resources { slots: Some(3), memory: Some(None), cpu_millis: Some(Some(500)), pids: None };
         assert_eq!(state.to_set(&DeviceId::new("d").unwrap()), set);
     }

@@ -134,6 +134,13 @@ impl Trigger {
         }
     }
 
+    /// Returns the trigger without its arguments; `None`: it has none.
+    #[must_use]
+    pub fn without_arguments(&self) -> Option<Self> {
+        let has_any = self.args.is_some() || !self.kwargs.is_empty();
+        has_any.then(|| Self { args: None, kwargs: Vec::new(), ..self.clone() })
+    }
+
     /// The one device that a run of a daemon or an idle job is for, if its job runs once on each.
     #[must_use]
     pub fn only_on(&self) -> Option<DeviceId> {

@@ -372,7 +372,7 @@ impl Store {
     fn move_all(&mut self, plan: &Plan) -> Vec<Option<Failure>> {
         let mut failed: Vec<Option<Failure>> = Vec::with_capacity(plan.changes.len());
         let mut room_is_sure = true;
-        for change in &plan.changes {
+        for change in plan.changes.iter() {
             let is_claim = matches!(change.matter, Matter::Claimed(_));
             // A claim counts on the room that earlier changes make.
             let outcome = if is_claim && !room_is_sure { Err(Failure::Deferred) } else { self.move_one(change) };
@@ -390,9 +390,8 @@ impl Store {
     }
 
     fn stage(&mut self, state: &State) -> Result<(PathBuf, Vec<u8>), volume::Error> {
-        let mut bytes = Vec::with_capacity(256 + state.runs.len() * 300);
         let path = self.layout.state();
-        serde_json::to_writer(&mut bytes, state).map_err(std::io::Error::from).on("write", &path)?;
+        let mut bytes = state.to_json().map_err(std::io::Error::from).on("write", &path)?;
         bytes.push(b'\n');
         let staged = stage(&*self.disk, &mut self.names, &path, &bytes)?;
         bytes.truncate(HEAD);

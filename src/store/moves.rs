@@ -4,10 +4,13 @@ use std::io;
 use std::path::Path;
 
 use crate::decide::plan::Move;
+use crate::model::config::TRIGGER_LIMIT;
 use crate::model::entry::{FileId, FileKey, KeySeen, Waiting, split_dropped};
 use crate::model::ids::{JobName, RunId, Session};
+use crate::model::job::merged_kwargs;
 use crate::model::lease::Lease;
 use crate::model::result::Outcome;
+use crate::model::trigger::parse_own;
 use crate::volume::atomic::{Temporary, discard, in_folder, link_new, write_new, write_over};
 use crate::volume::disk::{Disk, Kind};
 use crate::volume::layout::Layout;
@@ -69,8 +72,12 @@ pub(super) fn perform(
             take_up_end(disk, layout, job, lease, stem)
         }
         Move::Void { job, lease } => void(disk, layout, job, lease),
-        Move::EndUnstarted { outcome, lease, stem, keep } => {
-            end_unstarted(disk, layout, names, outcome, lease)?;
+        Move::EndUnstarted { outcome, lease, stem, keep, has_more } => {
+            let mut outcome = outcome.clone();
+            if *has_more {
+                take_arguments(disk, &layout.running_file(lease, stem), &mut outcome)?;
+            }
+            end_unstarted(disk, layout, names, &outcome, lease)?;
             retire(disk, layout, lease, stem, *keep)
         }
         Move::Publish { job, lease } => {
@@ -147,6 +154,17 @@ fn void(disk: &dyn Disk, layout: &Layout, job: &JobName, lease: &Lease) -> Resul
 
 /// The log of an attempt that was claimed and can no longer start.
 const VOID: &[u8] = b"[this attempt was never started: its claim was not committed]\n";
+
+/// Gives a result the arguments that stand in the run's file. Without the file this end is written already.
+fn take_arguments(disk: &dyn Disk, file: &Path, outcome: &mut Outcome) -> Result<(), Failure> {
+    let Some((bytes, _)) = found(disk.read(file, TRIGGER_LIMIT)).on("read", file)? else { return Ok(()) };
+    // What can no longer be read ends all the same.
+    if let Ok(trigger) = parse_own(&bytes) {
+        outcome.kwargs = merged_kwargs(&outcome.kwargs, &trigger.kwargs);
+        outcome.args = trigger.args.unwrap_or_else(|| std::mem::take(&mut outcome.args));
+    }
+    Ok(())
+}
 
 /// Writes the result of a run that ends without an attempt. The device that makes the attempt's log decides whether it
 /// starts: here the log becomes the result's own file, so that another device that finds it can complete the end

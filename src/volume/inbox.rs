@@ -22,8 +22,15 @@ use crate::decide::queue::job_name;
 use crate::model::config::{SETTLE, TRIGGER_LIMIT};
 use crate::model::entry::{Entry, FileId, FileKey, Source, Waiting, split_dropped};
 use crate::model::ids::RunId;
+use crate::model::sorted::Sorted;
 use crate::model::time::Moment;
 use crate::model::trigger::{Refusal, Trigger, parse, parse_own};
+
+/// The longest content of which a copy is kept, bytes.
+const SHORT: usize = 4 << 10;
+/// How old the last change of a folder must be when it is listed, so that a later one gives it another date. File systems date
+/// by their clock's ticks, and some by whole seconds.
+const QUIET: chrono::TimeDelta = chrono::TimeDelta::seconds(3);
 
 /// Whether a name is one of a trigger: it ends in `.json` and does not start with a dot.
 #[must_use]
@@ -51,7 +58,7 @@ pub enum Look {
 #[derive(Debug, Default)]
 pub struct Inbox {
     /// What each name held when it was read.
-    taken: BTreeMap<FileKey, FileId>,
+    taken: Sorted<FileKey, FileId>,
     /// What did not parse, and since when it has stood still.
     unsettled: BTreeMap<FileKey, (FileId, Duration)>,
     /// What cannot be read, and why.
@@ -59,13 +66,17 @@ pub struct Inbox {
     /// Triggers whose run id another run has: how often they were given another one.
     salts: BTreeMap<FileKey, u32>,
     ignored: BTreeMap<OsString, Duration>,
-    /// The newest content: of a burst of equal files one copy is kept.
+    /// The folders as they were when they were listed last, if nothing had come or gone shortly before.
+    listed: BTreeMap<Source, FileId>,
+    /// The newest content, if it is short: of a burst of equal files one copy is kept.
     newest: Option<(Vec<u8>, Arc<Trigger>)>,
 }
 
 impl Inbox {
-    /// Looks at both folders in full. `deep`: looks into files that are known too, where no event would tell of a change.
-    /// Says what is new about which file.
+    /// Lists both folders, and returns in order the names that must be looked at: those that came, those that have gone, and those that
+    /// could not be taken yet. `deep`: all names, where no event would tell of a change.
+    ///
+    /// A folder in which nothing came or went since it was listed is not listed again.
     ///
     /// # Errors
     /// What the system said.
@@ -75,33 +86,49 @@ impl Inbox {
         layout: &Layout,
         now: Moment,
         deep: bool,
-    ) -> Result<Vec<(FileKey, Look)>, Error> {
-        let mut news = Vec::new();
-        let mut there = BTreeSet::new();
+    ) -> Result<BTreeSet<FileKey>, Error> {
+        let mut to_look: BTreeSet<FileKey> = self.unsettled.keys().chain(self.unreadable.keys()).cloned().collect();
         for source in [Source::Inbox, Source::Waiting] {
             let folder = layout.source(source);
-            for name in disk.list(&folder).on("list", &folder)? {
-                if is_trigger_name(&name) {
-                    there.insert(FileKey { source, name });
-                } else if source == Source::Inbox && !name.as_bytes().starts_with(b".") {
-                    self.ignored.entry(name).or_insert(now.boot);
-                }
+            let dated = disk.stat(&folder).on("look at", &folder)?;
+            if !deep && self.listed.get(&source) == Some(&dated.id) {
+                continue;
+            }
+            self.list(disk, layout, source, now, deep, &mut to_look)?;
+            if is_quiet(&dated, now) {
+                self.listed.insert(source, dated.id);
+            } else {
+                self.listed.remove(&source);
             }
         }
-        self.ignored.retain(|name, _| disk.stat(&layout.triggers().join(name)).is_ok());
-        let known = self.taken.keys().chain(self.unsettled.keys()).chain(self.unreadable.keys());
-        let gone: BTreeSet<_> = known.filter(|key| !there.contains(*key)).cloned().collect();
-        for key in gone {
-            self.forget(&key);
-            news.push((key, Look::Gone));
-        }
-        for key in there {
-            if deep || !self.taken.contains_key(&key) {
-                let look = self.look(disk, layout, &key, now)?;
-                news.push((key, look));
+        Ok(to_look)
+    }
+
+    fn list(
+        &mut self,
+        disk: &dyn Disk,
+        layout: &Layout,
+        source: Source,
+        now: Moment,
+        deep: bool,
+        to_look: &mut BTreeSet<FileKey>,
+    ) -> Result<(), Error> {
+        let folder = layout.source(source);
+        let mut there = BTreeSet::new();
+        for name in disk.list(&folder).on("list", &folder)? {
+            if is_trigger_name(&name) {
+                there.insert(FileKey { source, name: name.into() });
+            } else if source == Source::Inbox && !name.as_bytes().starts_with(b".") {
+                self.ignored.entry(name).or_insert(now.boot);
             }
         }
-        Ok(news)
+        if source == Source::Inbox {
+            self.ignored.retain(|name, _| disk.stat(&layout.triggers().join(name)).is_ok());
+        }
+        let is_gone = |key: &&FileKey| key.source == source && !there.contains(*key);
+        to_look.extend(self.taken.keys().filter(is_gone).cloned());
+        to_look.extend(there.into_iter().filter(|key| deep || !self.taken.contains_key(key)));
+        Ok(())
     }
 
     /// Looks at one name.
@@ -163,6 +190,7 @@ impl Inbox {
 
     /// Reads a file again at the next look, under the same run id.
     pub fn doubt(&mut self, key: &FileKey) {
+        self.listed.remove(&key.source);
         self.taken.remove(key);
         self.unsettled.remove(key);
         self.unreadable.remove(key);
@@ -218,7 +246,9 @@ impl Inbox {
         }
         let read = if own { parse_own } else { parse };
         let trigger = Arc::new(read(&bytes)?);
-        self.newest = Some((bytes, Arc::clone(&trigger)));
+        if bytes.len() <= SHORT {
+            self.newest = Some((bytes, Arc::clone(&trigger)));
+        }
         Ok(trigger)
     }
 
@@ -260,6 +290,11 @@ pub(super) fn run_in(disk: &dyn Disk, path: &Path, name: &OsStr) -> Result<Optio
     Ok(read.map(|(bytes, meta)| derived_id(name, &bytes, meta.id.inode, 0, meta.changed)))
 }
 
+/// Whether a later change of a folder will give it another date: its last change is some time ago. A folder without a date says nothing.
+fn is_quiet(folder: &Meta, now: Moment) -> bool {
+    folder.id.modified_ns != 0 && now.wall - folder.changed >= QUIET
+}
+
 fn entry(
     disk: &dyn Disk,
     layout: &Layout,
@@ -278,9 +313,10 @@ fn entry(
         was_started: false,
         retried: 0,
         losses: 0,
-        dropped: key.name.to_string_lossy().into(),
+        dropped: None,
         not_before: None,
         trigger,
+        is_outline: false,
         key_seen: None,
         lot,
         last: None,
@@ -288,7 +324,7 @@ fn entry(
     if let Some(waiting) = Waiting::parse(&key.name).filter(|_| key.source == Source::Waiting) {
         entry.attempt = waiting.attempt;
         entry.not_before = Some(waiting.not_before);
-        entry.dropped = format!("{}.json", waiting.stem).into();
+        entry.dropped = Some(format!("{}.json", waiting.stem).into());
         take_up_history(disk, layout, &mut entry)?;
         if entry.was_started {
             return Ok(entry);
@@ -307,7 +343,7 @@ fn take_up_history(disk: &dyn Disk, layout: &Layout, entry: &mut Entry) -> Resul
         (entry.retried, entry.losses) = Accepted::from(&outcome).counts_after();
         entry.last = Some((outcome.device, outcome.status));
         if let Some(dropped) = outcome.trigger {
-            entry.dropped = dropped.into();
+            entry.dropped = Some(dropped.into());
         }
         entry.was_started = true;
     }

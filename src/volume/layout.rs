@@ -184,7 +184,7 @@ impl Layout {
     /// The file of an inbox entry.
     #[must_use]
     pub fn entry(&self, key: &FileKey) -> PathBuf {
-        self.source(key.source).join(&key.name)
+        self.source(key.source).join(&*key.name)
     }
 
     /// Returns the folder of the newest revisions of the state.

@@ -80,6 +80,8 @@ pub struct Programs {
     /// Jobs whose file came, changed or went, and that nobody has asked for since.
     fresh: BTreeSet<JobName>,
     started: bool,
+    /// When a changed file will have been still for long enough.
+    settles_at: Option<Duration>,
 }
 
 impl Programs {
@@ -130,8 +132,10 @@ impl Programs {
         let mut there = BTreeSet::new();
         let mut misnamed = Vec::new();
         let names = disk.list(folder).on("list", folder)?;
-        let mut changed =
-            std::mem::replace(&mut Arc::make_mut(&mut self.catalog).is_bare, names.is_empty()) != names.is_empty();
+        let mut changed = self.catalog.is_bare != names.is_empty();
+        if changed {
+            Arc::make_mut(&mut self.catalog).is_bare = names.is_empty();
+        }
         for name in names {
             if name == POOLS || job_of(&name).is_some() {
                 there.insert(name);
@@ -148,6 +152,8 @@ impl Programs {
             changed |= self.look(disk, layout, &name, now);
         }
         self.started = true;
+        let settling = self.files.values().filter(|file| !file.taken && file.unread.is_none());
+        self.settles_at = settling.map(|file| file.since + JOB_FILE_SETTLE).min();
         if changed {
             self.compile();
         }
@@ -157,11 +163,7 @@ impl Programs {
     /// When a changed file will have been still for long enough; one that cannot be read waits for the next scan.
     #[must_use]
     pub fn next_settle(&self) -> Option<Duration> {
-        self.files
-            .values()
-            .filter(|file| !file.taken && file.unread.is_none())
-            .map(|file| file.since + JOB_FILE_SETTLE)
-            .min()
+        self.settles_at
     }
 
     /// `true`: the file was read anew, or cannot be read from now on.
@@ -241,6 +243,7 @@ impl Programs {
             }
         }
         catalog.broken = names.into_iter().filter(|name| !catalog.jobs.contains_key(name)).collect();
+        catalog.changes += 1;
     }
 }
 

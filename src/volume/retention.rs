@@ -149,8 +149,8 @@ fn what_stays(disk: &dyn Disk, layout: &Layout) -> Result<Option<BTreeMap<RunId,
     let Some(state) = state(disk, layout)? else { return Ok(None) };
     // A daemon's run is open for as long as it is wanted: of its attempts only the newest count.
     let from = |held: &Held| if held.cause.is_lasting() { held.attempt.saturating_sub(ATTEMPTS_KEPT) } else { 0 };
-    stays.extend(state.runs.into_iter().map(|(run, held)| (run, from(&held))));
-    stays.extend(state.jobs.into_values().filter_map(|mark| Some((mark.last_run_id?, 0))));
+    stays.extend(state.runs.iter().map(|(run, held)| (run.clone(), from(held))));
+    stays.extend(state.jobs.values().filter_map(|mark| Some((mark.last_run_id.clone()?, 0))));
     Ok(Some(stays))
 }
 

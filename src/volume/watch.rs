@@ -1,7 +1,7 @@
 //! File events: they only ever mean "look again". The full scan is the truth; a lost event costs at most its interval.
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -176,7 +176,7 @@ impl Places {
             dirty.inbox = true;
         }
         if !dirty.inbox {
-            dirty.names.insert(FileKey { source, name: OsString::from(name) });
+            dirty.names.insert(FileKey { source, name: OsStr::new(name).into() });
         }
         true
     }

@@ -166,8 +166,8 @@ fn now() -> Moment {
     Moment { boot: Duration::ZERO, wall: chrono::DateTime::UNIX_EPOCH }
 }
 
-/// A plan that lists one run.
-fn list(hash: u64) -> Plan {
+/// A change that lists one run.
+fn listing(hash: u64) -> Change {
     let run = RunId::new(chrono::DateTime::UNIX_EPOCH, hash);
     let held = Held {
         job: JobName::new("j").unwrap(),
@@ -190,8 +190,12 @@ fn list(hash: u64) -> Plan {
         extra: std::collections::BTreeMap::new(),
     };
     let matter = Matter::Listed(run.clone());
-    let change = Change { matter, run, moves: Vec::new(), entry: Some(Arc::new(held)), notes: Vec::new() };
-    Plan { changes: vec![change], ..Plan::default() }
+    Change { matter, run, moves: Vec::new(), entry: Some(Arc::new(held)), notes: Vec::new() }
+}
+
+/// A plan that lists one run.
+fn list(hash: u64) -> Plan {
+    Plan { changes: vec![listing(hash)].into(), ..Plan::default() }
 }
 
 #[test]
@@ -223,10 +227,10 @@ fn a_plan_of_which_nothing_happens_makes_no_revision() {
         let mut store = store(root, a, "a", 1);
         store.transact(now(), &mut |_| list(1)).unwrap();
         let committed = store.transact(now(), &mut |_| {
-            let mut plan = list(2);
-            let lease = Lease { run: plan.changes[0].run.clone(), attempt: 1 };
-            plan.changes[0].moves.push(Move::Expect { lease, stem: "gone".to_owned() });
-            plan
+            let mut change = listing(2);
+            let lease = Lease { run: change.run.clone(), attempt: 1 };
+            change.moves.push(Move::Expect { lease, stem: "gone".to_owned() });
+            Plan { changes: vec![change].into(), ..Plan::default() }
         });
         assert!(committed.unwrap().failed[0].is_some());
         assert_eq!(store.state().revision, 1);

@@ -453,7 +453,7 @@ impl Scheduler {
             let mut dirty = machine.dirty.borrow_mut();
             match source {
                 Some(source) => {
-                    dirty.names.insert(FileKey { source, name: name.to_owned() });
+                    dirty.names.insert(FileKey { source, name: name.into() });
                 }
                 None => dirty.state = true,
             }

@@ -207,7 +207,8 @@ impl Bench {
     /// Drops a trigger under a name that carries its run id.
     fn drop(&mut self, stem: &str, trigger: &Value) -> Result<RunId, String> {
         let run = new_run_id();
-        let key = FileKey { source: Source::Inbox, name: format!("{stem}.{run}.json").into() };
+        let key =
+            FileKey { source: Source::Inbox, name: std::ffi::OsString::from(format!("{stem}.{run}.json")).into() };
         let path = self.layout.entry(&key);
         write_new(&*self.disk, &mut self.names, &path, trigger.to_string().as_bytes())
             .map_err(|error| error.to_string())?;
@@ -338,7 +339,7 @@ impl Bench {
         while clock().boot < until {
             pause();
         }
-        let key = FileKey { source: Source::Inbox, name: format!("t_off.{run}.json").into() };
+        let key = FileKey { source: Source::Inbox, name: std::ffi::OsString::from(format!("t_off.{run}.json")).into() };
         let path = self.layout.entry(&key);
         self.disk.stat(&path).map_err(|error| format!("{} did not wait: {error}", path.display()))?;
         self.disk.remove(&path).map_err(|error| error.to_string())

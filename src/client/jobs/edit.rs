@@ -249,7 +249,7 @@ impl Open {
         // Before the state: what is claimed in between is then active rather than nowhere.
         let waiting = view::waiting(client)?;
         let state = view::state(client)?.unwrap_or_default();
-        let of_job = state.runs.iter().filter(|(_, held)| held.job == *job && !held.command);
+        let of_job = state.runs.of_job(job).filter(|(_, held)| !held.command);
         open.active = of_job.filter(|(_, held)| held.device.is_some()).map(|(id, _)| id.clone()).collect();
         for (key, lies) in waiting {
             let view::Lies::Waits(entry) = lies else { continue };

@@ -84,8 +84,7 @@ pub fn overview(client: &Client, sees: &dyn Fn(&JobName) -> bool) -> Result<Vec<
     let mut all = Vec::new();
     for (job, read) in programs.newest() {
         let file = File { job, read };
-        let active =
-            state.runs.iter().filter(|(_, held)| held.job == file.job && held.device.is_some() && !held.command);
+        let active = state.runs.of_job(&file.job).filter(|(_, held)| held.device.is_some() && !held.command);
         let good = file.read.as_ref().ok();
         let in_container = good.is_some_and(|job| job.container.is_some());
         let active: Vec<Active> = active

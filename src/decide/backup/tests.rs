@@ -95,7 +95,7 @@ fn a_restored_state_names_only_what_still_holds_and_is_above_all_that_is_known()
     let archived = State {
         revision: 50,
         runs: (1..).map(run).zip(runs).collect(),
-        jobs: BTreeMap::from([(job.clone(), mark(5))]),
+        jobs: [(job.clone(), mark(5))].into(),
         ..State::default()
     };
     let traces = |result: Option<u32>| Traces { result, ..Traces::default() };
@@ -117,13 +117,13 @@ fn a_restored_state_names_only_what_still_holds_and_is_above_all_that_is_known()
 
     let own = State {
         revision: 90,
-        runs: BTreeMap::from([(run(1), held(4, Some("e"))), (run(9), held(1, Some("e")))]),
-        jobs: BTreeMap::from([(job.clone(), mark(8))]),
+        runs: [(run(1), held(4, Some("e"))), (run(9), held(1, Some("e")))].into(),
+        jobs: [(job.clone(), mark(8))].into(),
         ..State::default()
     };
     let next = restored(archived, Some(&own), 70, &found);
     assert_eq!(next.runs.keys().cloned().collect::<Vec<_>>(), [run(1), run(3), run(5), run(9)]);
-    assert_eq!(next.runs[&run(1)].attempt, 4, "what the volume knows is newer");
+    assert_eq!(next.runs.get(&run(1)).unwrap().attempt, 4, "what the volume knows is newer");
     assert_eq!(next.revision, 90 + REBUILD_STEP);
     assert_eq!(next.jobs[&job].last_due_at, Some(at(8)), "no due time comes twice");
 }

@@ -1,6 +1,6 @@
 //! What becomes of the attempts of an earlier life, by table.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use serde_json::json;
 
@@ -25,7 +25,7 @@ fn state() -> State {
         "job": "j", "stem": "j", "cause": "trigger", "trigger": "j.json", "attempt": 1, "device": "d",
         "session": Session::from_random(1), "priority": 0, "slots": 1, "claimed_at": "1970-01-01T00:00:00.000Z",
     });
-    State { runs: BTreeMap::from([(lease().run, Arc::new(serde_json::from_value(held).unwrap()))]), ..State::default() }
+    State { runs: [(lease().run, Arc::new(serde_json::from_value(held).unwrap()))].into(), ..State::default() }
 }
 
 fn evidence() -> Evidence {

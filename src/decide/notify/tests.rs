@@ -43,7 +43,7 @@ fn catalog(hook: bool) -> Catalog {
 /// A state in which the job's webhook is in this place.
 fn state(told_failed: bool, news: Vec<News>) -> State {
     let mark = JobMark { told_failed, news, ..JobMark::default() };
-    State { jobs: BTreeMap::from([(job(), mark)]), ..State::default() }
+    State { jobs: [(job(), mark)].into(), ..State::default() }
 }
 
 /// What `me` makes of a state, once its plan has happened.
@@ -61,9 +61,9 @@ fn after(
     let seen = Observation::new(me.clone(), String::new(), LEASE, now);
     let (catalog, devices) = (Arc::new(catalog.clone()), devices.clone());
     let seen = Observation { upkeep: true, may_tell: true, devices, told, catalog, ..seen };
-    let mut plan = Plan { changes, ..Plan::default() };
+    let mut plan = Plan { changes: changes.into(), ..Plan::default() };
     tell(state, &seen, &mut plan);
-    plan.apply(state, me, |_| true).jobs.remove(&job()).unwrap_or_default()
+    plan.apply(state, me, |_| true).jobs.get(&job()).cloned().unwrap_or_default()
 }
 
 fn nobody() -> Liveness {
@@ -155,7 +155,7 @@ fn one_of_each_job_at_a_time_and_only_what_is_ones_own() {
     // Oldest first, whatever the jobs are called: nobody waits for ever.
     let mut two = state(true, vec![news(Event::Failed, 9, &a)]);
     let late = JobMark { news: vec![news(Event::Failed, 3, &a)], ..JobMark::default() };
-    two.jobs.insert(JobName::new("z").unwrap(), late);
+    two.jobs.update(&JobName::new("z").unwrap(), |mark| *mark = late);
     let order: Vec<&str> = to_tell(&two, &a).into_iter().map(|(job, _)| job.as_str()).collect();
     assert_eq!(order, ["z", "backup"]);
 }
@@ -168,7 +168,7 @@ fn who_was_to_tell_and_died_is_replaced() {
     let at = Duration::from_secs;
     let teller = |devices: &Liveness, now| after(&waits, &b, &catalog(true), devices, &[], Vec::new(), now).news;
     for now in (0..20).step_by(2) {
-        devices.meet(at(now), told_by_others(&waits, &b));
+        devices.meet(at(now), &told_by_others(&waits, &b).collect(), &BTreeSet::new());
         devices.observe(at(now), vec![Beat::example("a", 1, now)], &[], true);
         assert_eq!(teller(&devices, now), vec![news(Event::Failed, 1, &a)], "it lives");
     }
