@@ -83,6 +83,9 @@ const SESSION: &str = "0123456789abcdef";
 /// How long devices are left alone before anything is measured.
 const QUIET: Duration = Duration::from_secs(2);
 
+/// How long after the last change nothing more is to be looked at.
+const SETTLED: Duration = Duration::from_secs(8);
+
 /// For how long what waits, or beats, is watched.
 const WATCHED: Duration = Duration::from_secs(10);
 
@@ -340,7 +343,7 @@ impl Bench {
         }
         stage.start(Side::ProductFast, ALONE, false)?;
         stage.warm_up()?;
-        thread::sleep(QUIET);
+        thread::sleep(SETTLED);
         let (from, before) = (clock::now(), stage.cpu_seconds()?);
         thread::sleep(WATCHED);
         let cpu = 100.0 * (stage.cpu_seconds()? - before) / clock::seconds(from, clock::now());

@@ -58,6 +58,12 @@ pub use begin::{BeginError, check_writable, claim_identity, open_volume};
 
 /// How long a tick that was refused waits before it tries again.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
+/// The shortest time after which a device that is alone tries again to get the lock.
+const SHORTEST_RETRY: Duration = Duration::from_micros(200);
+/// For how long file events are gathered at most, and the longest time after which a device tries again to get the lock.
+const TOGETHER: Duration = Duration::from_millis(20);
+/// For how long they are gathered for each other device, so that all of them together look as often as one.
+const STEP_BACK: Duration = Duration::from_millis(1);
 /// How long the lock may be busy before people are told.
 const BUSY_WARNING: Duration = Duration::from_secs(5);
 /// How long a run that is stopped because its device leaves has before it is killed.
@@ -322,11 +328,20 @@ impl Device {
         self.store.state().revision.wrapping_add(self.rejected).wrapping_add(self.taken_in)
     }
 
-    /// Returns whether every slot of this device is taken.
+    /// Returns for how long after a turn file events are gathered. While no slot is free nothing of what they tell can start before a run
+    /// ends, which wakes the device by itself. And the more devices there are, the less of it is for this one.
     #[must_use]
-    pub fn is_full(&self) -> bool {
+    pub fn gathers_events_for(&self) -> Duration {
         let me = &self.seen.me;
-        self.store.state().runs.load(&me.device).slots >= me.slots
+        let is_full = self.store.state().runs.load(&me.device).slots >= me.slots;
+        if is_full { TOGETHER } else { (STEP_BACK * self.others()).min(TOGETHER) }
+    }
+
+    /// Returns the number of other living devices.
+    fn others(&self) -> u32 {
+        let Observation { devices, me, now, .. } = &self.seen;
+        let others = devices.alive(now.boot).filter(|peer| peer.beat.device != me.device);
+        u32::try_from(others.count()).unwrap_or(u32::MAX)
     }
 
     /// The attempts that run here, for whoever looks.
@@ -529,10 +544,10 @@ impl Device {
                         format!("the lock has been busy for {} s; {}", waited.as_secs(), self.last_writer()),
                     );
                 }
-                // Between 0.2 and 20 ms, the longer the later, and not in step with others.
+                // Between 0.2 and 20 ms, the longer the later and the more devices there are, and not in step with others.
+                let shortest = (SHORTEST_RETRY * (1 + self.others())).min(TOGETHER);
                 let jitter = Duration::from_micros(self.names_seed() % 200);
-                self.due.again =
-                    Some(now.boot + (waited / 8).clamp(Duration::from_micros(200), Duration::from_millis(20)) + jitter);
+                self.due.again = Some(now.boot + (waited / 8).clamp(shortest, TOGETHER) + jitter);
             }
             Refused::Raced => self.due.again = Some(now.boot + Duration::from_millis(1)),
             refused @ Refused::Newer(_) => self.leave_for(End::NewerState(refused.to_string()), now),

@@ -39,8 +39,6 @@ use crate::volume::work;
 
 /// How often what was written is synced to the disk, if anything was: a power cut takes at most this and what a sync takes.
 const SYNC: Duration = Duration::from_secs(2);
-/// For how long file events are gathered while no slot is free.
-const TOGETHER: Duration = Duration::from_millis(20);
 /// How long a start waits for a device lock that somebody only looks at.
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -162,17 +160,17 @@ pub async fn run(options: Options, begun: impl FnOnce()) -> Result<End, RunError
                 Order::Ignore => {}
             },
             () = wake.notified() => {}
-            () = next_event(&events, device.is_full()) => {}
+            () = next_event(&events, device.gathers_events_for()) => {}
             () = pause_until(pause) => {}
         }
     }
 }
 
-/// Waits for a file event. While no slot is free events are taken in together: nothing of what they tell can start before a run
-/// ends, and that wakes the device by itself.
-async fn next_event(events: &Notify, is_full: bool) {
-    if is_full {
-        pause_until(TOGETHER).await;
+/// Waits for a file event that comes so long after the last turn of the loop, or has come by then.
+async fn next_event(events: &Notify, gathered_for: Duration) {
+    // A pause of no time would last until the clock's next tick.
+    if !gathered_for.is_zero() {
+        pause_until(gathered_for).await;
     }
     events.notified().await;
 }
