@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::{Client, Failure, view};
 use crate::decide::catalog::Known;
 use crate::decide::due::{Clockwork, ahead_until, upcoming};
-use crate::decide::explain::{Scene, why_job};
+use crate::decide::explain::{Reserved, Scene, why_job};
 use crate::model::ids::JobName;
 use crate::model::job::{Job, JobType};
 use crate::model::state::{JobMark, State};
@@ -64,7 +64,9 @@ pub fn explain(client: &Client, name: &str) -> Result<Answer, Failure> {
     let seen = view::seen(&view::devices(client)?, &state);
     let mut reasons = errors;
     let (catalog, now) = (programs.catalog(), client.now());
-    reasons.extend(why_job(&job, Scene { catalog, state: &state, devices: &seen, now, sees: &|_| true }));
+    let reserved = Reserved::new();
+    let scene = Scene { catalog, state: &state, devices: &seen, now, reserved: &reserved, sees: &|_| true };
+    reasons.extend(why_job(&job, scene));
     reasons.extend(ahead(client, &job, &state)?);
     let next = due_times(client, &job, &state)?.into_iter().map(|at| due(&job, at)).collect();
     Ok(Answer { job: name, enabled: job.enabled, next, reasons })

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::find::{Place, Run, find};
 use super::view::{self, Lies};
 use super::{Client, Code, Failure};
-use crate::decide::explain::{self, Scene};
+use crate::decide::explain::{self, Reserved, Scene};
 use crate::decide::queue::job_name;
 use crate::model::config::TRIGGER_LIMIT;
 use crate::model::entry::{Entry, split_dropped};
@@ -417,7 +417,10 @@ pub fn why(client: &Client, entry: &Entry, sees: &dyn Fn(&JobName) -> bool) -> R
     let devices = view::seen(&view::devices(client)?, &state);
     let programs = view::programs(client)?;
     let (catalog, now) = (programs.catalog(), client.now());
-    Ok(explain::why(entry, Scene { catalog, state: &state, devices: &devices, now, sees }))
+    let scene = Scene { catalog, state: &state, devices: &devices, now, reserved: &Reserved::new(), sees };
+    let lying = view::waiting(client)?;
+    let reserved = explain::reservations(view::entries(&lying), scene);
+    Ok(explain::why(entry, Scene { reserved: &reserved, ..scene }))
 }
 
 /// The log of an attempt.

@@ -1,5 +1,6 @@
 //! Status: what is, what waits and why, what comes next, what failed, and what hinders.
 
+use std::cmp::Reverse;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -10,11 +11,11 @@ use super::runs::{Row, failed_since};
 use super::view::{self, Device, Lies};
 use super::{Client, Failure, devices};
 use crate::decide::catalog::Catalog;
-use crate::decide::explain::{Scene, rebuild_reason, why};
+use crate::decide::explain::{Reserved, Scene, rank, rebuild_reason, reservations, why};
 use crate::decide::queue::job_name;
 use crate::decide::space::shortage;
 use crate::model::device::Beat;
-use crate::model::entry::{Entry, FileKey};
+use crate::model::entry::FileKey;
 use crate::model::ids::{DeviceId, JobName, RunId};
 use crate::model::state::State;
 use crate::model::time::show_duration;
@@ -95,7 +96,7 @@ pub struct Waiting {
     /// What it waits for.
     pub reason: String,
     #[serde(skip)]
-    rank: (std::cmp::Reverse<i16>, Option<RunId>),
+    rank: (Reverse<i16>, Option<RunId>),
     /// Whether it is a command without a job file.
     #[serde(skip)]
     pub command: bool,
@@ -108,7 +109,7 @@ impl Waiting {
     /// Its place in the order of all that waits, as text that sorts likewise.
     #[must_use]
     pub fn place(&self) -> String {
-        let (std::cmp::Reverse(priority), run) = &self.rank;
+        let (Reverse(priority), run) = &self.rank;
         let run = run.as_ref().map_or("", RunId::as_str);
         format!("{:04}.{run}.{}", 999 - i32::from(*priority), self.trigger)
     }
@@ -135,7 +136,9 @@ pub fn look(client: &Client) -> Result<Screen, Failure> {
     let seen = view::seen(&devices, &state);
     problems.extend(rebuild_reason(&state, &seen));
     let (catalog, now) = (programs.catalog(), client.now());
-    let waiting = waiting(&lying, Scene { catalog, state: &state, devices: &seen, now, sees: &|_| true });
+    let reserved = Reserved::new();
+    let scene = Scene { catalog, state: &state, devices: &seen, now, reserved: &reserved, sees: &|_| true };
+    let waiting = waiting(&lying, scene);
     if !waiting.is_empty() && !devices.iter().any(|device| device.alive) {
         let wait =
             if waiting.len() == 1 { "a trigger waits".to_owned() } else { format!("{} triggers wait", waiting.len()) };
@@ -237,6 +240,8 @@ fn unequal_leases(devices: &[Device]) -> Option<String> {
 
 /// What waits and why, in the order in which it will be taken.
 pub(super) fn waiting(lying: &[(FileKey, Lies)], scene: Scene<'_>) -> Vec<Waiting> {
+    let reserved = reservations(view::entries(lying), scene);
+    let scene = Scene { reserved: &reserved, ..scene };
     let mut waiting: Vec<Waiting> = lying.iter().filter_map(|(key, lies)| waits(key, lies, scene)).collect();
     waiting.sort_by(|a, b| a.rank.cmp(&b.rank));
     waiting
@@ -247,7 +252,7 @@ fn waits(key: &FileKey, lies: &Lies, scene: Scene<'_>) -> Option<Waiting> {
     let trigger = key.name.to_string_lossy().into_owned();
     let other = |run: Option<RunId>, reason: String| Waiting {
         trigger: trigger.clone(),
-        rank: (std::cmp::Reverse(0), run.clone()),
+        rank: (Reverse(0), run.clone()),
         command: false,
         since: None,
         run_id: run,
@@ -261,7 +266,10 @@ fn waits(key: &FileKey, lies: &Lies, scene: Scene<'_>) -> Option<Waiting> {
             run_id: Some(entry.run.clone()),
             job: Some(job_name(entry)),
             reason: why(entry, scene),
-            rank: (std::cmp::Reverse(priority(entry, catalog)), Some(entry.run.clone())),
+            rank: {
+                let (priority, run) = rank(entry, catalog);
+                (priority, Some(run))
+            },
             command: matches!(entry.trigger.target, Target::Command(_)),
             since: Some(entry.run.time()).max(entry.not_before).max(entry.trigger.not_before),
         }),
@@ -272,11 +280,6 @@ fn waits(key: &FileKey, lies: &Lies, scene: Scene<'_>) -> Option<Waiting> {
             Some(other(None, "it is no JSON (yet), or cannot be read: it may still be written".to_owned()))
         }
     }
-}
-
-fn priority(entry: &Entry, catalog: &Catalog) -> i16 {
-    let of_job = || catalog.jobs.get(&job_name(entry)).map_or(0, |job| job.priority);
-    entry.trigger.priority.unwrap_or_else(of_job)
 }
 
 fn next(client: &Client, catalog: &Catalog, state: &State) -> Result<Vec<Next>, Failure> {

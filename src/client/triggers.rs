@@ -4,7 +4,7 @@ use super::change::end_waiting;
 use super::status::{Waiting, waiting};
 use super::view::{self, Lies};
 use super::{Client, Code, Failure};
-use crate::decide::explain::Scene;
+use crate::decide::explain::{Reserved, Scene};
 use crate::model::ids::{JobName, RunId};
 use crate::model::message::quoted;
 
@@ -22,7 +22,8 @@ pub fn list(client: &Client, sees: &dyn Fn(&JobName) -> bool) -> Result<Vec<Wait
     let state = view::state(client)?.unwrap_or_default();
     let seen = view::seen(&view::devices(client)?, &state);
     let (catalog, now) = (programs.catalog(), client.now());
-    Ok(waiting(&lying, Scene { catalog, state: &state, devices: &seen, now, sees }))
+    let reserved = Reserved::new();
+    Ok(waiting(&lying, Scene { catalog, state: &state, devices: &seen, now, reserved: &reserved, sees }))
 }
 
 /// Ends the run of a trigger that waits, by the name of its file or the id of its run, as `cancelled`; the trigger is kept in `TriggersProcessed`.

@@ -174,6 +174,14 @@ pub enum Lies {
     Unfinished,
 }
 
+/// The triggers among what lies in the inbox.
+pub fn entries(lying: &[(FileKey, Lies)]) -> impl Iterator<Item = &Entry> {
+    lying.iter().filter_map(|(_, lies)| match lies {
+        Lies::Waits(entry) => Some(&**entry),
+        Lies::Refused(..) | Lies::Unfinished => None,
+    })
+}
+
 /// Everything that waits, by its file.
 pub fn waiting(client: &Client) -> Result<Vec<(FileKey, Lies)>, Failure> {
     let mut all = Vec::new();

@@ -10,6 +10,7 @@ use super::marks::{Note, ended};
 use super::placement::Placement;
 use super::plan::{Change, Matter, Move, Observation, Plan};
 use super::queue::{Candidate, Group, job_name};
+use super::reserve::{self, Room};
 use crate::model::entry::{Entry, KeySeen, Source};
 use crate::model::ids::{DeviceId, JobName, PoolName, RunId};
 use crate::model::job::{OnLost, Overlap, merge_args, merge_kwargs};
@@ -17,6 +18,9 @@ use crate::model::result::{Cause, Outcome, Status};
 use crate::model::state::{Held, SCHEMA, State};
 use crate::model::time::rfc3339;
 use crate::model::trigger::Target;
+
+#[cfg(test)]
+mod tests;
 
 /// How many triggers one commit takes at most, to run or to end them: a lock hold stays short.
 const TAKEN: usize = 64;
@@ -70,7 +74,8 @@ pub fn claim(state: &State, seen: &Observation, plan: &mut Plan) {
     let mut free = i64::from(seen.me.slots) - i64::from(busy(seen, plan));
     let mut placement = Placement::new(state, seen);
     let mut ordered = seen.queue.in_order();
-    let mut is_full = false;
+    let mut rooms = None;
+    let mut is_reserved = false;
     let mut claimed: BTreeSet<RunId> = BTreeSet::new();
     let before = plan.changes.len();
     while let Some((group, candidate)) = ordered.take_next() {
@@ -138,14 +143,23 @@ pub fn claim(state: &State, seen: &Observation, plan: &mut Plan) {
         }
         let since = candidate.since + placement.wait(candidate);
         if since > seen.now.boot {
-            plan.later = Some(plan.later.map_or(since, |later| later.min(since)));
+            plan.wake(since);
             continue;
         }
-        // Nothing that takes a slot passes a run that needs more room: it would never get it.
-        if job.slots > 0 && (is_full || i64::from(job.slots) > free + i64::from(crate::planted!(ClaimOverSlots))) {
-            is_full = true;
+        if job.slots > 0 && (is_reserved || i64::from(job.slots) > free + i64::from(crate::planted!(ClaimOverSlots))) {
             ordered.leave(group);
-            ordered.leave_all_but_choosy();
+            // What is behind it passes, unless this device reserves what it has free.
+            if !is_reserved && free > 0 {
+                let rooms = rooms.get_or_insert_with(|| rooms_of(state, seen));
+                let turn = reserve::turn(entry, job, rooms, seen.now.wall);
+                if let Some(turn) = turn.filter(|turn| *turn.device == seen.me.device) {
+                    is_reserved = true;
+                    plan.wake(seen.now.boot + (turn.until - seen.now.wall).to_std().unwrap_or_default());
+                }
+            }
+            if is_reserved || free <= 0 {
+                ordered.leave_all_but_choosy();
+            }
             continue;
         }
         free -= i64::from(job.slots);
@@ -201,6 +215,15 @@ fn take(seen: &Observation, candidate: Candidate<'_>, group: &Group) -> Change {
 fn pass(entry: &Arc<Entry>, note: Note) -> Change {
     let notes = vec![(job_name(entry), note)];
     Change { matter: Matter::Passed(Arc::clone(entry)), run: entry.run.clone(), moves: Vec::new(), entry: None, notes }
+}
+
+/// The room of this device, and of the others that take work.
+fn rooms_of<'a>(state: &State, seen: &'a Observation) -> Vec<Room<'a>> {
+    let me = &seen.me;
+    let others = seen.devices.alive(seen.now.boot).map(|peer| &peer.beat);
+    let others = others.filter(|beat| beat.device != me.device && beat.takes_work());
+    let others = others.map(|beat| (&beat.device, &beat.tags, beat.slots));
+    reserve::rooms(state, others.chain([(&me.device, &me.tags, me.slots)]))
 }
 
 /// Whether somebody asked for this run, or another's end did, and it has not begun.

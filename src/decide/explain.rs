@@ -1,11 +1,15 @@
 //! Why something waits: the answer that people ask a scheduler for most.
 
-use std::collections::BTreeSet;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
 
 use super::agenda::rests_until;
 use super::catalog::{Catalog, Known};
 use super::queue::job_name;
+use super::reserve::{self, Room};
 use crate::model::container::{DOCKER_TAG, SWARM_TAG};
 use crate::model::entry::{Entry, Source};
 use crate::model::ids::{DeviceId, JobName, RunId, Tag};
@@ -37,6 +41,30 @@ pub struct Seen {
     pub revision: u64,
 }
 
+impl Seen {
+    /// Whether it takes new work.
+    fn takes_work(&self) -> bool {
+        self.alive && !self.drained && self.slots > 0 && self.low_on.is_none()
+    }
+}
+
+/// Higher priority first, then the older run.
+pub type Rank = (Reverse<i16>, RunId);
+
+/// The runs for which devices reserve their free slots, by device.
+pub type Reserved = BTreeMap<DeviceId, Reservation>;
+
+/// A device reserves its free slots for a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reservation {
+    /// The run, and its place among all that waits.
+    pub rank: Rank,
+    /// Its job.
+    pub job: JobName,
+    /// Until this instant, if it does not find room before.
+    pub until: DateTime<Utc>,
+}
+
 /// What reasons are found in, and for whom.
 #[derive(Clone, Copy)]
 pub struct Scene<'a> {
@@ -48,6 +76,8 @@ pub struct Scene<'a> {
     pub devices: &'a [Seen],
     /// Now.
     pub now: Moment,
+    /// For which runs devices reserve their free slots.
+    pub reserved: &'a Reserved,
     /// Of which jobs runs are named to who asks.
     pub sees: &'a dyn Fn(&JobName) -> bool,
 }
@@ -82,7 +112,7 @@ pub fn why(entry: &Entry, scene: Scene<'_>) -> String {
         .or_else(|| device_reason(entry, &job, devices))
         .or_else(|| overlap_reason(entry, &job, state))
         .or_else(|| pool_reason(&job, scene))
-        .or_else(|| room_reason(entry, &job, devices))
+        .or_else(|| room_reason(entry, &job, scene))
         .unwrap_or_else(|| "it is about to be claimed".to_owned())
 }
 
@@ -143,7 +173,7 @@ fn instances_reason(
 ) -> Option<String> {
     let wanted = match instances {
         Instances::Count(count) => count as usize,
-        Instances::Every => with_tags(&job.tags.iter().collect(), devices).count(),
+        Instances::Every => with_tags(&job.tags.iter().collect(), devices).filter(|device| device.slots > 0).count(),
     };
     let lasting = open.iter().filter(|(_, held)| held.cause.is_lasting()).count();
     (lasting < wanted).then(|| format!("{lasting} of {wanted} instances are there"))
@@ -224,6 +254,11 @@ fn unable(needed: &BTreeSet<&Tag>, slots: u32, devices: &[Seen]) -> Option<Strin
         });
     }
     let largest = tagged.iter().map(|device| device.slots).max().unwrap_or(0);
+    if largest == 0 {
+        let names: Vec<&str> = tagged.iter().map(|device| device.device.as_str()).collect();
+        let names = names.join(", ");
+        return Some(format!("every living device that could take it has 0 slots and takes nothing: {names}"));
+    }
     (slots > largest)
         .then(|| format!("it takes {slots} slots, and no living device that could take it has more than {largest}"))
 }
@@ -240,23 +275,80 @@ fn overlap_reason(entry: &Entry, job: &Job, state: &State) -> Option<String> {
     Some(format!("another run of {} is open: {run} {place}", job.name))
 }
 
-fn room_reason(entry: &Entry, job: &Job, devices: &[Seen]) -> Option<String> {
+fn room_reason(entry: &Entry, job: &Job, scene: Scene<'_>) -> Option<String> {
+    let Scene { devices, reserved, .. } = scene;
     let needed: BTreeSet<&Tag> = job.tags.union(&entry.trigger.tags).collect();
     let able: Vec<&Seen> = with_tags(&needed, devices).collect();
-    let taking: Vec<&&Seen> = able.iter().filter(|device| !device.drained && device.low_on.is_none()).collect();
+    let taking: Vec<&&Seen> = able.iter().filter(|device| device.takes_work()).collect();
     if taking.is_empty() {
         if let Some(reason) = super::space::reason(&able) {
             return Some(reason);
         }
         let names: Vec<&str> = able.iter().map(|device| device.device.as_str()).collect();
-        return Some(format!("every device that could take it is drained: {}", names.join(", ")));
+        return Some(format!("every device that could take it is drained, or has 0 slots: {}", names.join(", ")));
     }
-    let full = taking.iter().all(|device| device.busy + job.slots > device.slots);
-    full.then(|| {
-        let list: Vec<String> =
-            taking.iter().map(|device| format!("{} {}/{}", device.device, device.busy, device.slots)).collect();
-        format!("every slot it could have is taken: {}", list.join(", "))
-    })
+    let with_room: Vec<&&&Seen> = taking.iter().filter(|device| device.busy + job.slots <= device.slots).collect();
+    if !with_room.is_empty() {
+        let before = |device: &&&&Seen| reserved.get(&device.device).filter(|kept| job.slots > 0 && kept.rank < rank(entry, scene.catalog));
+        let kept: Option<Vec<&Reservation>> = with_room.iter().map(before).collect();
+        return kept?.first().map(|kept| behind(kept, scene.sees));
+    }
+    let taken: Vec<String> =
+        taking.iter().map(|device| format!("{} {}/{}", device.device, device.busy, device.slots)).collect();
+    let taken = taken.join(", ");
+    if job.slots < 2 {
+        return Some(format!("every slot it could have is taken: {taken}"));
+    }
+    let slots = job.slots;
+    if !rooms(scene).iter().any(|room| reserve::fits(entry, job, room)) {
+        return Some(format!("it takes {slots} slots, and daemons leave fewer on every device that could take it: {taken}"));
+    }
+    let own = reserved.iter().find(|(_, kept)| kept.rank.1 == entry.run);
+    let own = own.map(|(device, kept)| format!("; {device} reserves what is free for it until {}", rfc3339(kept.until)));
+    Some(format!("it takes {slots} slots, and fewer are free: {taken}{}", own.unwrap_or_default()))
+}
+
+fn behind(kept: &Reservation, sees: &dyn Fn(&JobName) -> bool) -> String {
+    let run = if sees(&kept.job) { format!("the run {} of {}", kept.rank.1, kept.job) } else { "another run".to_owned() };
+    format!("{run} needs more slots than are free and comes first: the slots are reserved for it until {}", rfc3339(kept.until))
+}
+
+/// The room of the devices that take work.
+fn rooms(scene: Scene<'_>) -> Vec<Room<'_>> {
+    let taking = scene.devices.iter().filter(|device| device.takes_work());
+    reserve::rooms(scene.state, taking.map(|device| (&device.device, &device.tags, device.slots)))
+}
+
+/// The place of what waits in the order in which it is taken.
+#[must_use]
+pub fn rank(entry: &Entry, catalog: &Catalog) -> Rank {
+    let of_job = || catalog.jobs.get(&job_name(entry)).map_or(0, |job| job.priority);
+    (Reverse(entry.trigger.priority.unwrap_or_else(of_job)), entry.run.clone())
+}
+
+/// Returns which devices reserve their free slots, and for which of the runs that wait.
+#[must_use]
+pub fn reservations<'a>(waiting: impl Iterator<Item = &'a Entry>, scene: Scene<'_>) -> Reserved {
+    let large = |entry: &Entry| match scene.catalog.look_up(&job_name(entry)) {
+        Known::Good(job) if job.enabled && job.slots > 1 => Some(job),
+        Known::Good(_) | Known::Broken | Known::Unknown => None,
+    };
+    let large = waiting.filter(|entry| matches!(entry.trigger.target, Target::Job(_))).filter_map(|entry| Some((entry, large(entry)?)));
+    let is_kept_by = |entry: &Entry, job: &Job| {
+        time_reason(entry, scene.now).is_some() || overlap_reason(entry, job, scene.state).is_some() || pool_reason(job, scene).is_some()
+    };
+    let mut large: Vec<(&Entry, Arc<Job>)> = large.filter(|(entry, job)| !is_kept_by(entry, job)).collect();
+    large.sort_by_cached_key(|(entry, _)| rank(entry, scene.catalog));
+    let (rooms, mut reserved) = (rooms(scene), Reserved::new());
+    for (entry, job) in large {
+        let Some(turn) = reserve::turn(entry, &job, &rooms, scene.now.wall) else { continue };
+        let has_less = |device: &Seen| (1..job.slots).contains(&device.slots.saturating_sub(device.busy));
+        if scene.devices.iter().any(|device| device.device == *turn.device && has_less(device)) {
+            let kept = Reservation { rank: rank(entry, scene.catalog), job: job.name.clone(), until: turn.until };
+            reserved.entry(turn.device.clone()).or_insert(kept);
+        }
+    }
+    reserved
 }
 
 fn with_tags<'a>(needed: &'a BTreeSet<&Tag>, devices: &'a [Seen]) -> impl Iterator<Item = &'a Seen> {

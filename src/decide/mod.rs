@@ -23,5 +23,6 @@ pub mod placement;
 pub mod plan;
 pub mod queue;
 pub mod recover;
+pub mod reserve;
 pub mod settle;
 pub mod space;

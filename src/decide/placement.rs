@@ -56,7 +56,7 @@ impl<'a> Placement<'a> {
         let me = &seen.me.device;
         let alive = seen.devices.alive(seen.now.boot).map(|peer| &peer.beat);
         let others: Vec<_> =
-            alive.filter(|beat| beat.device != *me && !beat.drained && beat.low_on.is_none()).collect();
+            alive.filter(|beat| beat.device != *me && beat.takes_work()).collect();
         let of = |device: &DeviceId, slots| {
             let held = state.runs.load(device);
             Load { busy: held.slots, slots, lasting: held.lasting }
@@ -119,7 +119,7 @@ fn before((a, lot_a): (Load, u64), (b, lot_b): (Load, u64)) -> bool {
 }
 
 /// The lot of one device for one run.
-fn turn(lot: u64, device: &DeviceId) -> u64 {
+pub(super) fn turn(lot: u64, device: &DeviceId) -> u64 {
     let mixed = mix(lot, device.as_str());
     // The last bytes of a name change only the low bits: they are spread over all.
     (mixed ^ (mixed >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)

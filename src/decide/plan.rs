@@ -412,6 +412,11 @@ impl Plan {
         self.changes.is_empty() && self.marks.is_empty() && self.answered.is_empty() && !self.rebuilt
     }
 
+    /// Has the plan made anew at this time, if not before.
+    pub fn wake(&mut self, at: Duration) {
+        self.later = Some(self.later.map_or(at, |later| later.min(at)));
+    }
+
     /// Whether anything is claimed that keeps idle jobs away.
     #[must_use]
     pub fn claims_work(&self) -> bool {

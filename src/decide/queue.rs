@@ -48,7 +48,7 @@ pub enum Place {
     Broken,
     /// This device has not all the tags.
     Tags(Arc<BTreeSet<Tag>>),
-    /// It takes more slots than this device has.
+    /// It takes more slots than this device has. A device without slots takes nothing, not even what needs none.
     Slots(u32),
 }
 
@@ -453,7 +453,7 @@ fn ready_or_not(entry: &Entry, job: &Job, due: Option<DateTime<Utc>>, me: &Me, n
     if !missing.is_empty() {
         return Place::Tags(Arc::new(missing));
     }
-    if job.slots > me.slots {
+    if job.slots.max(1) > me.slots {
         return Place::Slots(job.slots);
     }
     match due {

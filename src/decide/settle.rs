@@ -245,9 +245,12 @@ fn losses_after(mine: &LocalAttempt, report: &Report) -> u32 {
 }
 
 /// Whether the next attempt of a run of this device can be made where the last one was: by the job as it is now, in the slots that
-/// it holds already.
+/// it holds already. A device without slots starts nothing.
 #[must_use]
 pub fn fits_here(mine: &LocalAttempt, catalog: &Catalog, me: &Me) -> bool {
+    if me.slots == 0 {
+        return false;
+    }
     if mine.held.command {
         return true;
     }

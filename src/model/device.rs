@@ -149,6 +149,14 @@ fn is_zero(value: &u32) -> bool {
     *value == 0
 }
 
+impl Beat {
+    /// Returns whether the device takes new work: a person has not drained it, it has slots, and the volume has room.
+    #[must_use]
+    pub fn takes_work(&self) -> bool {
+        !self.drained && self.slots > 0 && self.low_on.is_none()
+    }
+}
+
 /// What a machine has, and how much of it is taken.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Machine {

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{File, row};
 use crate::client::view::{self, Lies};
 use crate::client::{Client, Failure};
-use crate::decide::explain::{Scene, why_job};
+use crate::decide::explain::{Reserved, Scene, why_job};
 use crate::decide::queue::job_name;
 use crate::model::ids::{DeviceId, JobName, RunId, Tag};
 use crate::model::time::utc;
@@ -105,7 +105,8 @@ pub fn overview(client: &Client, sees: &dyn Fn(&JobName) -> bool) -> Result<Vec<
         let reasons = match &file.read {
             Ok(job) => {
                 let (catalog, now) = (programs.catalog(), client.now());
-                why_job(job, Scene { catalog, state: &state, devices: &seen, now, sees })
+                let reserved = Reserved::new();
+                why_job(job, Scene { catalog, state: &state, devices: &seen, now, reserved: &reserved, sees })
             }
             Err(errors) => errors.iter().map(|error| format!("Programs/{error} (hint: {})", error.hint)).collect(),
         };
