@@ -36,7 +36,9 @@ pub fn restart(client: &Client, wanted: &dyn Fn(&JobName, bool) -> bool) -> Resu
             asked.clear();
             let new = requests(client, state, wanted, &mut asked);
             state.requests.extend(new);
-            !asked.is_empty()
+            let resting = state.jobs.iter_mut().filter(|(name, mark)| mark.rests && wanted(name, false));
+            let ended = resting.map(|(_, mark)| mark.rests = false).count();
+            !asked.is_empty() || ended > 0
         })
     })?;
     due_now(client, wanted, &mut asked)?;

@@ -48,6 +48,7 @@ impl Device {
             self.supersede(lease);
         }
         self.seen.fresh.clear();
+        self.seen.changed.clear();
         for key in &committed.plan.clashes {
             self.inbox.salt(key);
             self.look_at(key, now);

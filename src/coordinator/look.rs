@@ -286,6 +286,7 @@ impl Device {
                     let fresh = self.programs.take_fresh();
                     self.seen.fresh.extend(fresh);
                     self.seen.place_anew(now);
+                    self.seen.end_backoff(self.programs.take_changed(), now);
                 }
                 self.say_what_cannot_be_read();
             }

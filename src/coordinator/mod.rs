@@ -403,6 +403,7 @@ impl Device {
                 self.worked_through = self.store.state().revision;
                 if self.store.state().rebuilt.is_none() {
                     self.seen.fresh.clear();
+                    self.seen.changed.clear();
                 }
                 self.due.again = earlier(self.due.again, plan.later);
                 self.perform(now);

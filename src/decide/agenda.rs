@@ -304,10 +304,11 @@ fn missing(open: &Runs, job: &Job, me: &DeviceId) -> usize {
     }
 }
 
-/// Until when no new run of a daemon or an idle job begins: after an end, longer after failures.
+/// Until when no new run of a daemon or an idle job begins: after an end of its own, longer after failures. A run that was triggered, a
+/// changed definition, and a person who enables or restarts the job end the rest.
 #[must_use]
 pub fn rests_until(job: &Job, mark: &JobMark) -> Option<DateTime<Utc>> {
-    let ended = mark.last_ended_at?;
+    let ended = mark.last_ended_at.filter(|_| mark.rests)?;
     let last = mark.last_status?;
     let is_bad = matches!(last, Status::Failed | Status::TimedOut | Status::Lost | Status::Expired);
     let rest = match &job.kind {

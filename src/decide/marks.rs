@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use crate::model::ids::{JobName, RunId};
 use crate::model::job::{Job, JobType};
 use crate::model::marks::Marks;
-use crate::model::result::{Outcome, Status};
+use crate::model::result::{Cause, Outcome, Status};
 use crate::model::state::{Held, JobMark, State, Success};
 
 use super::catalog::Catalog;
@@ -19,6 +19,8 @@ use super::plan::{Observation, Plan};
 pub enum Note {
     /// First seen, enabled again or scheduled otherwise: due times count from here on.
     Seen(DateTime<Utc>, String),
+    /// Its definition changed: no rest keeps it from its next run.
+    Changed,
     /// Disabled or gone: until it is seen again no due time counts.
     Paused,
     /// This due time became a run, or needs none any more.
@@ -40,6 +42,8 @@ pub enum Note {
 pub struct Over {
     /// The run.
     pub run: RunId,
+    /// What made it.
+    pub cause: Cause,
     /// The attempt that ended it.
     pub attempt: u32,
     /// How it ended.
@@ -57,6 +61,7 @@ pub fn take(mark: &mut JobMark, note: &Note) {
             mark.last_due_at = mark.last_due_at.map(|last| last.min(*at));
             mark.schedule.clone_from(schedule);
         }
+        Note::Changed => mark.rests = false,
         Note::Paused => mark.paused = true,
         Note::Known(known) => restore(mark, known),
         Note::Due(at) => mark.last_due_at = mark.last_due_at.max(Some(*at)),
@@ -88,6 +93,7 @@ fn take_end(mark: &mut JobMark, over: &Over) {
         mark.last_run_id = Some(over.run.clone());
         mark.last_status = Some(over.status);
         mark.last_ended_at = Some(over.at);
+        mark.rests = over.cause.is_lasting();
     }
 }
 
@@ -100,8 +106,8 @@ pub fn over(held: &Held, outcome: &Outcome) -> Option<(JobName, Note)> {
 /// The note of a run that ended with this result.
 #[must_use]
 pub fn ended(outcome: &Outcome) -> Note {
-    let Outcome { attempt, status, finished_at, .. } = *outcome;
-    Note::Over(Over { run: outcome.run_id.clone(), attempt, status, at: whole_ms(finished_at) })
+    let Outcome { cause, attempt, status, finished_at, .. } = *outcome;
+    Note::Over(Over { run: outcome.run_id.clone(), cause, attempt, status, at: whole_ms(finished_at) })
 }
 
 /// An instant as files carry it: who reads it from one and who remembers it agree.
@@ -132,6 +138,8 @@ pub fn mind(state: &State, seen: &Observation, plan: &mut Plan) {
             plan.marks.extend(schedule_of(job).map(|text| (name.clone(), Note::Seen(seen.now.wall, text))));
         }
     }
+    let rests = |name: &&JobName| state.jobs.get(*name).is_some_and(|mark| mark.rests);
+    plan.marks.extend(seen.changed.iter().filter(rests).map(|name| (name.clone(), Note::Changed)));
     for name in &seen.fresh {
         let Some(mark) = state.jobs.get(name).filter(|mark| mark.since.is_some()) else { continue };
         let job = seen.catalog.jobs.get(name).filter(|job| job.enabled);
@@ -199,6 +207,7 @@ fn restore(mark: &mut JobMark, known: &JobMark) {
         mark.last_status = before.last_status;
         mark.last_ended_at = before.last_ended_at;
         mark.failures = before.failures;
+        mark.rests = before.rests;
     }
     let at = |success: &Option<Success>| success.as_ref().map(|success| success.at);
     if at(&before.last_success) > at(&mark.last_success) {

@@ -145,6 +145,7 @@ fn end_of(state: &State, seen: &Observation, change: &Change) -> Option<(JobName
         | Note::Due(_)
         | Note::Skipped(_)
         | Note::Claimed(_)
+        | Note::Changed
         | Note::Tell(_) => None,
     });
     let mut anew = false;

@@ -47,6 +47,8 @@ pub struct Observation {
     pub upkeep: bool,
     /// Jobs whose definition came, changed or went since this device noted it.
     pub fresh: BTreeSet<JobName>,
+    /// Those whose definition came or changed while this device ran.
+    pub changed: BTreeSet<JobName>,
     /// What a lost state knew of jobs, as far as this device knows it …
     pub marks: BTreeMap<JobName, JobMark>,
     /// … and the rebuilt state for which that was found out.
@@ -98,6 +100,7 @@ impl Observation {
             quiet: false,
             upkeep: false,
             fresh: BTreeSet::new(),
+            changed: BTreeSet::new(),
             marks: BTreeMap::new(),
             remembered: None,
             spent: BTreeSet::new(),
@@ -133,6 +136,12 @@ impl Observation {
     /// Places everything that waits anew: jobs changed, or this device did.
     pub fn place_anew(&mut self, now: Moment) {
         self.queue.place_anew(&self.catalog, &self.me, now);
+    }
+
+    /// Notes that the definition of these jobs changed: no backoff of theirs goes on.
+    pub fn end_backoff(&mut self, changed: BTreeSet<JobName>, now: Moment) {
+        self.queue.end_backoff(&changed, &self.catalog, &self.me, now);
+        self.changed.extend(changed);
     }
 
     /// Lets time pass for what waits.

@@ -188,6 +188,18 @@ impl Queue {
         }
     }
 
+    /// Ends the backoff of the runs of these jobs: what failed may well succeed by the definition that they have now.
+    pub fn end_backoff(&mut self, jobs: &BTreeSet<JobName>, catalog: &Catalog, me: &Me, now: Moment) {
+        let is_of_these = |entry: &Entry| matches!(&entry.trigger.target, Target::Job(name) if jobs.contains(name));
+        let resting = self.later.iter().filter(|(_, key)| key.source == Source::Waiting);
+        let resting = resting.filter_map(|(_, key)| self.kept.get(key)).map(|kept| &kept.entry);
+        let resting: Vec<Arc<Entry>> = resting.filter(|entry| is_of_these(entry)).cloned().collect();
+        for entry in resting {
+            let not_before = entry.trigger.not_before;
+            self.insert(Arc::new(Entry { not_before, ..(*entry).clone() }), catalog, me, now);
+        }
+    }
+
     /// Lets time pass: what waited for an instant that has come is placed again.
     pub fn advance(&mut self, catalog: &Catalog, me: &Me, now: Moment) {
         while let Some((at, key)) = self.later.first().cloned() {

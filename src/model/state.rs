@@ -266,6 +266,9 @@ pub struct JobMark {
     /// When a run of it ended last.
     #[serde(with = "utc_opt", default, skip_serializing_if = "Option::is_none")]
     pub last_ended_at: Option<DateTime<Utc>>,
+    /// A daemon or an idle job rests after its last run.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub rests: bool,
     /// The newest run that was claimed, by its own time; kept only where `after` needs it.
     #[serde(with = "utc_opt", default, skip_serializing_if = "Option::is_none")]
     pub last_run_at: Option<DateTime<Utc>>,

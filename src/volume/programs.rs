@@ -79,6 +79,8 @@ pub struct Programs {
     catalog: Arc<Catalog>,
     /// Jobs whose file came, changed or went, and that nobody has asked for since.
     fresh: BTreeSet<JobName>,
+    /// Those of them that were defined otherwise, or not at all, when `Programs/` was looked at before.
+    changed: BTreeSet<JobName>,
     started: bool,
     /// When a changed file will have been still for long enough.
     settles_at: Option<Duration>,
@@ -122,6 +124,11 @@ impl Programs {
         std::mem::take(&mut self.fresh)
     }
 
+    /// Returns the jobs whose definition came or changed since the last call, other than at the first look.
+    pub fn take_changed(&mut self) -> BTreeSet<JobName> {
+        std::mem::take(&mut self.changed)
+    }
+
     /// Looks at every job file; `true`: the catalog changed. A changed file is taken once it has been still for
     /// [`JOB_FILE_SETTLE`], at the first scan at once.
     ///
@@ -151,12 +158,12 @@ impl Programs {
         for name in there {
             changed |= self.look(disk, layout, &name, now);
         }
-        self.started = true;
         let settling = self.files.values().filter(|file| !file.taken && file.unread.is_none());
         self.settles_at = settling.map(|file| file.since + JOB_FILE_SETTLE).min();
         if changed {
             self.compile();
         }
+        self.started = true;
         Ok(changed)
     }
 
@@ -238,6 +245,9 @@ impl Programs {
         for job in good {
             let before = catalog.jobs.get(&job.name);
             if before.is_none_or(|before| !Arc::ptr_eq(before, &job)) {
+                if self.started && before.is_none_or(|before| **before != *job) {
+                    self.changed.insert(job.name.clone());
+                }
                 self.fresh.insert(job.name.clone());
                 catalog.jobs.insert(job.name.clone(), job);
             }

@@ -72,7 +72,7 @@ fn nobody() -> Liveness {
 
 /// A run that is over.
 fn over(number: u64, status: Status) -> Change {
-    let over = Over { run: run(number), attempt: 1, status, at: DateTime::UNIX_EPOCH };
+    let over = Over { run: run(number), cause: Cause::Trigger, attempt: 1, status, at: DateTime::UNIX_EPOCH };
     let notes = vec![(job(), Note::Over(over))];
     Change { matter: Matter::Vanished(run(number)), run: run(number), moves: Vec::new(), entry: None, notes }
 }
