@@ -11,7 +11,7 @@ use crate::decide::queue::job_name;
 use crate::decide::recover::Orphan;
 use crate::model::container::Container;
 use crate::model::device::Beat;
-use crate::model::entry::{Entry, FileId, FileKey, Source, parse_running};
+use crate::model::entry::{Entry, FileId, FileKey, Source, Waiting, parse_running};
 use crate::model::ids::{DeviceId, JobName, RunId, Tag};
 use crate::model::job::{Job, JobType, NATIVE, OnLost, Overlap, executor_of, merge_args, merge_kwargs};
 use crate::model::lease::Lease;
@@ -588,13 +588,21 @@ impl Device {
         has_ended
     }
 
-    /// Looks for runs that are listed as waiting and whose files are neither there nor in `.running`.
+    /// Looks for runs that are listed as waiting and of which no file is there, by the names in `.waiting` and `.running`: a file that this
+    /// device cannot read has not vanished.
     fn look_for_vanished(&mut self, running: &[std::ffi::OsString], now: Moment) -> Result<(), volume::Error> {
         let state = Arc::clone(self.store.state());
         let running: BTreeSet<RunId> = running.iter().filter_map(|name| Some(parse_running(name)?.0.run)).collect();
         let is_there = |run: &RunId| self.seen.queue.comes_back(run) || running.contains(run);
         let waits = state.runs.waiting().filter(|(run, _)| !is_there(run));
-        let gone: BTreeMap<RunId, Arc<Held>> = waits.map(|(run, held)| (run.clone(), Arc::clone(held))).collect();
+        let mut gone: BTreeMap<RunId, Arc<Held>> = waits.map(|(run, held)| (run.clone(), Arc::clone(held))).collect();
+        if !gone.is_empty() {
+            let folder = self.parts.layout.waiting();
+            let names = found(self.parts.disk.list(&folder)).on("list", &folder)?.unwrap_or_default();
+            for waiting in names.iter().filter_map(|name| Waiting::parse(name)) {
+                gone.remove(&waiting.run);
+            }
+        }
         self.vanished_since.retain(|run, _| gone.contains_key(run));
         self.seen.vanished.retain(|run, _| gone.contains_key(run));
         for (run, held) in gone {

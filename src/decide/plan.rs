@@ -162,6 +162,11 @@ pub enum Move {
     },
     /// The file of this held attempt must be in `.running`.
     Expect {
+    /// No file of this run may be in `.running` or `.waiting`.
+    Absent {
+        /// The run.
+        run: RunId,
+    },
         /// The attempt.
         lease: Lease,
         /// Its stem.

@@ -191,7 +191,7 @@ pub fn forget(state: &State, seen: &Observation, plan: &mut Plan) {
         let Some(held) = state.runs.get(run).filter(|held| held.device.is_none() && !seen.defers(run)) else {
             continue;
         };
-        let mut moves = Vec::new();
+        let mut moves = vec![Move::Absent { run: run.clone() }];
         let mut notes = Vec::new();
         if let Some(attempt) = *unended {
             let lease = Lease { run: run.clone(), attempt };

@@ -11,6 +11,7 @@ use std::time::Duration;
 use aios::coordinator::open_volume;
 use aios::decide::plan::{Change, Matter, Move, Plan};
 use aios::model::device::Me;
+use aios::model::entry::Waiting;
 use aios::model::ids::{DeviceId, JobName, RunId, Session};
 use aios::model::lease::Lease;
 use aios::model::result::Cause;
@@ -234,6 +235,34 @@ fn a_plan_of_which_nothing_happens_makes_no_revision() {
         });
         assert!(committed.unwrap().failed[0].is_some());
         assert_eq!(store.state().revision, 1);
+    });
+}
+
+#[test]
+fn a_run_whose_file_is_there_has_not_vanished() {
+    both(|root, (a, _)| {
+        let layout = layout(root);
+        a.create(&layout.volume_id(), b"v\n").unwrap();
+        let mut store = store(root, a, "a", 1);
+        let run = RunId::new(chrono::DateTime::UNIX_EPOCH, 1);
+        let mut vanishes = || {
+            let plan = || {
+                let mut plan = list(1);
+                plan.changes[0].moves.push(Move::Absent { run: run.clone() });
+                plan
+            };
+            store.transact(now(), &mut |_| plan()).unwrap().failed[0].is_none()
+        };
+        let waiting = Waiting { not_before: run.time(), run: run.clone(), attempt: 2, stem: "j".to_owned() };
+        let lease = Lease { run: run.clone(), attempt: 2 };
+        for path in [layout.waiting_file(&waiting), layout.running_file(&lease, "j")] {
+            a.make_folders(path.parent().unwrap()).unwrap();
+            // Nobody can read it as a trigger.
+            a.create(&path, b"").unwrap();
+            assert!(!vanishes(), "{}", path.display());
+            a.remove(&path).unwrap();
+        }
+        assert!(vanishes());
     });
 }
 
