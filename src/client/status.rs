@@ -11,14 +11,14 @@ use super::runs::{Row, failed_since};
 use super::view::{self, Device, Lies};
 use super::{Client, Failure, devices};
 use crate::decide::catalog::Catalog;
-use crate::decide::explain::{Reserved, Scene, rank, rebuild_reason, reservations, why};
+use crate::decide::explain::{Reserved, Scene, daemon_problems, rank, rebuild_reason, reservations, why};
 use crate::decide::queue::job_name;
 use crate::decide::space::shortage;
 use crate::model::device::Beat;
 use crate::model::entry::FileKey;
 use crate::model::ids::{DeviceId, JobName, RunId};
 use crate::model::state::State;
-use crate::model::time::show_duration;
+use crate::model::time::{rfc3339, show_duration};
 use crate::model::trigger::Target;
 use crate::volume::inbox::is_trigger_name;
 use crate::volume::processed::{self, Rejection};
@@ -138,6 +138,7 @@ pub fn look(client: &Client) -> Result<Screen, Failure> {
     let (catalog, now) = (programs.catalog(), client.now());
     let reserved = Reserved::new();
     let scene = Scene { catalog, state: &state, devices: &seen, now, reserved: &reserved, sees: &|_| true };
+    problems.extend(of_daemons(client, catalog, &devices, &state));
     let waiting = waiting(&lying, scene);
     if !waiting.is_empty() && !devices.iter().any(|device| device.alive) {
         let wait =
@@ -214,6 +215,13 @@ pub fn of_devices(devices: &[Device], state: &State) -> Vec<String> {
                 "{} is dead and holds {runs}: another device takes over once its lease is over",
                 beat.device
             ));
+        } else if !beat.left && !beat.holds.is_empty() {
+            problems.push(format!(
+                "{} died with work at about {}: others have taken it over (hint: start it again, or `orchestrator devices forget {}`)",
+                beat.device,
+                rfc3339(beat.at),
+                beat.device
+            ));
         }
     }
     problems.extend(unequal_leases(devices));
@@ -221,6 +229,13 @@ pub fn of_devices(devices: &[Device], state: &State) -> Vec<String> {
     let lost: std::collections::BTreeSet<_> = state.runs.devices().filter(|id| !known(id)).collect();
     problems.extend(lost.into_iter().map(|id| format!("{id} holds runs and has no heartbeat")));
     problems
+}
+
+/// What is wrong with daemons.
+#[must_use]
+pub fn of_daemons(client: &Client, catalog: &Catalog, devices: &[Device], state: &State) -> Vec<String> {
+    let (seen, reserved) = (view::seen(devices, state), Reserved::new());
+    daemon_problems(Scene { catalog, state, devices: &seen, now: client.now(), reserved: &reserved, sees: &|_| true })
 }
 
 /// Warns where living devices have different leases: the longest decides how soon a death is noticed.

@@ -15,10 +15,11 @@ use crate::model::entry::{Entry, Source};
 use crate::model::ids::{DeviceId, JobName, RunId, Tag};
 use crate::model::job::{Job, JobType, Overlap, command_job_name, for_command};
 use crate::model::limits::CGROUP_TAG;
+use crate::model::result::Cause;
 use crate::model::schedule::Instances;
 use crate::model::state::{Held, State};
 use crate::model::time::{Moment, rfc3339};
-use crate::model::trigger::Target;
+use crate::model::trigger::{Origin, Target, Trigger};
 
 /// A device, as somebody who asks sees it.
 #[derive(Debug, Clone)]
@@ -162,6 +163,54 @@ fn place_of(run: &RunId, held: &Held) -> String {
     match &held.device {
         Some(device) => format!("{run} runs on {device} (attempt {})", held.attempt),
         None => format!("{run} waits for attempt {}", held.attempt),
+/// How many attempts in a row of a daemon must have ended within a minute for people to be told.
+const CRASHES: u32 = 3;
+
+/// Returns what is wrong with daemons, in sentences: which of them end again and again, and which are wanted and run nowhere.
+#[must_use]
+pub fn daemon_problems(scene: Scene<'_>) -> Vec<String> {
+    let Scene { catalog, state, devices, now, .. } = scene;
+    let mut problems = Vec::new();
+    for job in catalog.jobs.values().filter(|job| job.enabled) {
+        let JobType::Always(instances) = job.kind else { continue };
+        let name = &job.name;
+        let is_of_it = |held: &Held| held.job == *name && held.cause == Cause::Always && !held.command;
+        let open: Vec<(&RunId, &Arc<Held>)> = state.runs.iter().filter(|(_, held)| is_of_it(held)).collect();
+        // One that has lived for longer by now is well again.
+        let is_young = |held: &Held| held.device.is_none() || now.wall - held.claimed_at < TimeDelta::minutes(1);
+        let crashing = open.iter().filter(|(_, held)| held.retried >= CRASHES && is_young(held));
+        problems.extend(crashing.map(|(run, held)| {
+            let times = held.retried;
+            format!("the daemon {name} ends again and again: {times} times in a row so far (hint: `orchestrator runs logs {run}`)")
+        }));
+        let wanted = match instances {
+            Instances::Count(count) => count as usize,
+            Instances::Every => {
+                with_tags(&job.tags.iter().collect(), devices).filter(|device| device.takes_work()).count()
+            }
+        };
+        let lives =
+            |held: &Held| devices.iter().any(|device| device.alive && held.device.as_ref() == Some(&device.device));
+        let running = open.iter().filter(|(_, held)| lives(held)).count();
+        if running < wanted
+            && let Some(reason) = why_absent(job, scene)
+        {
+            problems.push(format!("the daemon {name} is wanted and not there ({running} of {wanted}): {reason}"));
+        }
+    }
+    problems
+}
+
+/// Why no device can take a daemon now; none: one is about to.
+fn why_absent(job: &Job, scene: Scene<'_>) -> Option<String> {
+    let run = RunId::new(scene.now.wall, 0);
+    let wanted = Entry::due(run, 0, Trigger::own(&job.name, Origin { cause: Cause::Always, by: None }, None));
+    device_reason(&wanted, job, scene.devices)
+        .or_else(|| rest_reason(job, scene.state, scene.now))
+        .or_else(|| pool_reason(job, scene))
+        .or_else(|| room_reason(&wanted, job, scene))
+}
+
     }
 }
 

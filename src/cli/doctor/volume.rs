@@ -8,7 +8,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::super::rival::SecondProcess;
 use super::{Context, Failure, Finding, Report, Verdict, audit, beats, pause, secrets, some_of};
-use crate::client::status::of_devices;
+use crate::client::status::{of_daemons, of_devices};
 use crate::client::{Client, default_device, view};
 use crate::decide::space::{Floor, floor, shortage};
 use crate::model::space::{Space, show_size};
@@ -282,7 +282,11 @@ fn devices(context: &Context) -> Finding {
     };
     // That it cannot be read is said by its own check.
     let state = view::state(&context.client).ok().flatten().unwrap_or_default();
-    let problems = of_devices(&devices, &state);
+    let mut problems = of_devices(&devices, &state);
+    // Job files that cannot be read are said by their own check.
+    if let Ok(programs) = view::programs(&context.client) {
+        problems.extend(of_daemons(&context.client, programs.catalog(), &devices, &state));
+    }
     let alive = devices.iter().filter(|device| device.alive).count();
     let found = format!("{alive} of {} alive", devices.len());
     if problems.is_empty() {
