@@ -93,6 +93,9 @@ pub(super) struct RunArgs {
     /// How many bytes of them are kept; the oldest go first [default: no limit].
     #[arg(long, value_parser = size, value_name = "SIZE")]
     keep_bytes: Option<u64>,
+    /// How long after it has left or died a device is forgotten, with what waits for it alone; at least twice the lease; 0: never.
+    #[arg(long, default_value = "1d", value_parser = duration_or_never, value_name = "D")]
+    forget_after: Duration,
     /// How often the volume is backed up into Common/Backups, by one device for all; at least 1s [default: never].
     #[arg(long, value_parser = duration, value_name = "D")]
     backup_every: Option<Duration>,
@@ -151,6 +154,11 @@ enum Durability {
 
 fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text).ok_or_else(|| format!("expected {DURATION_RULE}"))
+}
+
+/// 0 stands for never.
+fn duration_or_never(text: &str) -> Result<Duration, String> {
+    if text == "0" || text == "never" { Ok(Duration::ZERO) } else { duration(text) }
 }
 
 /// Whether the engine's host is one that is spoken with. The variable belongs to other tools too, which know more ways.
@@ -270,6 +278,13 @@ fn options(args: &RunArgs, context: &Context) -> Result<Options, Failure> {
             "a device that is a little late would count as dead; give a longer --lease or a shorter --heartbeat",
         ));
     }
+    let forget_after = Some(args.forget_after).filter(|after| !after.is_zero());
+    if let Some(after) = forget_after.filter(|after| *after < lease * 2) {
+        return Err(usage(
+            format!("--forget-after {} is shorter than two leases of {}", show_duration(after), show_duration(lease)),
+            "a device that restarts would not be known any more; give a longer one, or 0 for never",
+        ));
+    }
     let cpus = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     let slots = args.slots.unwrap_or_else(|| u32::try_from(cpus * 2).unwrap_or(4).max(4));
     Ok(Options {
@@ -286,6 +301,7 @@ fn options(args: &RunArgs, context: &Context) -> Result<Options, Failure> {
             keep: args.keep,
             keep_bytes: args.keep_bytes,
             keep_every: args.keep_every,
+            forget_after,
             backup_every: args.backup_every,
             backup_keep: args.backup_keep,
         },

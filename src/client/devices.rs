@@ -240,10 +240,7 @@ pub fn forget(client: &Client, name: &str) -> Result<Forgotten, Failure> {
     view::commit(client, |now| {
         store.change(now, &mut |state| {
             holds = state.runs.load(&beat.device).runs as usize;
-            let asked = state.requests.len() + state.settings.len();
-            state.requests.retain(|request| request.device != beat.device || !concerns_device(request.ask));
-            state.settings.retain(|setting| setting.device != beat.device);
-            state.requests.len() + state.settings.len() != asked
+            state.forget(&beat.device)
         })
     })?;
     let path = client.layout.heartbeat(&beat.device);

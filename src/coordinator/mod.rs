@@ -41,6 +41,7 @@ mod chores;
 mod commit;
 mod ends;
 mod figures;
+mod forget;
 mod guard;
 mod history;
 mod keep;
@@ -275,6 +276,9 @@ impl Device {
             self.look_around(now, dirty);
             self.decide_and_act(now);
             self.watch_quiet(now);
+            if self.seen.upkeep {
+                self.forget_devices(now);
+            }
             self.seen.upkeep = false;
         }
         self.stop_to_leave(now);

@@ -197,6 +197,21 @@ impl Liveness {
         })
     }
 
+    /// Whether no living device other than `me` knows a job that something has named since `since`: each has beaten twice since then
+    /// (the first beat may have been gathered before) and says that it does not know it.
+    #[must_use]
+    pub fn none_knows(&self, job: &JobName, me: &DeviceId, since: Duration, now: Duration) -> bool {
+        let lacks =
+            |peer: &Peer| peer.moved_before.is_some_and(|moved| moved > since) && peer.beat.unknown.contains(job);
+        self.is_known(me) && self.alive(now).filter(|peer| peer.beat.device != *me).all(lacks)
+    }
+
+    /// The heartbeats of the devices that are known to be dead.
+    pub fn dead(&self, now: Duration) -> impl Iterator<Item = &Beat> {
+        let lies = |peer: &&Peer| peer.missing_since.is_none();
+        self.peers.values().filter(lies).filter(move |peer| self.is_dead(peer, now)).map(|peer| &peer.beat)
+    }
+
     /// Whether every living device has worked through `revision`.
     #[must_use]
     pub fn all_saw(&self, revision: u64, now: Duration) -> bool {
@@ -391,6 +406,26 @@ mod tests {
             seen.observe(at(116), vec![beat(1, 2)], &[], true);
             assert_eq!(verdict(&seen, 1, 116), Verdict::Alive);
         }
+    }
+
+    #[test]
+    fn a_job_is_unknown_once_everybody_has_beaten_twice_and_said_so() {
+        let job = JobName::new("j").unwrap();
+        let me = DeviceId::new("me").unwrap();
+        let own = |count| Beat::example("me", 9, count);
+        let lacking = |count| Beat { unknown: vec![job.clone()], ..beat(1, count) };
+        let mut seen = Liveness::new(LEASE, at(0));
+        assert!(!seen.none_knows(&job, &me, at(0), at(0)), "it has not seen itself: perhaps it has seen nobody");
+        seen.observe(at(0), vec![own(1), lacking(1)], &[], true);
+        seen.observe(at(2), vec![own(2), lacking(2)], &[], true);
+        assert!(!seen.none_knows(&job, &me, at(1), at(2)), "what it says may be older than the question");
+        seen.observe(at(4), vec![own(3), lacking(3)], &[], true);
+        assert!(seen.none_knows(&job, &me, at(1), at(4)));
+        seen.observe(at(6), vec![own(4), beat(1, 4)], &[], true);
+        assert!(!seen.none_knows(&job, &me, at(1), at(6)), "the other knows it now");
+        seen.observe(at(8), vec![own(5), Beat { left: true, ..beat(1, 5) }], &[], true);
+        assert!(seen.none_knows(&job, &me, at(1), at(8)), "the other has left");
+        assert_eq!(seen.dead(at(8)).map(|beat| beat.device.as_str()).collect::<Vec<_>>(), ["d"]);
     }
 
     #[test]

@@ -29,6 +29,8 @@ pub struct Config {
     pub keep_bytes: Option<u64>,
     /// How often it is looked for what was kept long enough.
     pub keep_every: Duration,
+    /// How long after its end a device is forgotten; `None`: never.
+    pub forget_after: Option<Duration>,
     /// How often the volume is backed up; `None`: never.
     pub backup_every: Option<Duration>,
     /// How many of these backups stay.
@@ -49,6 +51,7 @@ impl Default for Config {
             keep: Duration::from_secs(30 * 86_400),
             keep_bytes: None,
             keep_every: Duration::from_secs(3_600),
+            forget_after: Some(Duration::from_secs(86_400)),
             backup_every: None,
             backup_keep: 7,
         }

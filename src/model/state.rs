@@ -153,6 +153,14 @@ impl State {
         Ok(text)
     }
 
+    /// Takes out what was asked of a device as such; `false`: nothing was. What concerns a run is answered by what becomes of the run.
+    pub fn forget(&mut self, device: &DeviceId) -> bool {
+        let asked = self.requests.len() + self.settings.len();
+        self.requests.retain(|request| request.device != *device || request.run.is_some());
+        self.settings.retain(|setting| setting.device != *device);
+        self.requests.len() + self.settings.len() != asked
+    }
+
     /// Whether somebody asked for the end of this run.
     #[must_use]
     pub fn cancel_asked(&self, run: &RunId) -> bool {

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::decide::plan::Move;
 use crate::model::config::TRIGGER_LIMIT;
