@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::{Device, End, Pulse, TRY_AGAIN};
 use crate::decide::catalog::Known;
 use crate::decide::lost::{Accepted, Evidence};
+use crate::decide::marks::gone_jobs;
 use crate::decide::plan::Plan;
 use crate::decide::queue::job_name;
 use crate::decide::recover::Orphan;
@@ -26,6 +27,9 @@ use crate::volume::inbox::Look;
 use crate::volume::layout::Layout;
 use crate::volume::watch::Dirty;
 use crate::volume::{self, Context, found, heartbeat, rejects, results};
+
+/// How many unknown jobs a heartbeat names at most: it stays small, however many jobs there are.
+const UNKNOWN_JOBS: usize = 256;
 
 impl Device {
     /// Reads the state without the lock.
@@ -199,6 +203,7 @@ impl Device {
     fn beat(&mut self, now: Moment, left: bool) -> Beat {
         let pids = self.parts.executor.pids();
         let used = self.parts.executor.used();
+        let unknown = self.unknown_jobs(now);
         let machine = self.parts.meter.as_mut().map(|meter| meter.read(&pids, used));
         let me = &self.seen.me;
         let busy = self.seen.attempts.owned().map(|(_, attempt)| attempt.held.slots_taken()).sum();
@@ -227,6 +232,7 @@ impl Device {
             left,
             lease_ms: u64::try_from(self.parts.config.lease.as_millis()).unwrap_or(u64::MAX),
             low_on: self.low_on.map(|low_on| low_on.to_string()),
+            unknown,
             problems: self.problems.values().cloned().collect(),
         }
     }
@@ -403,13 +409,17 @@ impl Device {
         }
     }
 
-    /// A trigger for a job that nobody knows is waited for, then rejected; while there is no job at all, for ever.
+    /// A trigger for a job that no living device knows is waited for, then rejected; while there is no job at all, for ever.
     fn reject_unknown_jobs(&mut self, now: Moment) {
-        if self.seen.catalog.is_empty() {
+        if !self.knows_jobs() {
             return;
         }
+        let me = &self.seen.me.device;
+        let is_rejected = |(entry, since): &(&Arc<Entry>, std::time::Duration)| {
+            entry.key.source == Source::Inbox && self.seen.devices.none_knows(&job_name(entry), me, *since, now.boot)
+        };
         let unknown: Vec<Arc<Entry>> =
-            self.seen.queue.unknown(now.boot).filter(|entry| entry.key.source == Source::Inbox).cloned().collect();
+            self.seen.queue.unknown(now.boot).filter(is_rejected).map(|(entry, _)| Arc::clone(entry)).collect();
         for entry in unknown {
             let name = job_name(&entry);
             let nearest = suggest(name.as_str(), self.seen.catalog.names());
@@ -427,6 +437,23 @@ impl Device {
             self.seen.queue.remove(&entry.key);
             self.reject(&entry.key, Some(entry.id), &entry.run, &refusal, now);
         }
+    }
+
+    /// Whether this device can say which jobs there are: `Programs/` could be read, and holds some.
+    fn knows_jobs(&self) -> bool {
+        !self.problems.contains_key("programs") && !self.seen.catalog.is_empty()
+    }
+
+    /// The jobs that something on the volume names and that this device does not know.
+    fn unknown_jobs(&self, now: Moment) -> Vec<JobName> {
+        if !self.knows_jobs() {
+            return Vec::new();
+        }
+        let keep = self.parts.config.keep;
+        let marked =
+            gone_jobs(self.store.state(), &self.seen.catalog, keep, now.wall).map(|(name, _)| name.clone());
+        let mut named = BTreeSet::new();
+        self.seen.queue.unknown_jobs().chain(marked).filter(|name| named.insert(name.clone())).take(UNKNOWN_JOBS).collect()
     }
 
     /// Looks at what the attempts of dead devices left behind; `true`: there is something new to decide on.

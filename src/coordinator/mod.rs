@@ -482,6 +482,7 @@ impl Device {
     fn observe(&mut self, now: Moment) {
         self.seen.now = now;
         self.seen.quiet = self.is_quiet(now);
+        self.seen.keep = self.parts.config.keep;
         self.seen.taking = self.takes_work();
         self.seen.may_tell = self.may_tell(now);
     }

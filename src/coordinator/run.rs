@@ -374,6 +374,7 @@ fn announcement(options: &Options, before: Remembered) -> Beat {
         machine: None,
         left: false,
         lease_ms: u64::try_from(options.config.lease.as_millis()).unwrap_or(u64::MAX),
+        unknown: Vec::new(),
         low_on: None,
         problems: Vec::new(),
     }

@@ -304,19 +304,20 @@ fn missing(open: &Runs, job: &Job, me: &DeviceId) -> usize {
     }
 }
 
-/// Until when no new run of a daemon or an idle job begins: after an end of its own, longer after failures. A run that was triggered, a
-/// changed definition, and a person who enables or restarts the job end the rest.
+/// Until when no new run of a daemon or an idle job begins: after an end, longer after failures of its own. A run that was triggered, a
+/// changed definition, and a person who enables or restarts the job end the longer rest.
 #[must_use]
 pub fn rests_until(job: &Job, mark: &JobMark) -> Option<DateTime<Utc>> {
-    let ended = mark.last_ended_at.filter(|_| mark.rests)?;
+    let ended = mark.last_ended_at?;
     let last = mark.last_status?;
     let is_bad = matches!(last, Status::Failed | Status::TimedOut | Status::Lost | Status::Expired);
     let rest = match &job.kind {
-        JobType::Idle(_) if mark.failures == 0 => IDLE_REST,
+        JobType::Idle(_) if mark.failures == 0 || !mark.rests => IDLE_REST,
         JobType::Idle(_) => {
             let wait = mark.last_run_id.as_ref().map(|run| backoff(job, mark.failures - 1, run)).unwrap_or_default();
             wait.to_std().unwrap_or_default().max(IDLE_REST)
         }
+        JobType::Always(_) if !mark.rests => return None,
         // Its device's death says nothing against a daemon that may start only once a run.
         JobType::Always(_) if last == Status::Lost && job.on_lost == OnLost::Fail => job.backoff,
         // It has failed as often as it may, or three devices have died of it.

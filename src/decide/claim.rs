@@ -47,7 +47,7 @@ pub fn expire(state: &State, seen: &Observation, plan: &mut Plan) {
         let error = format!("its first attempt had not started by {until}");
         plan.changes.push(end(seen, entry, priority, Status::Expired, 0, Some(error)));
     }
-    for entry in seen.queue.unknown(seen.now.boot) {
+    for (entry, since) in seen.queue.unknown(seen.now.boot) {
         if plan.changes.len() - before >= TAKEN {
             plan.more = true;
             return;
@@ -58,6 +58,9 @@ pub fn expire(state: &State, seen: &Observation, plan: &mut Plan) {
         }
         let held_elsewhere = state.runs.get(&entry.run).is_some_and(|held| held.device.is_some());
         if entry.key.source != Source::Waiting || seen.catalog.is_empty() || held_elsewhere {
+            continue;
+        }
+        if !seen.devices.none_knows(&job_name(entry), &seen.me.device, since, seen.now.boot) {
             continue;
         }
         let error = format!("the job {} is gone: Programs/ has no file for it any more", job_name(entry));

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
 use super::agenda::rests_until;
 use super::catalog::{Catalog, Known};
@@ -102,7 +102,11 @@ pub fn why(entry: &Entry, scene: Scene<'_>) -> String {
             Known::Unknown if catalog.is_empty() => {
                 return format!("there is no job {name}, and Programs/ holds no job at all: is it mounted?");
             }
-            Known::Unknown => return format!("there is no job {name} in Programs/; it is rejected after 10 s"),
+            Known::Unknown => {
+                return format!(
+                    "there is no job {name} in Programs/; it is rejected once every living device has looked for it for 10 s and none has it"
+                );
+            }
         },
     };
     if !job.enabled {
@@ -159,10 +163,6 @@ pub fn rebuild_reason(state: &State, devices: &[Seen]) -> Option<String> {
     Some(format!("the state was lost and is being rebuilt; it waits {waits_for}, and nothing is claimed meanwhile"))
 }
 
-fn place_of(run: &RunId, held: &Held) -> String {
-    match &held.device {
-        Some(device) => format!("{run} runs on {device} (attempt {})", held.attempt),
-        None => format!("{run} waits for attempt {}", held.attempt),
 /// How many attempts in a row of a daemon must have ended within a minute for people to be told.
 const CRASHES: u32 = 3;
 
@@ -211,6 +211,10 @@ fn why_absent(job: &Job, scene: Scene<'_>) -> Option<String> {
         .or_else(|| room_reason(&wanted, job, scene))
 }
 
+fn place_of(run: &RunId, held: &Held) -> String {
+    match &held.device {
+        Some(device) => format!("{run} runs on {device} (attempt {})", held.attempt),
+        None => format!("{run} waits for attempt {}", held.attempt),
     }
 }
 
@@ -338,7 +342,9 @@ fn room_reason(entry: &Entry, job: &Job, scene: Scene<'_>) -> Option<String> {
     }
     let with_room: Vec<&&&Seen> = taking.iter().filter(|device| device.busy + job.slots <= device.slots).collect();
     if !with_room.is_empty() {
-        let before = |device: &&&&Seen| reserved.get(&device.device).filter(|kept| job.slots > 0 && kept.rank < rank(entry, scene.catalog));
+        let before = |device: &&&&Seen| {
+            reserved.get(&device.device).filter(|kept| job.slots > 0 && kept.rank < rank(entry, scene.catalog))
+        };
         let kept: Option<Vec<&Reservation>> = with_room.iter().map(before).collect();
         return kept?.first().map(|kept| behind(kept, scene.sees));
     }
@@ -350,16 +356,23 @@ fn room_reason(entry: &Entry, job: &Job, scene: Scene<'_>) -> Option<String> {
     }
     let slots = job.slots;
     if !rooms(scene).iter().any(|room| reserve::fits(entry, job, room)) {
-        return Some(format!("it takes {slots} slots, and daemons leave fewer on every device that could take it: {taken}"));
+        return Some(format!(
+            "it takes {slots} slots, and daemons leave fewer on every device that could take it: {taken}"
+        ));
     }
     let own = reserved.iter().find(|(_, kept)| kept.rank.1 == entry.run);
-    let own = own.map(|(device, kept)| format!("; {device} reserves what is free for it until {}", rfc3339(kept.until)));
+    let own =
+        own.map(|(device, kept)| format!("; {device} reserves what is free for it until {}", rfc3339(kept.until)));
     Some(format!("it takes {slots} slots, and fewer are free: {taken}{}", own.unwrap_or_default()))
 }
 
 fn behind(kept: &Reservation, sees: &dyn Fn(&JobName) -> bool) -> String {
-    let run = if sees(&kept.job) { format!("the run {} of {}", kept.rank.1, kept.job) } else { "another run".to_owned() };
-    format!("{run} needs more slots than are free and comes first: the slots are reserved for it until {}", rfc3339(kept.until))
+    let run =
+        if sees(&kept.job) { format!("the run {} of {}", kept.rank.1, kept.job) } else { "another run".to_owned() };
+    format!(
+        "{run} needs more slots than are free and comes first: the slots are reserved for it until {}",
+        rfc3339(kept.until)
+    )
 }
 
 /// The room of the devices that take work.
@@ -382,9 +395,13 @@ pub fn reservations<'a>(waiting: impl Iterator<Item = &'a Entry>, scene: Scene<'
         Known::Good(job) if job.enabled && job.slots > 1 => Some(job),
         Known::Good(_) | Known::Broken | Known::Unknown => None,
     };
-    let large = waiting.filter(|entry| matches!(entry.trigger.target, Target::Job(_))).filter_map(|entry| Some((entry, large(entry)?)));
+    let large = waiting
+        .filter(|entry| matches!(entry.trigger.target, Target::Job(_)))
+        .filter_map(|entry| Some((entry, large(entry)?)));
     let is_kept_by = |entry: &Entry, job: &Job| {
-        time_reason(entry, scene.now).is_some() || overlap_reason(entry, job, scene.state).is_some() || pool_reason(job, scene).is_some()
+        time_reason(entry, scene.now).is_some()
+            || overlap_reason(entry, job, scene.state).is_some()
+            || pool_reason(job, scene).is_some()
     };
     let mut large: Vec<(&Entry, Arc<Job>)> = large.filter(|(entry, job)| !is_kept_by(entry, job)).collect();
     large.sort_by_cached_key(|(entry, _)| rank(entry, scene.catalog));

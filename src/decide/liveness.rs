@@ -9,7 +9,7 @@ use std::ops::Bound;
 use std::time::Duration;
 
 use crate::model::device::Beat;
-use crate::model::ids::{DeviceId, RunId, Session};
+use crate::model::ids::{DeviceId, JobName, RunId, Session};
 use crate::model::lease::Lease;
 
 /// What an observer holds of one life of one device.

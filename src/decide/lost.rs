@@ -164,7 +164,9 @@ fn lose_one(
             } else {
                 is_final = accepted.is_final;
                 let Accepted { attempt, status, at, .. } = *accepted;
-                let over = || (held.job.clone(), Note::Over(Over { run: run.clone(), cause: held.cause, attempt, status, at }));
+                let over = || {
+                    (held.job.clone(), Note::Over(Over { run: run.clone(), cause: held.cause, attempt, status, at }))
+                };
                 remembered = (is_final && !held.command).then(over);
                 if is_final && !held.command {
                     let ended = Lease { attempt, ..lease.clone() };

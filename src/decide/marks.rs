@@ -1,8 +1,9 @@
 //! What is remembered of a job beside its file: since when it counts, which due time was last, how its runs ended.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::model::ids::{JobName, RunId};
 use crate::model::job::{Job, JobType};
@@ -14,6 +15,9 @@ use super::catalog::Catalog;
 use super::notify::{self, Telling};
 use super::plan::{Observation, Plan};
 
+#[cfg(test)]
+mod tests;
+
 /// One thing to remember.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Note {
@@ -21,6 +25,10 @@ pub enum Note {
     Seen(DateTime<Utc>, String),
     /// Its definition changed: no rest keeps it from its next run.
     Changed,
+    /// No living device knows it any more.
+    Gone(DateTime<Utc>),
+    /// A device knows it again.
+    Back,
     /// Disabled or gone: until it is seen again no due time counts.
     Paused,
     /// This due time became a run, or needs none any more.
@@ -62,6 +70,8 @@ pub fn take(mark: &mut JobMark, note: &Note) {
             mark.schedule.clone_from(schedule);
         }
         Note::Changed => mark.rests = false,
+        Note::Gone(at) => mark.gone_at = Some(*at),
+        Note::Back => mark.gone_at = None,
         Note::Paused => mark.paused = true,
         Note::Known(known) => restore(mark, known),
         Note::Due(at) => mark.last_due_at = mark.last_due_at.max(Some(*at)),
@@ -115,6 +125,38 @@ fn whole_ms(at: DateTime<Utc>) -> DateTime<Utc> {
     DateTime::from_timestamp_millis(at.timestamp_millis()).unwrap_or(at)
 }
 
+/// The jobs that the state remembers, this device does not know, and something is to be done about by now: they are noted as gone, or
+/// have been gone for long enough to be forgotten.
+pub fn gone_jobs<'a>(
+    state: &'a State,
+    catalog: &Catalog,
+    keep: Duration,
+    now: DateTime<Utc>,
+) -> impl Iterator<Item = (&'a JobName, &'a JobMark)> {
+    let keep = TimeDelta::from_std(keep).unwrap_or(TimeDelta::MAX);
+    let is_due = move |mark: &JobMark| mark.gone_at.is_none_or(|at| now - at >= keep);
+    state.jobs.iter().filter(move |(name, mark)| catalog.lacks(name) && is_due(mark))
+}
+
+/// Forgets jobs that no living device has known for as long as results are kept.
+fn forget(state: &State, seen: &Observation, plan: &mut Plan) {
+    if seen.catalog.is_empty() {
+        return;
+    }
+    let is_back = |(name, mark): &(&JobName, &JobMark)| mark.gone_at.is_some() && seen.catalog.jobs.contains_key(*name);
+    plan.marks.extend(state.jobs.iter().filter(is_back).map(|(name, _)| (name.clone(), Note::Back)));
+    for (name, mark) in gone_jobs(state, &seen.catalog, seen.keep, seen.now.wall) {
+        let is_open = || state.runs.values().any(|held| held.job == *name);
+        if !seen.devices.none_knows(name, &seen.me.device, Duration::ZERO, seen.now.boot) || is_open() {
+            continue;
+        }
+        match mark.gone_at {
+            None => plan.marks.push((name.clone(), Note::Gone(seen.now.wall))),
+            Some(_) => plan.forgotten.push(name.clone()),
+        }
+    }
+}
+
 /// Notes which jobs there are: those that run by themselves and were never seen, and of those whose file has come, changed or
 /// gone here, which are scheduled otherwise, enabled again, disabled or gone.
 ///
@@ -131,6 +173,9 @@ pub fn mind(state: &State, seen: &Observation, plan: &mut Plan) {
         let again =
             |(name, mark): (&JobName, &JobMark)| (name.clone(), Note::Seen(seen.now.wall, mark.schedule.clone()));
         plan.marks.extend(state.jobs.iter().map(again));
+    }
+    if seen.upkeep {
+        forget(state, seen, plan);
     }
     if seen.upkeep || !seen.fresh.is_empty() {
         let is_new = |name: &JobName| state.jobs.get(name).is_none_or(|mark| mark.since.is_none());

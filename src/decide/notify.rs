@@ -146,6 +146,8 @@ fn end_of(state: &State, seen: &Observation, change: &Change) -> Option<(JobName
         | Note::Skipped(_)
         | Note::Claimed(_)
         | Note::Changed
+        | Note::Gone(_)
+        | Note::Back
         | Note::Tell(_) => None,
     });
     let mut anew = false;

@@ -55,6 +55,8 @@ pub struct Observation {
     pub remembered: Option<u64>,
     /// Due times whose run there was already.
     pub spent: BTreeSet<RunId>,
+    /// How long results are kept.
+    pub keep: Duration,
     /// Whether it takes new work: not drained, not leaving, able to write.
     pub taking: bool,
     /// Whether a person asked it to take no new work, as its newest heartbeat says.
@@ -104,6 +106,7 @@ impl Observation {
             marks: BTreeMap::new(),
             remembered: None,
             spent: BTreeSet::new(),
+            keep: Duration::MAX,
             taking: false,
             drained: false,
             set: Resources::default(),
@@ -160,13 +163,13 @@ pub enum Move {
         /// The attempt.
         lease: Lease,
     },
-    /// The file of this held attempt must be in `.running`.
-    Expect {
     /// No file of this run may be in `.running` or `.waiting`.
     Absent {
         /// The run.
         run: RunId,
     },
+    /// The file of this held attempt must be in `.running`.
+    Expect {
         /// The attempt.
         lease: Lease,
         /// Its stem.
@@ -403,6 +406,8 @@ pub struct Plan {
     pub changes: Changes,
     /// What jobs remember beside that.
     pub marks: Vec<(JobName, Note)>,
+    /// Jobs of which nothing is remembered any more.
+    pub forgotten: Vec<JobName>,
     /// Requests and settings that are fulfilled or have nobody left to fulfil them, by id.
     pub answered: BTreeSet<String>,
     /// A rebuilt state has been worked through by every living device.
@@ -423,7 +428,8 @@ impl Plan {
     /// Whether there is nothing to commit.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.changes.is_empty() && self.marks.is_empty() && self.answered.is_empty() && !self.rebuilt
+        let says_nothing = self.marks.is_empty() && self.forgotten.is_empty() && self.answered.is_empty();
+        self.changes.is_empty() && says_nothing && !self.rebuilt
     }
 
     /// Has the plan made anew at this time, if not before.
@@ -463,6 +469,9 @@ impl Plan {
         }
         for (job, note) in &self.marks {
             next.jobs.update(job, |mark| marks::take(mark, note));
+        }
+        for job in &self.forgotten {
+            next.jobs.remove(job);
         }
         next.requests.retain(|request| !self.answered.contains(&request.id));
         next.settings.retain(|setting| !self.answered.contains(&setting.id));

@@ -250,10 +250,15 @@ impl Queue {
         due.filter_map(|(_, key)| self.kept.get(key)).map(|kept| (&kept.entry, kept.priority))
     }
 
-    /// Entries that have waited long enough for a job that nobody knows.
-    pub fn unknown(&self, now: Duration) -> impl Iterator<Item = &Arc<Entry>> {
+    /// Entries that have waited long enough for a job that this device does not know, and since when.
+    pub fn unknown(&self, now: Duration) -> impl Iterator<Item = (&Arc<Entry>, Duration)> {
         let over = self.unknown.iter().take_while(move |(since, _)| now.saturating_sub(*since) >= UNKNOWN_JOB_WAIT);
-        over.filter_map(|(_, key)| self.kept.get(key)).map(|kept| &kept.entry)
+        over.filter_map(|(since, key)| Some((&self.kept.get(key)?.entry, *since)))
+    }
+
+    /// The jobs that this device does not know and that entries name, those that have waited longest first.
+    pub fn unknown_jobs(&self) -> impl Iterator<Item = JobName> {
+        self.unknown.iter().filter_map(|(_, key)| Some(job_name(&self.kept.get(key)?.entry)))
     }
 
     /// The entry of a run that waits for another attempt, if it could be claimed.

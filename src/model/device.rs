@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::container::Limits;
-use super::ids::{DeviceId, RunId, Session, Tag};
+use super::ids::{DeviceId, JobName, RunId, Session, Tag};
 use super::limits::Resources;
 use super::time::utc;
 
@@ -73,6 +73,7 @@ impl Beat {
             left: false,
             lease_ms: default_lease_ms(),
             low_on: None,
+            unknown: vec![],
             problems: vec![],
         }
     }
@@ -139,6 +140,9 @@ pub struct Beat {
     /// What Common's file system has too little of for it to take new work, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub low_on: Option<String>,
+    /// Jobs that it does not know and that something on the volume names, as it found when it looked at `Programs/` last; at most 256.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unknown: Vec<JobName>,
     /// What hinders it, in sentences for people.
     #[serde(default)]
     pub problems: Vec<String>,

@@ -277,6 +277,9 @@ pub struct JobMark {
     /// A daemon or an idle job rests after its last run.
     #[serde(default, skip_serializing_if = "is_false")]
     pub rests: bool,
+    /// Since when no living device knows the job: it is forgotten once that is as long ago as results are kept.
+    #[serde(with = "utc_opt", default, skip_serializing_if = "Option::is_none")]
+    pub gone_at: Option<DateTime<Utc>>,
     /// The newest run that was claimed, by its own time; kept only where `after` needs it.
     #[serde(with = "utc_opt", default, skip_serializing_if = "Option::is_none")]
     pub last_run_at: Option<DateTime<Utc>>,

@@ -15,7 +15,7 @@ use crate::model::state::{CHAIN_LENGTH, REBUILD_STEP, SCHEMA, State};
 use crate::model::time::Moment;
 use crate::volume::atomic::{Temporary, discard, stage, write_over};
 use crate::volume::disk::{Disk, Guard};
-use crate::volume::layout::{Layout, is_hidden};
+use crate::volume::layout::{CORRUPT, Layout, is_hidden};
 use crate::volume::revisions::{self, HEAD, STATE_LIMIT};
 use crate::volume::{self, Context, found, heartbeat};
 
@@ -474,7 +474,7 @@ impl Store {
 
     fn keep_damaged(&mut self, now: Moment, why: &str) -> Result<(), volume::Error> {
         let path = self.layout.state();
-        let kept = path.with_file_name(format!("state.json.corrupt-{}", crate::model::ids::stamp(now.wall)));
+        let kept = path.with_file_name(format!("{CORRUPT}{}", crate::model::ids::stamp(now.wall)));
         self.disk.rename_new(&path, &kept).on("keep the damaged", &path)?;
         self.notices.push(format!("state.json is damaged ({why}): it is kept as {}", kept.display()));
         Ok(())

@@ -15,7 +15,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
 
 use super::disk::{Disk, Kind};
-use super::layout::{Layout, is_hidden};
+use super::layout::{CORRUPT, Layout, is_hidden};
 use super::results::days_in;
 use super::{Context, Error, found, keys, revisions};
 use crate::model::config::KEY_KEPT;
@@ -199,6 +199,7 @@ struct Round<'a> {
 impl Round<'_> {
     /// `None`: it was asked to stop.
     fn work(&mut self) -> Option<()> {
+        self.remove_corrupt()?;
         let mut folders = self.folders();
         for folder in &mut folders {
             self.remove_old(folder)?;
@@ -208,6 +209,27 @@ impl Round<'_> {
         }
         if let Err(error) = self.remove_empty(&folders) {
             self.tally.fail(error);
+        }
+        Some(())
+    }
+
+    /// Removes copies of the state that could not be read and were set aside, once they are old.
+    fn remove_corrupt(&mut self) -> Option<()> {
+        let common = self.layout.common.clone();
+        let keep = TimeDelta::from_std(self.terms.keep).unwrap_or(TimeDelta::MAX);
+        for name in self.names(&common) {
+            if (self.stop)() {
+                return None;
+            }
+            if !name.to_string_lossy().starts_with(CORRUPT) {
+                continue;
+            }
+            let path = common.join(name);
+            let looked = found(self.disk.stat(&path)).on("look at", &path);
+            let meta = self.noted(looked).flatten();
+            if let Some(meta) = meta.filter(|meta| self.terms.now - meta.modified() >= keep) {
+                self.remove(&path, meta.id.size);
+            }
         }
         Some(())
     }

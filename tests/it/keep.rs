@@ -125,6 +125,16 @@ fn later(turn: &Turn) -> Duration {
 }
 
 #[test]
+fn a_damaged_copy_of_the_state_goes_like_everything_else() {
+    let bed = Bed::new();
+    let [old, young] = ["20260101T000000000Z", "20261101T000000000Z"].map(|at| format!("state.json.corrupt-{at}"));
+    bed.put(&old, "{", 31 * DAY);
+    bed.put(&young, "{", 29 * DAY);
+    assert_eq!(done(bed.round(&bed.terms())).files, 1);
+    assert!(!bed.path(&old).exists() && bed.path(&young).exists() && bed.path("state.json").exists());
+}
+
+#[test]
 fn what_was_kept_long_enough_goes_and_the_rest_stays() {
     let bed = Bed::new();
     bed.state(&json!({

@@ -21,6 +21,7 @@ mod jobs;
 mod keep;
 mod limits;
 mod rotation;
+mod rules;
 mod schedules;
 mod schemas;
 mod secrets;

@@ -61,11 +61,13 @@ impl Volume {
 
     pub(crate) fn command(&self, verb: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_orchestrator"));
-        command.args(verb).arg("--common").arg(self.path("Common")).arg("--programs").arg(self.path("Programs"));
+        command.args(verb).arg("--common").arg(self.path("Common"));
         let own = |name: &str| name.starts_with("DEVICE_") || matches!(name, "AIOS_COMMON" | "AIOS_PROGRAMS");
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(own)) {
             command.env_remove(name);
         }
+        // A device may be given another folder of jobs, as an option.
+        command.env("AIOS_PROGRAMS", self.path("Programs"));
         // What an engine adds is tested in tests/container.
         command.env("DOCKER_HOST", "none").env("AIOS_HTTP", "none");
         // Devices leave the terminal that the tests were started on, and get no process between.

@@ -182,3 +182,24 @@ fn what_comes_first_by_its_priority_is_not_held_up() {
     device.waits("urgent", Cause::Trigger);
     assert_eq!(device.claims(), ["urgent"]);
 }
+
+#[test]
+fn a_changed_definition_ends_a_backoff() {
+    let mut device = Device::new(1, &JOBS);
+    let run = device.waits("small", Cause::Trigger);
+    let (entry, _) = device.seen.queue.all().next().unwrap();
+    let (entry, fresh) = (Arc::clone(entry), entry.key.clone());
+    device.seen.queue.remove(&fresh);
+    let not_before = Some(device.seen.now.wall + Duration::from_secs(300));
+    let key = FileKey { source: Source::Waiting, name: "waits".into() };
+    let entry = Arc::new(Entry { key, not_before, attempt: 2, was_started: true, ..(*entry).clone() });
+    device.seen.queue_up(entry, device.seen.now);
+    let changed = |device: &mut Device, job: &str| {
+        device.seen.end_backoff([JobName::new(job).unwrap()].into(), device.seen.now);
+    };
+    changed(&mut device, "large");
+    assert_eq!(device.claims(), [""; 0]);
+    changed(&mut device, "small");
+    assert_eq!(device.claims(), ["small"]);
+    assert_eq!(device.state.runs[&run].attempt, 2);
+}
