@@ -450,10 +450,15 @@ impl Device {
             return Vec::new();
         }
         let keep = self.parts.config.keep;
-        let marked =
-            gone_jobs(self.store.state(), &self.seen.catalog, keep, now.wall).map(|(name, _)| name.clone());
+        let marked = gone_jobs(self.store.state(), &self.seen.catalog, keep, now.wall).map(|(name, _)| name.clone());
         let mut named = BTreeSet::new();
-        self.seen.queue.unknown_jobs().chain(marked).filter(|name| named.insert(name.clone())).take(UNKNOWN_JOBS).collect()
+        self.seen
+            .queue
+            .unknown_jobs()
+            .chain(marked)
+            .filter(|name| named.insert(name.clone()))
+            .take(UNKNOWN_JOBS)
+            .collect()
     }
 
     /// Looks at what the attempts of dead devices left behind; `true`: there is something new to decide on.

@@ -51,7 +51,8 @@ fn planned(state: &State, jobs: &[&str], lacking: Option<&[&str]>, changed: &[&s
         catalog.jobs.insert(name(text), job(text, ""));
     }
     let now = Moment { boot: Duration::from_secs(2), wall: at(seconds) };
-    let mut seen = Observation::new(me(), String::new(), Duration::from_secs(15), Moment { boot: Duration::ZERO, ..now });
+    let mut seen =
+        Observation::new(me(), String::new(), Duration::from_secs(15), Moment { boot: Duration::ZERO, ..now });
     for count in 1..=2 {
         let unknown = |names: &[&str]| names.iter().map(|text| name(text)).collect();
         let other = lacking.map(|names| Beat { unknown: unknown(names), ..Beat::example("other", 2, count) });
