@@ -217,12 +217,11 @@ impl Round<'_> {
     fn remove_corrupt(&mut self) -> Option<()> {
         let common = self.layout.common.clone();
         let keep = TimeDelta::from_std(self.terms.keep).unwrap_or(TimeDelta::MAX);
-        for name in self.names(&common) {
+        let mut names = self.names(&common);
+        names.retain(|name| name.to_string_lossy().starts_with(CORRUPT));
+        for name in names {
             if (self.stop)() {
                 return None;
-            }
-            if !name.to_string_lossy().starts_with(CORRUPT) {
-                continue;
             }
             let path = common.join(name);
             let looked = found(self.disk.stat(&path)).on("look at", &path);

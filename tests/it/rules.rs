@@ -45,6 +45,7 @@ fn it_says_which_run_waits_for_which() {
     volume.drop_trigger("long.json", "{\"job\": \"long\"}");
     volume.wait("the long one runs", |volume| volume.holder("long").is_some());
     volume.drop_trigger("large.json", "{\"job\": \"large\"}");
+    volume.wait("the large one waits", |volume| waiting(volume).len() == 1);
     volume.drop_trigger("small.json", "{\"job\": \"small\"}");
     volume.wait("both say so", |volume| {
         let waiting = waiting(volume);
