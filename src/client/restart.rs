@@ -36,9 +36,12 @@ pub fn restart(client: &Client, wanted: &dyn Fn(&JobName, bool) -> bool) -> Resu
             asked.clear();
             let new = requests(client, state, wanted, &mut asked);
             state.requests.extend(new);
-            let resting = state.jobs.iter_mut().filter(|(name, mark)| mark.rests && wanted(name, false));
-            let ended = resting.map(|(_, mark)| mark.rests = false).count();
-            !asked.is_empty() || ended > 0
+            let resting = state.jobs.iter().filter(|(name, mark)| mark.rests && wanted(name, false));
+            let resting: Vec<JobName> = resting.map(|(name, _)| name.clone()).collect();
+            for name in &resting {
+                state.jobs.update(name, |mark| mark.rests = false);
+            }
+            !asked.is_empty() || !resting.is_empty()
         })
     })?;
     due_now(client, wanted, &mut asked)?;

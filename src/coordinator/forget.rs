@@ -45,7 +45,7 @@ impl Device {
         match self.store.change(now, &mut |state| state.forget(device)) {
             Ok(_) => {}
             Err(Refused::Volume(error)) => return Err(error),
-            Err(Refused::Busy | Refused::Raced | Refused::NewerSchema { .. }) => return Ok(false),
+            Err(Refused::Busy | Refused::Raced | Refused::Newer(_)) => return Ok(false),
         }
         found(disk.remove(&path)).on("remove", &path).map(|removed| removed.is_some())
     }

@@ -202,7 +202,7 @@ impl Liveness {
     #[must_use]
     pub fn none_knows(&self, job: &JobName, me: &DeviceId, since: Duration, now: Duration) -> bool {
         let lacks =
-            |peer: &Peer| peer.moved_before.is_some_and(|moved| moved > since) && peer.beat.unknown.contains(job);
+            |peer: &Peer| peer.beaten_before.is_some_and(|beaten| beaten > since) && peer.beat.unknown.contains(job);
         self.is_known(me) && self.alive(now).filter(|peer| peer.beat.device != *me).all(lacks)
     }
 

@@ -53,6 +53,12 @@ impl Marks {
         }
     }
 
+    /// Forgets a job.
+    pub fn remove(&mut self, job: &JobName) {
+        self.all.remove(job);
+        self.telling.remove(job);
+    }
+
     /// Returns in order what differs from an older revision. What both share is not looked at.
     #[must_use]
     pub fn differences<'a>(&'a self, older: &'a Self) -> Vec<Difference<'a, JobName, JobMark>> {

@@ -247,9 +247,9 @@ fn a_run_whose_file_is_there_has_not_vanished() {
         let run = RunId::new(chrono::DateTime::UNIX_EPOCH, 1);
         let mut vanishes = || {
             let plan = || {
-                let mut plan = list(1);
-                plan.changes[0].moves.push(Move::Absent { run: run.clone() });
-                plan
+                let mut change = listing(1);
+                change.moves.push(Move::Absent { run: run.clone() });
+                Plan { changes: vec![change].into(), ..Plan::default() }
             };
             store.transact(now(), &mut |_| plan()).unwrap().failed[0].is_none()
         };

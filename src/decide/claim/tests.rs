@@ -54,7 +54,7 @@ impl Device {
     }
 
     fn plan(&self) -> Plan {
-        let mut plan = Plan::default();
+        let mut plan = Plan::on(&self.state);
         claim(&self.state, &self.seen, &mut plan);
         plan
     }
@@ -63,7 +63,7 @@ impl Device {
     fn claims(&mut self) -> Vec<String> {
         let plan = self.plan();
         self.state = plan.apply(&self.state, &self.seen.me, |_| true);
-        for change in &plan.changes {
+        for change in plan.changes.iter() {
             let Matter::Claimed(entry) = &change.matter else { continue };
             self.seen.queue.remove(&entry.key);
         }
@@ -71,7 +71,8 @@ impl Device {
     }
 
     fn ends(&mut self, run: &RunId) {
-        self.state.runs.remove(run).unwrap();
+        assert!(self.state.runs.contains_key(run));
+        self.state.runs.remove(run);
     }
 
     /// A daemon of another job holds so many slots of a device.
@@ -191,7 +192,7 @@ fn a_changed_definition_ends_a_backoff() {
     let (entry, fresh) = (Arc::clone(entry), entry.key.clone());
     device.seen.queue.remove(&fresh);
     let not_before = Some(device.seen.now.wall + Duration::from_secs(300));
-    let key = FileKey { source: Source::Waiting, name: "waits".into() };
+    let key = FileKey { source: Source::Waiting, name: std::ffi::OsStr::new("waits").into() };
     let entry = Arc::new(Entry { key, not_before, attempt: 2, was_started: true, ..(*entry).clone() });
     device.seen.queue_up(entry, device.seen.now);
     let changed = |device: &mut Device, job: &str| {
@@ -201,5 +202,5 @@ fn a_changed_definition_ends_a_backoff() {
     assert_eq!(device.claims(), [""; 0]);
     changed(&mut device, "small");
     assert_eq!(device.claims(), ["small"]);
-    assert_eq!(device.state.runs[&run].attempt, 2);
+    assert_eq!(device.state.runs.get(&run).unwrap().attempt, 2);
 }
