@@ -55,7 +55,7 @@ pub(crate) struct Machine {
     /// It hears of no changes but by looking into every file again and again.
     polls: bool,
     /// From then on it is away for ever.
-    gone_at: Option<Duration>,
+    pub(crate) gone_at: Option<Duration>,
 }
 
 /// The number of lives in one round of numbers: a life's number names its machine in the lowest digits.

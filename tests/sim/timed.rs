@@ -10,6 +10,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
 
 use super::rng::Rng;
+use super::scheduler::Machine;
 use super::world::{File, World};
 
 /// The interval of the job of which no due time may be forgotten, seconds.
@@ -118,11 +119,15 @@ impl Calendar {
             let runs = state["runs"].as_object().into_iter().flatten();
             runs.filter(|(_, held)| held["job"] == job && held["cause"] == "always").count()
         };
+        // A device without slots takes no daemon.
+        let scheduler = world.scheduler.borrow().upgrade();
+        let takes = |machine: &&Machine| machine.slots > 0 && machine.gone_at.is_none();
+        let able = scheduler.map_or(0, |all| all.machines.iter().filter(takes).count().min(2));
         recent("each", EACH)
             && recent("newest", NEWEST)
             && recent("first", 11)
             && open("web") == 2
-            && open("agent") >= 2
+            && open("agent") >= able
     }
 
     /// Invariant 10, and that nothing due is forgotten, once all is quiet. `off`: when everything was turned off.
