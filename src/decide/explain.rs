@@ -240,7 +240,7 @@ fn rest_reason(job: &Job, state: &State, now: Moment) -> Option<String> {
 fn after_reasons(job: &Job, Scene { state, sees, .. }: Scene<'_>) -> Vec<String> {
     let own = state.jobs.get(&job.name).and_then(|mark| mark.last_run_at);
     let is_missing = |name: &&JobName| {
-        let success = state.jobs.get(*name).and_then(|mark| mark.last_success.as_ref());
+        let success = state.jobs.get(name).and_then(|mark| mark.last_success.as_ref());
         success.is_none_or(|success| Some(success.at) <= own)
     };
     let since = own.map_or_else(|| "yet".to_owned(), |own| format!("since its own newest run at {}", rfc3339(own)));
