@@ -14,7 +14,9 @@ impl Device {
         let Device { seen: Observation { queue, me, volume, catalog, spent, .. }, store, agenda, .. } = self;
         agenda.refresh(queue, Ground { now, me, volume, catalog, state: store.state(), quiet });
         // A due time that has had its run is remembered only while it is offered.
-        spent.retain(|run| queue.get(&FileKey { source: Source::Due, name: std::ffi::OsStr::new(run.as_str()).into() }).is_some());
+        spent.retain(|run| {
+            queue.get(&FileKey { source: Source::Due, name: std::ffi::OsStr::new(run.as_str()).into() }).is_some()
+        });
     }
 
     /// Whether this device has had nothing to do for long enough to run idle jobs.

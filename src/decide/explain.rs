@@ -337,8 +337,9 @@ fn room_reason(entry: &Entry, job: &Job, scene: Scene<'_>) -> Option<String> {
         if let Some(reason) = super::space::reason(&able) {
             return Some(reason);
         }
+        let why = if able.iter().all(|device| device.drained) { "is drained" } else { "has 0 slots or is drained" };
         let names: Vec<&str> = able.iter().map(|device| device.device.as_str()).collect();
-        return Some(format!("every device that could take it is drained, or has 0 slots: {}", names.join(", ")));
+        return Some(format!("every device that could take it {why}: {}", names.join(", ")));
     }
     let with_room: Vec<&&&Seen> = taking.iter().filter(|device| device.busy + job.slots <= device.slots).collect();
     if !with_room.is_empty() {

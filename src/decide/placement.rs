@@ -55,8 +55,7 @@ impl<'a> Placement<'a> {
     pub fn new(state: &'a State, seen: &'a Observation) -> Self {
         let me = &seen.me.device;
         let alive = seen.devices.alive(seen.now.boot).map(|peer| &peer.beat);
-        let others: Vec<_> =
-            alive.filter(|beat| beat.device != *me && beat.takes_work()).collect();
+        let others: Vec<_> = alive.filter(|beat| beat.device != *me && beat.takes_work()).collect();
         let of = |device: &DeviceId, slots| {
             let held = state.runs.load(device);
             Load { busy: held.slots, slots, lasting: held.lasting }
