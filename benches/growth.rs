@@ -437,7 +437,7 @@ impl Drop for Another {
 
 /// Watches a heartbeat for a while.
 fn longest_gap(heartbeat: &Path) -> Outcome<f64> {
-    let beat = || Ok::<SystemTime, std::io::Error>(std::fs::metadata(heartbeat)?.modified()?);
+    let beat = || -> std::io::Result<SystemTime> { std::fs::metadata(heartbeat)?.modified() };
     let (until, mut last, mut longest) = (Instant::now() + WATCHED, beat()?, Duration::ZERO);
     while Instant::now() < until {
         thread::sleep(Duration::from_millis(10));

@@ -183,7 +183,7 @@ pub fn mind(state: &State, seen: &Observation, plan: &mut Plan) {
             plan.marks.extend(schedule_of(job).map(|text| (name.clone(), Note::Seen(seen.now.wall, text))));
         }
     }
-    let rests = |name: &&JobName| state.jobs.get(*name).is_some_and(|mark| mark.rests);
+    let rests = |name: &&JobName| state.jobs.get(name).is_some_and(|mark| mark.rests);
     plan.marks.extend(seen.changed.iter().filter(rests).map(|name| (name.clone(), Note::Changed)));
     for name in &seen.fresh {
         let Some(mark) = state.jobs.get(name).filter(|mark| mark.since.is_some()) else { continue };
