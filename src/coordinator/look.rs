@@ -26,7 +26,7 @@ use crate::volume::heartbeat::Beats;
 use crate::volume::inbox::Look;
 use crate::volume::layout::Layout;
 use crate::volume::watch::Dirty;
-use crate::volume::{self, Context, found, heartbeat, rejects, results};
+use crate::volume::{self, Context, found, heartbeat, inbox, rejects, results};
 
 /// How many unknown jobs a heartbeat names at most: it stays small, however many jobs there are.
 const UNKNOWN_JOBS: usize = 256;
@@ -532,6 +532,7 @@ impl Device {
             daemon: known.filter(is_daemon).map(|job| job.digest()),
             executor: executor_of(container),
             held_file: content.is_some(),
+            moved_on: content.is_none() && inbox::has_file(disk, layout, &lease.run)?,
             trigger: trigger.map(Arc::new),
             args,
             kwargs,

@@ -28,6 +28,8 @@ pub struct Evidence {
     pub accepted: Option<Accepted>,
     /// Whether the run's file is in `.running`.
     pub held_file: bool,
+    /// Whether it is there, or in `.waiting`, for a later attempt: its device died after it had moved the file and before it committed that.
+    pub moved_on: bool,
     /// What that file says, if it can be read.
     pub trigger: Option<Arc<Trigger>>,
     /// What it was given, read from the run's file.
@@ -220,7 +222,7 @@ fn lost_outcome(
     let lived = (seen.now.wall - held.claimed_at).to_std().unwrap_or_default();
     let losses = retried_before(held.cause, held.losses, lived) + 1;
     let too_often = losses >= LOSSES_IN_A_ROW;
-    let vanished = !evidence.held_file;
+    let vanished = !evidence.held_file && !evidence.moved_on;
     let may_start_once = held.fail_if_lost && !crate::planted!(RerunOnce);
     let is_final = may_start_once || too_often || cancelled || vanished;
     let end = if cancelled {
@@ -297,6 +299,7 @@ pub fn vanished_outcome(seen: &Observation, lease: &Lease, held: &Held, error: S
     let nothing = Evidence {
         accepted: None,
         held_file: false,
+        moved_on: false,
         trigger: None,
         args: Vec::new(),
         kwargs: Vec::new(),

@@ -1,12 +1,11 @@
 //! The moves of a commit, on the disk. Each may be asked for twice: what already happened is done.
 
-use std::ffi::OsString;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::decide::plan::Move;
 use crate::model::config::TRIGGER_LIMIT;
-use crate::model::entry::{FileId, FileKey, KeySeen, Waiting, parse_running, split_dropped};
+use crate::model::entry::{FileId, FileKey, KeySeen, Waiting, split_dropped};
 use crate::model::ids::{JobName, RunId, Session};
 use crate::model::job::merged_kwargs;
 use crate::model::lease::Lease;
@@ -16,7 +15,7 @@ use crate::volume::atomic::{Temporary, discard, in_folder, link_new, write_new, 
 use crate::volume::disk::{Disk, Kind};
 use crate::volume::layout::Layout;
 use crate::volume::results::{self, staged_path};
-use crate::volume::{self, Context, found, is_absent, keys};
+use crate::volume::{self, Context, found, inbox, is_absent, keys};
 
 /// Why a change did not happen.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +54,7 @@ pub(super) fn perform(
             found(disk.stat(&path)).on("look at", &path)?.map_or(Ok(()), |_| Err(Failure::Gone))
         }
         Move::Absent { run } => {
-            if has_file(disk, layout, run)? {
+            if inbox::has_file(disk, layout, run)? {
                 Err(Failure::Changed)
             } else {
                 Ok(())
@@ -108,17 +107,6 @@ pub(super) fn perform(
             relocate(disk, &layout.entry(from), &layout.duplicate_file(run, stem, first))
         }
     }
-}
-
-/// Returns whether a file in `.waiting` or `.running` is named after a run, whether it can be read or not.
-fn has_file(disk: &dyn Disk, layout: &Layout, run: &RunId) -> Result<bool, volume::Error> {
-    let names = |folder: PathBuf| -> Result<Vec<OsString>, volume::Error> {
-        Ok(found(disk.list(&folder)).on("list", &folder)?.unwrap_or_default())
-    };
-    let waits = |name: &OsString| Waiting::parse(name).is_some_and(|waiting| waiting.run == *run);
-    let runs = |name: &OsString| parse_running(name).is_some_and(|(lease, _)| lease.run == *run);
-    let is_waiting = names(layout.waiting())?.iter().any(waits);
-    Ok(is_waiting || names(layout.running())?.iter().any(runs))
 }
 
 /// Takes a fresh drop. An id that its name carries may well be used already; one that was made here can only clash by chance.

@@ -20,7 +20,7 @@ use crate::decide::agenda::lot_of;
 use crate::decide::lost::Accepted;
 use crate::decide::queue::job_name;
 use crate::model::config::{SETTLE, TRIGGER_LIMIT};
-use crate::model::entry::{Entry, FileId, FileKey, Source, Waiting, split_dropped};
+use crate::model::entry::{Entry, FileId, FileKey, Source, Waiting, parse_running, split_dropped};
 use crate::model::ids::RunId;
 use crate::model::sorted::Sorted;
 use crate::model::time::Moment;
@@ -37,6 +37,19 @@ const QUIET: chrono::TimeDelta = chrono::TimeDelta::seconds(3);
 pub fn is_trigger_name(name: &OsStr) -> bool {
     let bytes = name.as_bytes();
     bytes.ends_with(b".json") && !bytes.starts_with(b".")
+}
+
+/// Returns whether a file in `.waiting` or `.running` is named after a run, whether it can be read or not.
+///
+/// # Errors
+/// What the system said.
+pub fn has_file(disk: &dyn Disk, layout: &Layout, run: &RunId) -> Result<bool, Error> {
+    let names = |folder: &Path| -> Result<Vec<OsString>, Error> {
+        Ok(found(disk.list(folder)).on("list", folder)?.unwrap_or_default())
+    };
+    let waits = |name: &OsString| Waiting::parse(name).is_some_and(|waiting| waiting.run == *run);
+    let runs = |name: &OsString| parse_running(name).is_some_and(|(lease, _)| lease.run == *run);
+    Ok(names(&layout.waiting())?.iter().any(waits) || names(&layout.running())?.iter().any(runs))
 }
 
 /// What a look at one name came to.

@@ -33,6 +33,7 @@ fn evidence() -> Evidence {
     Evidence {
         accepted: None,
         held_file: true,
+        moved_on: false,
         trigger,
         args: Vec::new(),
         kwargs: Vec::new(),
@@ -105,4 +106,18 @@ fn what_does_not_go_on_or_has_ended_is_not_taken_over() {
     assert!(undecided.changes.is_empty() && undecided.look.len() == 1);
     // The same life that does not know of its own attempt any more has lost it.
     assert!(is_lost(&plan(1, Some(evidence()), &[lease()]).0));
+}
+
+#[test]
+fn what_has_moved_on_has_not_vanished() {
+    let end = |moved_on| {
+        let evidence = Evidence { held_file: false, moved_on, ..evidence() };
+        let (plan, _) = plan(2, Some(evidence), &[]);
+        let [change] = &plan.changes[..] else { panic!("{:?}", plan.changes) };
+        let is_final = change.moves.iter().any(|step| matches!(step, Move::Record(outcome) if outcome.is_final));
+        let moves_its_file = change.moves.iter().any(|step| matches!(step, Move::Wait { .. }));
+        (is_final, moves_its_file)
+    };
+    assert_eq!(end(false), (true, false), "its file is nowhere: it cannot go on");
+    assert_eq!(end(true), (false, false), "its file waits for the next attempt already");
 }
