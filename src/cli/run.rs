@@ -295,6 +295,7 @@ fn options(args: &RunArgs, context: &Context) -> Result<Options, Failure> {
             scan: args.scan,
             stop_grace: args.stop_grace,
             poll: args.watch == WatchMode::Poll,
+            remote: crate::volume::os::is_network(&context.client.layout.common),
             limits: Limits { memory: args.default_memory, cpu_millis: args.default_cpus, pids: args.default_pids },
             log_limit: args.log_limit,
             min_free: args.min_free,

@@ -11,7 +11,6 @@ use crate::model::job::command_job_name;
 use crate::model::message::bad_name;
 use crate::model::result::{Cause, pairs};
 use crate::model::trigger::{Json, parse};
-use crate::volume::Context as _;
 use crate::volume::atomic::write_new;
 use crate::volume::os::sync_accepted;
 
@@ -143,7 +142,11 @@ pub fn drop_new(client: &mut Client, stem: &str, bytes: &[u8]) -> Result<(RunId,
         let path = client.layout.triggers().join(&name);
         if write_new(&*client.disk, &mut client.names, &path, bytes)? {
             // What is acknowledged survives a power cut. Devices hear of the file before it is synced.
-            sync_accepted(&client.layout.common, &path).on("sync", &path)?;
+            if let Err(error) = sync_accepted(&client.layout.common, &path) {
+                (client.note)(&format!(
+                    "{name} is dropped, and not synced ({error}): a power cut in the next seconds may take it"
+                ));
+            }
             return Ok((run, name));
         }
     }

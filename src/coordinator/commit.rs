@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Device, figures};
+use super::{Device, TRY_AGAIN, figures};
 use crate::decide::attempts::{LocalAttempt, Phase};
 use crate::decide::catalog::Known;
 use crate::decide::plan::{Change, Matter, plan};
@@ -44,17 +44,20 @@ impl Device {
         self.due.busy_since = None;
         self.solved("lock");
         self.solved("state");
+        let mut more = committed.plan.more || !committed.plan.clashes.is_empty();
         for lease in &committed.plan.fenced {
-            self.supersede(lease);
+            if self.supersede(lease) {
+                more = true;
+            } else {
+                self.come_back(now.boot + TRY_AGAIN);
+            }
         }
-        self.seen.fresh.clear();
-        self.seen.changed.clear();
+        self.note_minded();
         for key in &committed.plan.clashes {
             self.inbox.salt(key);
             self.look_at(key, now);
         }
         self.due.again = super::earlier(self.due.again, committed.plan.later);
-        let mut more = committed.plan.more || !committed.plan.clashes.is_empty() || !committed.plan.fenced.is_empty();
         let changes: Vec<(Change, Option<Failure>)> =
             committed.plan.changes.into_iter().zip(committed.failed).collect();
         for (change, failure) in changes {
@@ -109,7 +112,9 @@ impl Device {
         }
         match (change.matter, failure) {
             (Matter::Settled(lease), None) => self.settled(&lease),
-            (Matter::Settled(lease), Some(Failure::Taken)) => self.supersede(&lease),
+            (Matter::Settled(lease), Some(Failure::Taken)) => {
+                self.supersede(&lease);
+            }
             (Matter::Settled(lease), Some(Failure::Gone)) if self.was_published(&lease) => return true,
             (Matter::Settled(lease), Some(Failure::Gone)) => {
                 if self.store.state().names(&lease, &self.seen.me.device, &self.seen.me.session) {
@@ -215,7 +220,9 @@ impl Device {
         let trigger = self.seen.evidence.remove(lease).and_then(|evidence| evidence.trigger);
         let held = self.store.state().runs.get(&lease.run).cloned();
         if let (Some(trigger), Some(held)) = (trigger, held) {
-            tracing::info!(run = %lease.run, attempt = lease.attempt, "what an earlier life of this device started goes on");
+            if self.seen.found.contains_key(lease) {
+                tracing::info!(run = %lease.run, attempt = lease.attempt, "what an earlier life of this device started goes on");
+            }
             self.hold(&lease.run, held, &trigger);
         }
     }
@@ -226,13 +233,13 @@ impl Device {
         match self.whole_trigger(entry, &held) {
             Ok(trigger) => self.hold(&entry.run, held, &trigger),
             Err(error) => {
-                // Held without being known here: it ends as lost, and its run goes on.
+                // Held without being known here: it is taken up once its file can be read.
                 self.seen.deferred.fail(&entry.run, format!("{error}; hint: {}", error.hint()), self.parts.disk.boot());
             }
         }
     }
 
-    /// Returns the trigger of a claimed entry with its arguments.
+    /// Returns the trigger of a claimed entry with its arguments. Everything else of it stays as it was when it was claimed.
     fn whole_trigger(&self, entry: &Entry, held: &Held) -> Result<Arc<Trigger>, volume::Error> {
         if !entry.is_outline {
             return Ok(Arc::clone(&entry.trigger));
@@ -240,7 +247,8 @@ impl Device {
         let path = self.parts.layout.running_file(&entry.lease(), &held.stem);
         let (bytes, _) = self.parts.disk.read(&path, TRIGGER_LIMIT).on("read", &path)?;
         let read = parse_own(&bytes).map_err(|refusal| std::io::Error::other(refusal.error));
-        Ok(Arc::new(read.on("read", &path)?))
+        let Trigger { args, kwargs, .. } = read.on("read", &path)?;
+        Ok(Arc::new(Trigger { args, kwargs, ..(*entry.trigger).clone() }))
     }
 
     /// Takes an attempt in that the state gives to this device, by the definition in force now.

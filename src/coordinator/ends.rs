@@ -32,7 +32,7 @@ impl Device {
         }
         if let Some(error) = failed {
             self.problem("results", format!("{error}; hint: {}", error.hint()));
-            self.due.again = Some(now.boot + TRY_AGAIN);
+            self.come_back(now.boot + TRY_AGAIN);
         } else if is_any {
             self.solved("results");
         }
@@ -61,7 +61,7 @@ impl Device {
     pub(super) fn hand_back_unstarted(&mut self, lease: &Lease, error: String, now: Moment) {
         let report = Report { goes_on: GoesOn::Anywhere, ..Report::unstarted(Status::Cancelled, error, now.wall) };
         self.seen.attempts.step(lease, Step::Exit(Box::new(report)));
-        self.due.again = Some(now.boot);
+        self.come_back(now.boot);
     }
 
     fn stage(&mut self, lease: &Lease, gone: bool, now: Moment) -> Result<(), volume::Error> {
@@ -85,20 +85,22 @@ impl Device {
             && fits_here(mine, &self.seen.catalog, &self.seen.me)
     }
 
-    /// Keeps what an attempt reported after it had lost its lease.
-    pub(super) fn supersede(&mut self, lease: &Lease) {
-        let Some(ended) = self.seen.attempts.ended(lease) else { return };
+    /// Keeps what an attempt reported after it had lost its lease. `false`: that could not be written.
+    pub(super) fn supersede(&mut self, lease: &Lease) -> bool {
+        let Some(ended) = self.seen.attempts.ended(lease) else { return true };
         let mut outcome = ended.outcome.clone();
         outcome.status = Status::Superseded;
         outcome.is_final = false;
         let Device { parts, seen, names, .. } = self;
-        match supersede(&*parts.disk, &parts.layout, names, &seen.me.session, &outcome) {
+        let kept = supersede(&*parts.disk, &parts.layout, names, &seen.me.session, &outcome);
+        match &kept {
             Ok(()) => {
                 tracing::warn!(run = %lease.run, attempt = lease.attempt, "its lease had gone to another attempt: the result is kept as superseded");
                 self.seen.attempts.remove(lease);
             }
             Err(error) => self.problem("results", format!("{error}; hint: {}", error.hint())),
         }
+        kept.is_ok()
     }
 
     fn report(&mut self, exit: &Exit, now: Moment) -> Report {

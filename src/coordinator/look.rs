@@ -327,7 +327,8 @@ impl Device {
                 return;
             }
         }
-        match self.inbox.scan(&*self.parts.disk, &self.parts.layout, now, self.parts.config.poll) {
+        let (disk, layout, config) = (&*self.parts.disk, &self.parts.layout, &self.parts.config);
+        match self.inbox.scan(disk, layout, now, config.poll, !config.remote) {
             Ok(names) => {
                 self.solved("inbox");
                 for key in names {

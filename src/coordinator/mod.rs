@@ -274,12 +274,12 @@ impl Device {
         // Whose id another session has leaves everything but its own processes to that one.
         if self.end != Some(End::Replaced) {
             self.look_around(now, dirty);
+            let is_beat = self.seen.upkeep;
             self.decide_and_act(now);
             self.watch_quiet(now);
-            if self.seen.upkeep {
+            if is_beat {
                 self.forget_devices(now);
             }
-            self.seen.upkeep = false;
         }
         self.stop_to_leave(now);
         self.sweep(now);
@@ -405,10 +405,7 @@ impl Device {
             let looked = self.look_at_evidence(&plan);
             if plan.is_empty() && plan.fenced.is_empty() && plan.clashes.is_empty() {
                 self.worked_through = self.store.state().revision;
-                if self.store.state().rebuilt.is_none() {
-                    self.seen.fresh.clear();
-                    self.seen.changed.clear();
-                }
+                self.note_minded();
                 self.due.again = earlier(self.due.again, plan.later);
                 self.perform(now);
                 if looked {
@@ -417,7 +414,7 @@ impl Device {
                 return;
             }
             if self.parts.disk.boot() < self.due.commit {
-                self.due.again = earlier(self.due.again, Some(self.due.commit));
+                self.come_back(self.due.commit);
                 return;
             }
             let committed = self.transact(now);
@@ -436,7 +433,17 @@ impl Device {
                 }
             }
         }
-        self.due.again = Some(now.boot);
+        self.come_back(now.boot);
+    }
+
+    /// Notes that a plan was made of what jobs changed, and nothing more is to be done of it.
+    fn note_minded(&mut self) {
+        self.seen.upkeep = false;
+        // A state that is being rebuilt takes no notes of jobs yet.
+        if self.store.state().rebuilt.is_none() {
+            self.seen.fresh.clear();
+            self.seen.changed.clear();
+        }
     }
 
     /// Without its working folder or a free process no program starts, and without room none ends well: what waits is left to others.
@@ -553,13 +560,13 @@ impl Device {
                 // Between 0.2 and 20 ms, the longer the later and the more devices there are, and not in step with others.
                 let shortest = (SHORTEST_RETRY * (1 + self.others())).min(TOGETHER);
                 let jitter = Duration::from_micros(self.names_seed() % 200);
-                self.due.again = Some(now.boot + (waited / 8).clamp(shortest, TOGETHER) + jitter);
+                self.come_back(now.boot + (waited / 8).clamp(shortest, TOGETHER) + jitter);
             }
-            Refused::Raced => self.due.again = Some(now.boot + Duration::from_millis(1)),
+            Refused::Raced => self.come_back(now.boot + Duration::from_millis(1)),
             refused @ Refused::Newer(_) => self.leave_for(End::NewerState(refused.to_string()), now),
             Refused::Volume(error) => {
                 self.problem("state", format!("{error}; hint: {}", error.hint()));
-                self.due.again = Some(now.boot + TRY_AGAIN);
+                self.come_back(now.boot + TRY_AGAIN);
             }
         }
     }
@@ -578,6 +585,11 @@ impl Device {
             (None, Some(session)) => format!("the last who wrote under it was session {session}"),
             (None, None) => "nobody has written under it yet".to_owned(),
         }
+    }
+
+    /// Has the loop make another turn at this time, if not earlier.
+    fn come_back(&mut self, at: Duration) {
+        self.due.again = earlier(self.due.again, Some(at));
     }
 
     /// Notes what hinders the device; it is logged when it is new.

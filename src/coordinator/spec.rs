@@ -52,7 +52,7 @@ impl Device {
         if goes_on && found_as != mine.job.outlives_its_device() {
             // Its definition has changed since that was decided: started now, it would run twice.
             self.seen.attempts.remove(lease);
-            self.due.again = Some(now.boot);
+            self.come_back(now.boot);
             return;
         }
         let (secrets, masker) = match self.look_up_secrets(mine, goes_on) {
@@ -73,7 +73,7 @@ impl Device {
             }
             Err(error) => {
                 self.problem("logs", format!("{error}; hint: {}", error.hint()));
-                self.due.again = Some(now.boot + TRY_AGAIN);
+                self.come_back(now.boot + TRY_AGAIN);
                 return;
             }
         };
@@ -184,7 +184,7 @@ impl Device {
     fn end_unstarted(&mut self, lease: &Lease, error: String, now: Moment) {
         let report = Report::unstarted(Status::Failed, error, now.wall);
         self.seen.attempts.step(lease, Step::Exit(Box::new(report)));
-        self.due.again = Some(now.boot);
+        self.come_back(now.boot);
     }
 }
 

@@ -72,11 +72,11 @@ impl Device {
                 Ok(None) => {
                     tracing::warn!(%job, run = %news.run_id, attempt = news.attempt, "its webhook is not told: the result is gone or damaged");
                     self.seen.told.insert(job.clone(), news.clone());
-                    self.due.again = Some(now.boot);
+                    self.come_back(now.boot);
                 }
                 Err(error) => {
                     self.problem("notify", format!("{error}; hint: {}", error.hint()));
-                    self.due.again = super::earlier(self.due.again, Some(now.boot + TRY_AGAIN));
+                    self.come_back(now.boot + TRY_AGAIN);
                     return;
                 }
             }

@@ -123,6 +123,12 @@ impl Liveness {
             }
         }
         self.unreadable = unreadable.iter().cloned().collect();
+        // Of a device whose file has been gone for so long nothing is known any more.
+        let lease = self.lease;
+        self.peers.retain(|_, peer| {
+            let patience = lease.max(Duration::from_millis(peer.beat.lease_ms));
+            peer.missing_since.is_none_or(|since| now.saturating_sub(since) < patience)
+        });
         for beat in beats {
             let moved = Peer { beat, moved_at: now, beaten_at: now, beaten_before: None, missing_since: None };
             match self.peers.get_mut(&moved.beat.device) {

@@ -16,7 +16,7 @@ use crate::model::job::NATIVE;
 use crate::model::lease::{Lease, Outliving};
 use crate::model::result::{Cause, Outcome, Status};
 use crate::model::state::{Held, SCHEMA, State};
-use crate::model::trigger::{Json, Trigger};
+use crate::model::trigger::{Json, Target, Trigger};
 
 #[cfg(test)]
 mod tests;
@@ -55,6 +55,18 @@ impl Evidence {
             && self.trigger.is_some()
             && self.outlives == Some(found.executor)
             && self.daemon.as_ref().is_none_or(|digest| *digest == found.definition)
+    }
+}
+
+impl Evidence {
+    /// Returns whether the attempt has not begun and can: it has neither a log nor a result, and its file is there and says what it is held
+    /// for.
+    fn can_begin(&self, held: &Held) -> bool {
+        let is_of_job = |trigger: &Arc<Trigger>| match &trigger.target {
+            Target::Job(name) => !held.command && *name == held.job,
+            Target::Command(_) => held.command,
+        };
+        self.held_file && self.log.is_none() && self.accepted.is_none() && self.trigger.as_ref().is_some_and(is_of_job)
     }
 }
 
@@ -128,11 +140,13 @@ pub fn lose(state: &State, seen: &Observation, plan: &mut Plan) {
     }
 }
 
-/// Takes over what an earlier life of this device started and what goes on without it: the same attempt, in this life's name.
+/// Takes over what an earlier life of this device started and what goes on without it: the same attempt, in this life's name. And takes up
+/// what this life has claimed and does not know, because the run's file could not be read then: it was never started.
 fn adopt(seen: &Observation, lease: &Lease, held: &Held, device: &DeviceId, evidence: &Evidence) -> Option<Change> {
     let is_earlier = *device == seen.me.device && held.session.as_ref() != Some(&seen.me.session);
     let goes_on = is_earlier && seen.found.get(lease).is_some_and(|found| evidence.may_go_on(found));
-    goes_on.then(|| Change {
+    let is_own = held.is_held_by(&seen.me.device, &seen.me.session);
+    (goes_on || is_own && evidence.can_begin(held)).then(|| Change {
         matter: Matter::Adopted(lease.clone()),
         run: lease.run.clone(),
         moves: vec![

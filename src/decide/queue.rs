@@ -150,6 +150,9 @@ impl Queue {
         let shared = match self.outlines.get(job) {
             Some(known) if *known == trigger => Arc::clone(known),
             Some(_) | None => {
+                if self.outlines.len() > self.kept.len() {
+                    self.outlines.retain(|_, outline| Arc::strong_count(outline) > 1);
+                }
                 self.outlines.insert(job.clone(), Arc::clone(&trigger));
                 trigger
             }

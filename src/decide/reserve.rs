@@ -7,7 +7,7 @@
 //! - A device could ever fit a run if it lives, takes work, has the tags, and has enough slots beside those that daemons hold.
 //! - The order of turns is that of the run's lot. One turn of each round belongs to no device, so that nothing waits for ever behind a run
 //!   that never finds room.
-//! - A turn lasts 10 s, and each one twice as long as the one before it, up to an hour. In the end a turn is longer than the runs that hold
+//! - A turn lasts 10 s, and each one twice as long as the one before it, up to a day. In the end a turn is longer than the runs that hold
 //!   the slots, and the large run finds its room however many small ones keep coming.
 //!
 //! Nothing of this is written anywhere. Every device computes the same turn from the run, the volume's time and the heartbeats. Devices that
@@ -31,7 +31,7 @@ mod tests;
 /// The length of the first turn.
 const FIRST: Duration = Duration::from_secs(10);
 /// The length of the longest.
-const LONGEST: Duration = Duration::from_secs(3_600);
+const LONGEST: Duration = Duration::from_secs(24 * 3_600);
 
 /// A device that takes work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -17,6 +17,8 @@ pub struct Config {
     pub stop_grace: Duration,
     /// No file events: the scan looks into every file, each time.
     pub poll: bool,
+    /// Common is on a network file system, which may show old dates of folders: the scan lists them each time.
+    pub remote: bool,
     /// What its runs may use where their jobs do not say.
     pub limits: Limits,
     /// The largest log of one attempt, bytes.
@@ -45,6 +47,7 @@ impl Default for Config {
             scan: Duration::from_secs(2),
             stop_grace: Duration::from_secs(5),
             poll: false,
+            remote: false,
             limits: Limits::default(),
             log_limit: 64 << 20,
             min_free: None,

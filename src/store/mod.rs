@@ -14,7 +14,7 @@ use crate::model::device::Me;
 use crate::model::state::{CHAIN_LENGTH, REBUILD_STEP, SCHEMA, State};
 use crate::model::time::Moment;
 use crate::volume::atomic::{Temporary, discard, stage, write_over};
-use crate::volume::disk::{Disk, Guard};
+use crate::volume::disk::{Disk, Guard, Meta};
 use crate::volume::layout::{CORRUPT, Layout, is_hidden};
 use crate::volume::revisions::{self, HEAD, STATE_LIMIT};
 use crate::volume::{self, Context, found, heartbeat};
@@ -502,12 +502,18 @@ impl Store {
             Some(_) => found(self.disk.read(&path, STATE_LIMIT)).on("read", &path)?,
             None => None,
         };
-        let copy = read.map_or(Ok(Loaded::Missing), |(bytes, _)| parse(&bytes))?;
-        let Some(newest) = revisions::newest(&*self.disk, &self.layout)? else { return Ok(Some(copy)) };
+        let copy = read.as_ref().map_or(Ok(Loaded::Missing), |(bytes, _)| parse(bytes));
+        let Some(newest) = revisions::newest(&*self.disk, &self.layout)? else { return copy.map(Some) };
+        let is_copy = |(bytes, _): &(Vec<u8>, Meta)| revision_of(bytes).is_some_and(|revision| revision <= newest);
         match copy {
-            Loaded::New(state, head) if state.revision >= newest => Ok(Some(Loaded::New(state, head))),
-            Loaded::Damaged(why, _) => self.load_revision(newest, Some(why)),
-            Loaded::New(..) | Loaded::Same | Loaded::Ahead(..) | Loaded::Missing => self.load_revision(newest, None),
+            Ok(Loaded::New(state, head)) if state.revision >= newest => Ok(Some(Loaded::New(state, head))),
+            Ok(Loaded::Damaged(why, _)) => self.load_revision(newest, Some(why)),
+            Ok(Loaded::New(..) | Loaded::Same | Loaded::Ahead(..) | Loaded::Missing) => {
+                self.load_revision(newest, None)
+            }
+            // If a newer program wrote it, the revision says so too; else the copy was damaged.
+            Err(Refused::Newer(why)) if read.as_ref().is_some_and(is_copy) => self.load_revision(newest, Some(why)),
+            Err(refused) => Err(refused),
         }
     }
 
@@ -590,6 +596,15 @@ fn parse(bytes: &[u8]) -> Result<Loaded, Refused> {
         }
         Err(error) => Ok(Loaded::Damaged(error.to_string(), 1)),
     }
+}
+
+/// Returns the revision of a state, whatever else it says.
+fn revision_of(bytes: &[u8]) -> Option<u64> {
+    #[derive(serde::Deserialize)]
+    struct Numbered {
+        revision: u64,
+    }
+    serde_json::from_slice::<Numbered>(bytes).ok().map(|numbered| numbered.revision)
 }
 
 /// Returns whether a state could not be read because of a word that a newer program has put into it: a cause, a status, a request.

@@ -134,12 +134,7 @@ fn take_fresh(
 /// Looks whether an attempt that was just taken has its end already, because a device that was slow has made the run's file anew, or
 /// whether the run has ended without it. Then only what follows from that end is missing, and nothing is claimed.
 fn take_up_end(disk: &dyn Disk, layout: &Layout, job: &JobName, lease: &Lease, stem: &str) -> Result<(), Failure> {
-    let without = Lease { attempt: 0, ..lease.clone() };
-    let ended = match results::read(disk, &layout.result(job, lease))? {
-        Some(outcome) => Some(outcome),
-        None => results::read(disk, &layout.result(job, &without))?,
-    };
-    let Some(outcome) = ended else { return Ok(()) };
+    let Some(outcome) = end_of(disk, layout, job, lease)? else { return Ok(()) };
     if outcome.is_final {
         retire(disk, layout, lease, stem, outcome.cause.is_dropped())?;
     } else {
@@ -148,6 +143,19 @@ fn take_up_end(disk: &dyn Disk, layout: &Layout, job: &JobName, lease: &Lease, s
         relocate(disk, &layout.running_file(lease, stem), &layout.waiting_file(&next))?;
     }
     Err(Failure::Gone)
+}
+
+/// Returns the result of an attempt, or else the one that ended its run: without an attempt, or with an earlier one whose device died
+/// after it had moved the run's file for the next.
+fn end_of(disk: &dyn Disk, layout: &Layout, job: &JobName, lease: &Lease) -> Result<Option<Outcome>, volume::Error> {
+    let without = Lease { attempt: 0, ..lease.clone() };
+    for ended in [lease, &without] {
+        let outcome = results::read(disk, &layout.result(job, ended))?;
+        if outcome.is_some() {
+            return Ok(outcome);
+        }
+    }
+    Ok(results::last_before(disk, layout, job, lease)?.filter(|outcome| outcome.is_final))
 }
 
 /// Makes the log of an attempt, so that no device can start it any more.

@@ -80,7 +80,7 @@ pub struct Inbox {
     salts: BTreeMap<FileKey, u32>,
     ignored: BTreeMap<OsString, Duration>,
     /// The folders as they were when they were listed last, if nothing had come or gone shortly before.
-    listed: BTreeMap<Source, FileId>,
+    listed: BTreeMap<Source, (FileId, DateTime<Utc>)>,
     /// The newest content, if it is short: of a burst of equal files one copy is kept.
     newest: Option<(Vec<u8>, Arc<Trigger>)>,
 }
@@ -89,7 +89,8 @@ impl Inbox {
     /// Lists both folders, and returns in order the names that must be looked at: those that came, those that have gone, and those that
     /// could not be taken yet. `deep`: all names, where no event would tell of a change.
     ///
-    /// A folder in which nothing came or went since it was listed is not listed again.
+    /// A folder in which nothing came or went since it was listed is not listed again, if dates can be trusted: a network file system may
+    /// show old ones for a minute.
     ///
     /// # Errors
     /// What the system said.
@@ -99,17 +100,18 @@ impl Inbox {
         layout: &Layout,
         now: Moment,
         deep: bool,
+        trusts_dates: bool,
     ) -> Result<BTreeSet<FileKey>, Error> {
         let mut to_look: BTreeSet<FileKey> = self.unsettled.keys().chain(self.unreadable.keys()).cloned().collect();
         for source in [Source::Inbox, Source::Waiting] {
             let folder = layout.source(source);
             let dated = disk.stat(&folder).on("look at", &folder)?;
-            if !deep && self.listed.get(&source) == Some(&dated.id) {
+            if !deep && trusts_dates && self.listed.get(&source) == Some(&(dated.id, dated.changed)) {
                 continue;
             }
             self.list(disk, layout, source, now, deep, &mut to_look)?;
             if is_quiet(&dated, now) {
-                self.listed.insert(source, dated.id);
+                self.listed.insert(source, (dated.id, dated.changed));
             } else {
                 self.listed.remove(&source);
             }

@@ -285,16 +285,17 @@ pub fn sync(path: &Path) -> io::Result<()> {
     Ok(rustix::fs::syncfs(File::open(path)?)?)
 }
 
-/// Writes a file that was just accepted, and its name, to the disk. Where a device has taken it meanwhile, everything of the file system
-/// that `common` is on is written.
+/// Writes a file that was just accepted, and its name, to the disk. Where a device takes it meanwhile, everything of the file system that
+/// `common` is on is written.
 ///
 /// # Errors
 /// As the system says.
 pub fn sync_accepted(common: &Path, path: &Path) -> io::Result<()> {
-    match File::open(path) {
-        Ok(file) => file.sync_all().and_then(|()| path.parent().map_or(Ok(()), sync_folder)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => sync(common),
-        Err(error) => Err(error),
+    let written = File::open(path).and_then(|file| file.sync_all());
+    match written.and_then(|()| path.parent().map_or(Ok(()), sync_folder)) {
+        Ok(()) if fs::symlink_metadata(path).is_ok() => Ok(()),
+        // It has another name by now, or this file system writes no single folder.
+        Ok(()) | Err(_) => sync(common),
     }
 }
 

@@ -19,7 +19,7 @@ const BUDGET: [(&str, &[&str], usize); 11] = [
     ("writes", &["write", "pwrite64", "writev"], 8),
     ("moves and names", &["rename", "renameat", "renameat2", "link", "linkat", "unlink", "unlinkat"], 9),
     ("locks", &["flock"], 4),
-    ("syncs", &["fsync", "fdatasync", "sync_file_range"], 0),
+    ("syncs", &["fsync", "fdatasync", "sync_file_range", "syncfs", "sync"], 0),
     ("new processes and threads", &["clone", "clone3", "fork", "vfork"], 1),
     ("new memory", &["mmap", "munmap", "brk", "mremap", "madvise"], 6),
     ("limits", &["prlimit64", "setrlimit"], 10),

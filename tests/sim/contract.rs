@@ -11,10 +11,10 @@ use std::time::Duration;
 use aios::coordinator::open_volume;
 use aios::decide::plan::{Change, Matter, Move, Plan};
 use aios::model::device::Me;
-use aios::model::entry::Waiting;
+use aios::model::entry::{FileKey, Source, Waiting};
 use aios::model::ids::{DeviceId, JobName, RunId, Session};
 use aios::model::lease::Lease;
-use aios::model::result::Cause;
+use aios::model::result::{Cause, Outcome};
 use aios::model::state::Held;
 use aios::model::time::Moment;
 use aios::store::{Refused, Store};
@@ -263,6 +263,62 @@ fn a_run_whose_file_is_there_has_not_vanished() {
             a.remove(&path).unwrap();
         }
         assert!(vanishes());
+    });
+}
+
+#[test]
+fn a_run_that_an_earlier_attempt_has_ended_is_not_claimed() {
+    both(|root, (a, _)| {
+        let layout = layout(root);
+        a.create(&layout.volume_id(), b"v\n").unwrap();
+        let mut store = store(root, a, "a", 1);
+        let change = listing(1);
+        let ended = Lease { run: change.run.clone(), attempt: 1 };
+        let outcome = serde_json::json!({
+            "schema": 1, "run_id": ended.run, "job": "j", "attempt": 1, "device": "a", "executor": "native", "cause": "trigger",
+            "trigger": "j.json", "args": [], "kwargs": {}, "priority": 0, "status": "lost", "final": true, "exit_code": null,
+            "signal": null, "error": null, "result": null, "result_error": null, "created_at": "1970-01-01T00:00:00.000Z",
+            "claimed_at": null, "started_at": null, "finished_at": "1970-01-01T00:00:01.000Z", "duration_ms": null,
+            "usage": null, "log": null, "log_truncated": false,
+        });
+        let outcome: Outcome = serde_json::from_value(outcome).unwrap();
+        let record = Change { moves: vec![Move::Record(Box::new(outcome))], ..change.clone() };
+        let plan = |change: Change| Plan { changes: vec![change].into(), ..Plan::default() };
+        assert!(store.transact(now(), &mut |_| plan(record.clone())).unwrap().failed[0].is_none());
+        let waiting =
+            Waiting { not_before: ended.run.time(), run: ended.run.clone(), attempt: 2, stem: "j".to_owned() };
+        let path = layout.waiting_file(&waiting);
+        a.make_folders(path.parent().unwrap()).unwrap();
+        a.create(&path, b"{\"job\":\"j\"}").unwrap();
+        let from = FileKey { source: Source::Waiting, name: path.file_name().unwrap().into() };
+        let lease = Lease { attempt: 2, ..ended };
+        let (expect, stem) = (a.stat(&path).unwrap().id, "j".to_owned());
+        let take =
+            Move::Take { from, expect, lease: lease.clone(), stem, job: JobName::new("j").unwrap(), fresh: false };
+        let claim = Change { moves: vec![take], ..change };
+        assert!(store.transact(now(), &mut |_| plan(claim.clone())).unwrap().failed[0].is_some(), "it is over");
+        assert!(
+            a.stat(&path).is_err() && a.stat(&layout.running_file(&lease, "j")).is_err(),
+            "its trigger is put away"
+        );
+    });
+}
+
+#[test]
+fn a_wrong_word_in_the_copy_is_damage_where_the_revision_is_whole() {
+    both(|root, (a, b)| {
+        a.create(&layout(root).volume_id(), b"v\n").unwrap();
+        store(root, a, "a", 1).transact(now(), &mut |_| list(1)).unwrap();
+        let path = layout(root).state();
+        let (bytes, _) = a.read(&path, 1 << 20).unwrap();
+        let text = String::from_utf8(bytes).unwrap();
+        let wrong = text.replacen("\"cause\":\"trigger\"", "\"cause\":\"trjgger\"", 1);
+        assert_ne!(text, wrong);
+        a.remove(&path).unwrap();
+        a.create(&path, wrong.as_bytes()).unwrap();
+        let mut other = store(root, b, "b", 2);
+        other.transact(now(), &mut |_| list(2)).unwrap();
+        assert_eq!((other.state().revision, other.state().runs.len()), (2, 2));
     });
 }
 

@@ -121,3 +121,18 @@ fn what_has_moved_on_has_not_vanished() {
     assert_eq!(end(false), (true, false), "its file is nowhere: it cannot go on");
     assert_eq!(end(true), (false, false), "its file waits for the next attempt already");
 }
+
+#[test]
+fn what_this_life_claimed_and_could_not_read_is_taken_up() {
+    let unstarted = || Evidence { log: None, ..evidence() };
+    let is_taken_up = |session, evidence| {
+        let (plan, _) = plan(session, Some(evidence), &[]);
+        matches!(&plan.changes[..], [Change { matter: Matter::Adopted(_), .. }])
+    };
+    assert!(is_taken_up(1, unstarted()));
+    assert!(!is_taken_up(1, evidence()), "it was started");
+    assert!(!is_taken_up(1, Evidence { held_file: false, ..unstarted() }), "its file is gone");
+    assert!(!is_taken_up(2, unstarted()), "an earlier life may have started it without a word");
+    let of_other = Some(Arc::new(parse(b"{\"job\": \"k\"}").unwrap()));
+    assert!(!is_taken_up(1, Evidence { trigger: of_other, ..unstarted() }), "its file says another job");
+}
