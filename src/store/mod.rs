@@ -223,9 +223,12 @@ impl Store {
         if failed.iter().any(Option::is_some) {
             discard(&*self.disk, &staged);
             next = plan.apply(&self.state, &self.me, |index| failed[index].is_none());
-            if !rebuilt && self.state.says_the_same(&next) && !crate::planted!(CommitNothing) {
-                return Ok(Committed { plan, failed });
-            }
+        }
+        if !rebuilt && self.state.says_the_same(&next) && !crate::planted!(CommitNothing) {
+            discard(&*self.disk, &staged);
+            return Ok(Committed { plan, failed });
+        }
+        if failed.iter().any(Option::is_some) {
             (staged, head) = self.stage(&next)?;
         }
         self.publish(next, &staged, head, &hold)?;
