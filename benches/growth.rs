@@ -59,7 +59,7 @@ mod volume;
 #[path = "pipeline/watch.rs"]
 mod watch;
 
-/// What can go wrong here is only ever told to a person.
+/// Errors here are only ever told to a person.
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
 /// Something died, hung or gave a wrong result.
@@ -80,16 +80,16 @@ const BEAT: Duration = Duration::from_secs(2);
 /// The session of a device that is only played.
 const SESSION: &str = "0123456789abcdef";
 
-/// How long devices are left alone before anything is measured.
+/// The time for which devices are left alone before anything is measured.
 const QUIET: Duration = Duration::from_secs(2);
 
-/// How long after the last change nothing more is to be looked at.
+/// The time after the last change from which a device looks at nothing more.
 const SETTLED: Duration = Duration::from_secs(8);
 
 /// For how long what waits, or beats, is watched.
 const WATCHED: Duration = Duration::from_secs(10);
 
-/// What grows, and the same figure before and after.
+/// A row: what grows, and the same figure before and after.
 struct Growth {
     measure: &'static str,
     what: &'static str,
@@ -178,7 +178,7 @@ const GROWTHS: [Growth; 9] = [
 #[derive(Debug, Parser)]
 #[command(name = "growth")]
 struct Options {
-    /// What to measure [default: everything]
+    /// The rows to measure [default: all]
     #[arg(value_name = "MEASURE", value_parser = PossibleValuesParser::new(MEASURES), ignore_case = true)]
     measures: Vec<String>,
     /// A tenth of the size and fewer rounds: a look, not a verdict
@@ -231,13 +231,13 @@ fn harness() -> Outcome<ExitCode> {
     Ok(report.exit_code())
 }
 
-/// What a device needs while much waits and nothing can start.
+/// The memory and processor time of a device while much waits and nothing can start.
 struct Waiting {
     mib: f64,
     cpu: f64,
 }
 
-/// Where and at which size is measured.
+/// The place and the size of a measurement.
 struct Bench {
     place: Place,
     quick: bool,

@@ -42,7 +42,7 @@ pub(crate) struct Seat {
     pub slots: Option<usize>,
     /// Whether others work on the same volume.
     pub shared: bool,
-    /// What else the product is told on its command line.
+    /// More options for the product's command line.
     pub options: &'static [&'static str],
 }
 

@@ -68,7 +68,7 @@ impl Options {
         self.measures.is_empty() || any_of.iter().any(asked)
     }
 
-    /// What the report is about.
+    /// The subject of the report.
     pub(crate) fn subject(&self) -> Subject {
         let options = json!({"quick": self.quick, "long": self.long, "self_check": self.self_check});
         Subject { measures: &MEASURES, sides: ["floor", "product"], rounds: self.rounds(), options }

@@ -178,16 +178,16 @@ impl Row {
     }
 }
 
-/// What a report is about.
+/// The subject of a report.
 #[derive(Debug)]
 pub(crate) struct Subject {
     /// Every measure, in the order in which they are shown.
     pub measures: &'static [&'static str],
-    /// What is compared with what.
+    /// The two sides of the comparison.
     pub sides: [&'static str; 2],
-    /// How often everything was measured.
+    /// The number of rounds.
     pub rounds: u32,
-    /// How it was measured.
+    /// The method.
     pub options: Value,
 }
 

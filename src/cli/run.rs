@@ -93,7 +93,7 @@ pub(super) struct RunArgs {
     /// How many bytes of them are kept; the oldest go first [default: no limit].
     #[arg(long, value_parser = size, value_name = "SIZE")]
     keep_bytes: Option<u64>,
-    /// How long after it has left or died a device is forgotten, with what waits for it alone; at least twice the lease; 0: never.
+    /// Forgets a device this long after it has left or died, with what waits for it alone; at least twice the lease; 0: never.
     #[arg(long, default_value = "1d", value_parser = duration_or_never, value_name = "D")]
     forget_after: Duration,
     /// How often the volume is backed up into Common/Backups, by one device for all; at least 1s [default: never].

@@ -22,7 +22,7 @@ pub struct Row {
     pub device: DeviceId,
     /// Whether it lives.
     pub alive: bool,
-    /// Whether its process lives all the same, on this machine, and its heartbeat stands still.
+    /// Its process lives on this machine, and its heartbeat stands still.
     pub silent: bool,
     /// It has left by itself.
     pub left: bool,

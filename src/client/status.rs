@@ -231,7 +231,7 @@ pub fn of_devices(devices: &[Device], state: &State) -> Vec<String> {
     problems
 }
 
-/// What is wrong with daemons.
+/// Returns the problems of daemons.
 #[must_use]
 pub fn of_daemons(client: &Client, catalog: &Catalog, devices: &[Device], state: &State) -> Vec<String> {
     let (seen, reserved) = (view::seen(devices, state), Reserved::new());

@@ -33,11 +33,11 @@ pub struct Device {
     pub beat: Beat,
     /// Whether it lives.
     pub alive: bool,
-    /// Whether its process lives all the same, which its lock shows, and its heartbeat stands still.
+    /// Its process lives, as its lock shows, and its heartbeat stands still.
     pub silent: bool,
 }
 
-/// What can be seen of a device's life.
+/// The life of a device, as far as its heartbeat and its lock show it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Life {
     /// It beats, and holds its lock, where locks reach from machine to machine.

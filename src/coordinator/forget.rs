@@ -18,8 +18,7 @@ impl Device {
             return;
         };
         let after = after.max(self.seen.devices.longest_lease(now.boot) * 2);
-        let holds =
-            |device: &DeviceId| self.store.state().runs.values().any(|held| held.device.as_ref() == Some(device));
+        let holds = |device: &DeviceId| self.store.state().runs.load(device).runs > 0;
         let is_old = |since: DateTime<Utc>| (now.wall - since).to_std().is_ok_and(|age| age >= after);
         let gone = self.seen.devices.dead(now.boot).filter(|beat| is_old(beat.at) && !holds(&beat.device));
         let gone: Vec<DeviceId> = gone.map(|beat| beat.device.clone()).collect();

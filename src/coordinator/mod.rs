@@ -48,6 +48,7 @@ mod keep;
 mod limits;
 mod look;
 mod offer;
+mod orphans;
 mod pulse;
 pub mod run;
 mod spec;
@@ -103,7 +104,7 @@ pub struct Parts {
     pub config: Config,
     /// The machine.
     pub host: Host,
-    /// What repeats its heartbeats while a turn takes long; `None`: nothing does.
+    /// The thread that repeats its heartbeats while a turn takes long; `None`: there is none.
     pub pulse: Option<Pulse>,
     /// What measures it; `None`: nobody does.
     pub meter: Option<Meter>,
@@ -116,7 +117,7 @@ pub struct Parts {
 /// One device.
 pub struct Device {
     parts: Parts,
-    /// What the rules see.
+    /// Everything that the rules decide by.
     seen: Observation,
     names: Temporary,
     store: Store,
@@ -145,13 +146,13 @@ pub struct Device {
     /// When the last heartbeat was written: by boot time, and by the volume's time.
     anchor: Option<Moment>,
     drained: bool,
-    /// What people set of it. What is done of that, and of draining, is done once the newest heartbeat says it: then it survives a crash.
+    /// Slots and limits that people set. A setting, and draining, count as done once the newest heartbeat says so: then they survive a crash.
     set: Resources,
     /// The state whose holders are known.
     met: Arc<State>,
     /// How many triggers it has rejected.
     rejected: u64,
-    /// How many it has taken in that wait: what was accepted survives a power cut.
+    /// The number of waiting triggers that it has taken in, so that they are synced to the disk.
     taken_in: u64,
     /// What is told by this device now.
     desk: tell::Desk,

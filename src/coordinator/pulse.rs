@@ -88,7 +88,7 @@ impl Shared {
     }
 }
 
-/// How often the heartbeat is repeated, and for how long the loop may stand still meanwhile.
+/// The interval at which the heartbeat is repeated, and the time for which the loop may stand still meanwhile.
 #[derive(Clone, Copy)]
 struct Rhythm {
     every: Duration,

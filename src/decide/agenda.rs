@@ -55,16 +55,16 @@ pub struct Agenda {
     offers: BTreeMap<JobName, Offer>,
     /// Counts the offers that no due time names.
     count: u64,
-    /// When time alone changes an offer.
+    /// The instants at which time alone changes an offer.
     turns: BTreeSet<(DateTime<Utc>, JobName)>,
     /// The jobs that wait for a job's success.
     followers: BTreeMap<JobName, Vec<JobName>>,
     has_idle_jobs: bool,
-    /// What it was brought up to date with.
+    /// The ground on which it was brought up to date last.
     seen: Option<Seen>,
 }
 
-/// What offers were made from.
+/// The ground on which offers were made.
 #[derive(Debug)]
 struct Seen {
     now: DateTime<Utc>,

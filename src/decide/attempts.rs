@@ -28,13 +28,13 @@ pub struct LocalAttempt {
     pub args: Vec<Json>,
     /// The keyword arguments it gets.
     pub kwargs: Vec<(String, Json)>,
-    /// What it was claimed for.
+    /// The trigger that it was claimed for.
     pub trigger: Arc<Trigger>,
-    /// How far it has come.
+    /// Its phase.
     pub phase: Phase,
 }
 
-/// How far an attempt has come, and whether its lease is still this device's.
+/// The progress of an attempt, and the owner of its lease.
 #[derive(Debug, Clone)]
 pub enum Phase {
     /// It is committed as this device's, and nothing was done with it.
@@ -45,7 +45,7 @@ pub enum Phase {
     Fenced(Stage),
 }
 
-/// How far an attempt has come that was begun.
+/// The progress of an attempt that was begun.
 #[derive(Debug, Clone)]
 pub enum Stage {
     /// Its program was started.
@@ -56,18 +56,18 @@ pub enum Stage {
     Concluded(Box<Ended>),
 }
 
-/// What the program of an attempt was given that its device needs again at the end.
+/// Resources of a running program that its device needs again at the end.
 #[derive(Debug, Clone)]
 pub struct Started {
-    /// What it may use.
+    /// Its limits.
     pub limits: Limits,
     /// The work folder that it has, if it runs in a container.
     pub seat: Option<Seat>,
-    /// What masks the secrets that it was given, if it was given some.
+    /// The masker of the secrets that it was given, if it was given some.
     pub masker: Option<Arc<Masker>>,
 }
 
-/// Which work folder an attempt in a container has.
+/// The kind of work folder that an attempt in a container has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Seat {
     /// One of its own.
@@ -183,6 +183,29 @@ impl LocalAttempt {
     }
 }
 
+#[cfg(test)]
+impl LocalAttempt {
+    /// Returns a claimed attempt of a trigger; `more` stands in its entry.
+    pub(crate) fn example(more: &serde_json::Value) -> Self {
+        let mut held = serde_json::json!({
+            "job": "j", "stem": "j", "cause": "trigger", "trigger": "j.json", "attempt": 1, "device": "d",
+            "session": crate::model::ids::Session::from_random(1), "priority": 0, "slots": 1,
+            "claimed_at": "1970-01-01T00:00:00.000Z",
+        });
+        held.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let name = crate::model::ids::JobName::new("j").unwrap();
+        Self {
+            run: RunId::new(chrono::DateTime::UNIX_EPOCH, 1),
+            held: Arc::new(serde_json::from_value(held).unwrap()),
+            job: Arc::new(crate::model::job::for_command(name, vec!["true".to_owned()], None)),
+            args: Vec::new(),
+            kwargs: Vec::new(),
+            trigger: Arc::new(crate::model::trigger::parse(b"{\"job\": \"j\"}").unwrap()),
+            phase: Phase::Claimed,
+        }
+    }
+}
+
 /// The attempts of this device. At most one of each run is not fenced.
 #[derive(Debug, Default)]
 pub struct Attempts(BTreeMap<Lease, LocalAttempt>);
@@ -282,27 +305,12 @@ impl Attempts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::ids::JobName;
-    use crate::model::job::for_command;
     use crate::model::result::Status;
-    use crate::model::trigger::parse;
     use chrono::DateTime;
     use serde_json::json;
 
     fn attempt(number: u32) -> LocalAttempt {
-        let held = json!({
-            "job": "j", "stem": "j", "cause": "trigger", "trigger": "j.json", "attempt": number, "device": "d",
-            "session": "0123456789abcdef", "priority": 0, "slots": 1, "claimed_at": "1970-01-01T00:00:00.000Z",
-        });
-        LocalAttempt {
-            run: RunId::new(DateTime::UNIX_EPOCH, 1),
-            held: Arc::new(serde_json::from_value(held).unwrap()),
-            job: Arc::new(for_command(JobName::new("j").unwrap(), vec!["true".to_owned()], None)),
-            args: Vec::new(),
-            kwargs: Vec::new(),
-            trigger: Arc::new(parse(b"{\"job\": \"j\"}").unwrap()),
-            phase: Phase::Claimed,
-        }
+        LocalAttempt::example(&json!({"attempt": number}))
     }
 
     fn started() -> Step {

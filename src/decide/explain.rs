@@ -43,7 +43,7 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// Whether it takes new work.
+    /// Returns whether it takes new work.
     fn takes_work(&self) -> bool {
         self.alive && !self.drained && self.slots > 0 && self.low_on.is_none()
     }
@@ -163,7 +163,7 @@ pub fn rebuild_reason(state: &State, devices: &[Seen]) -> Option<String> {
     Some(format!("the state was lost and is being rebuilt; it waits {waits_for}, and nothing is claimed meanwhile"))
 }
 
-/// How many attempts in a row of a daemon must have ended within a minute for people to be told.
+/// The number of attempts in a row that must have ended within a minute before a daemon counts as a problem.
 const CRASHES: u32 = 3;
 
 /// Returns what is wrong with daemons, in sentences: which of them end again and again, and which are wanted and run nowhere.
@@ -174,8 +174,8 @@ pub fn daemon_problems(scene: Scene<'_>) -> Vec<String> {
     for job in catalog.jobs.values().filter(|job| job.enabled) {
         let JobType::Always(instances) = job.kind else { continue };
         let name = &job.name;
-        let is_of_it = |held: &Held| held.job == *name && held.cause == Cause::Always && !held.command;
-        let open: Vec<(&RunId, &Arc<Held>)> = state.runs.iter().filter(|(_, held)| is_of_it(held)).collect();
+        let is_daemon = |held: &Held| held.cause == Cause::Always && !held.command;
+        let open: Vec<(&RunId, &Arc<Held>)> = state.runs.of_job(name).filter(|(_, held)| is_daemon(held)).collect();
         // One that has lived for longer by now is well again.
         let is_young = |held: &Held| held.device.is_none() || now.wall - held.claimed_at < TimeDelta::minutes(1);
         let crashing = open.iter().filter(|(_, held)| held.retried >= CRASHES && is_young(held));
@@ -201,7 +201,7 @@ pub fn daemon_problems(scene: Scene<'_>) -> Vec<String> {
     problems
 }
 
-/// Why no device can take a daemon now; none: one is about to.
+/// Returns the reason for which no device can take a daemon now; `None`: one is about to.
 fn why_absent(job: &Job, scene: Scene<'_>) -> Option<String> {
     let run = RunId::new(scene.now.wall, 0);
     let wanted = Entry::due(run, 0, Trigger::own(&job.name, Origin { cause: Cause::Always, by: None }, None));

@@ -28,11 +28,11 @@ pub enum Verdict {
 pub struct Peer {
     /// Its newest heartbeat.
     pub beat: Beat,
-    /// When it was last seen to live, on the observer's clock: its beat moved, or was repeated.
+    /// The last sign of life, on the observer's clock: its beat moved, or was repeated.
     pub moved_at: Duration,
-    /// When its beat was last seen to move.
+    /// The last time that its beat was seen to move.
     pub beaten_at: Duration,
-    /// When its beat was seen to move before that.
+    /// The time before that.
     pub beaten_before: Option<Duration>,
     /// Since when its file is missing.
     pub missing_since: Option<Duration>,
@@ -51,11 +51,11 @@ pub struct Liveness {
     met: Met,
 }
 
-/// What others hold, and since when that is known.
+/// The attempts that others hold, each with the moment since which that is known.
 #[derive(Debug, Clone, Default)]
 struct Met {
     since: BTreeMap<Lease, Duration>,
-    /// How often each of these moments is there.
+    /// The number of attempts of each of these moments.
     moments: BTreeMap<Duration, usize>,
 }
 
@@ -123,12 +123,10 @@ impl Liveness {
             }
         }
         self.unreadable = unreadable.iter().cloned().collect();
-        // Of a device whose file has been gone for so long nothing is known any more.
-        let lease = self.lease;
-        self.peers.retain(|_, peer| {
-            let patience = lease.max(Duration::from_millis(peer.beat.lease_ms));
-            peer.missing_since.is_none_or(|since| now.saturating_sub(since) < patience)
-        });
+        // A device whose file has been gone for a whole lease is forgotten.
+        let own = self.lease;
+        self.peers
+            .retain(|_, peer| peer.missing_since.is_none_or(|since| now.saturating_sub(since) < patience(own, peer)));
         for beat in beats {
             let moved = Peer { beat, moved_at: now, beaten_at: now, beaten_before: None, missing_since: None };
             match self.peers.get_mut(&moved.beat.device) {
@@ -147,8 +145,8 @@ impl Liveness {
         }
     }
 
-    /// Takes in what others hold by now, and what of it they no longer hold. A claim is a sign of life like a beat, and often an earlier one: who has just started, or woken up,
-    /// claims before its first beat is read.
+    /// Takes in what others hold by now, and what of it they no longer hold. A claim is a sign of life like a beat, and often an earlier
+    /// one: a device that has just started, or woken up, claims before its first beat is read.
     pub fn meet(&mut self, now: Duration, held: &BTreeSet<Lease>, no_longer: &BTreeSet<Lease>) {
         no_longer.difference(held).for_each(|lease| self.met.remove(lease));
         held.iter().for_each(|lease| self.met.insert(lease.clone(), now));
@@ -203,7 +201,7 @@ impl Liveness {
         })
     }
 
-    /// Whether no living device other than `me` knows a job that something has named since `since`: each has beaten twice since then
+    /// Returns whether no living device other than `me` knows a job that something has named since `since`: each has beaten twice since then
     /// (the first beat may have been gathered before) and says that it does not know it.
     #[must_use]
     pub fn none_knows(&self, job: &JobName, me: &DeviceId, since: Duration, now: Duration) -> bool {
@@ -261,9 +259,13 @@ impl Liveness {
     /// Returns for how long a device may stand still: its own lease, which its heartbeat announces, or the observer's if that is
     /// longer. So an observer with a shorter lease takes nothing away from a device that keeps its own.
     fn patience(&self, peer: &Peer) -> Duration {
-        let patience = self.lease.max(Duration::from_millis(peer.beat.lease_ms));
-        if crate::planted!(ShortenLease) { patience / 4 } else { patience }
+        patience(self.lease, peer)
     }
+}
+
+fn patience(own: Duration, peer: &Peer) -> Duration {
+    let patience = own.max(Duration::from_millis(peer.beat.lease_ms));
+    if crate::planted!(ShortenLease) { patience / 4 } else { patience }
 }
 
 #[cfg(test)]

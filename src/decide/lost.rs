@@ -28,7 +28,7 @@ pub struct Evidence {
     pub accepted: Option<Accepted>,
     /// Whether the run's file is in `.running`.
     pub held_file: bool,
-    /// Whether it is there, or in `.waiting`, for a later attempt: its device died after it had moved the file and before it committed that.
+    /// The file is in `.running` or `.waiting` for a later attempt: the device died after it had moved it and before it committed that.
     pub moved_on: bool,
     /// What that file says, if it can be read.
     pub trigger: Option<Arc<Trigger>>,
@@ -56,9 +56,7 @@ impl Evidence {
             && self.outlives == Some(found.executor)
             && self.daemon.as_ref().is_none_or(|digest| *digest == found.definition)
     }
-}
 
-impl Evidence {
     /// Returns whether the attempt has not begun and can: it has neither a log nor a result, and its file is there and says what it is held
     /// for.
     fn can_begin(&self, held: &Held) -> bool {

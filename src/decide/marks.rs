@@ -50,7 +50,7 @@ pub enum Note {
 pub struct Over {
     /// The run.
     pub run: RunId,
-    /// What made it.
+    /// The cause of the run.
     pub cause: Cause,
     /// The attempt that ended it.
     pub attempt: u32,
@@ -146,7 +146,7 @@ fn forget(state: &State, seen: &Observation, plan: &mut Plan) {
     let is_back = |(name, mark): &(&JobName, &JobMark)| mark.gone_at.is_some() && seen.catalog.jobs.contains_key(*name);
     plan.marks.extend(state.jobs.iter().filter(is_back).map(|(name, _)| (name.clone(), Note::Back)));
     for (name, mark) in gone_jobs(state, &seen.catalog, seen.keep, seen.now.wall) {
-        let is_open = || state.runs.values().any(|held| held.job == *name);
+        let is_open = || state.runs.of_job(name).next().is_some();
         if !seen.devices.none_knows(name, &seen.me.device, Duration::ZERO, seen.now.boot) || is_open() {
             continue;
         }

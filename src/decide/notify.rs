@@ -100,12 +100,13 @@ pub fn tell(state: &State, seen: &Observation, plan: &mut Plan) {
         return;
     }
     for (job, mark) in state.jobs.telling() {
-        let telling = mend(seen, job, mark);
+        let telling = carry_on(seen, job, mark);
         plan.marks.extend(telling.map(|telling| (job.clone(), Note::Tell(telling))));
     }
 }
 
-fn mend(seen: &Observation, job: &JobName, mark: &JobMark) -> Option<Telling> {
+/// Returns what becomes of news that waits: it was told, its device is dead, or its job has no webhook any more.
+fn carry_on(seen: &Observation, job: &JobName, mark: &JobMark) -> Option<Telling> {
     let first = mark.news.first();
     if let Some(done) = seen.told.get(job).filter(|done| first.is_some_and(|first| first.is_of(done))) {
         return Some(Telling::Done(done.clone()));

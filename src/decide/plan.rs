@@ -55,11 +55,11 @@ pub struct Observation {
     pub remembered: Option<u64>,
     /// Due times whose run there was already.
     pub spent: BTreeSet<RunId>,
-    /// How long results are kept.
+    /// The time for which results are kept (`--keep`).
     pub keep: Duration,
     /// Whether it takes new work: not drained, not leaving, able to write.
     pub taking: bool,
-    /// Whether a person asked it to take no new work, as its newest heartbeat says.
+    /// A person asked it to take no new work, as its newest heartbeat says.
     pub drained: bool,
     /// What people set of it, as its newest heartbeat says.
     pub set: Resources,

@@ -83,11 +83,11 @@ pub struct Queue {
     withdrawn: BTreeSet<JobName>,
 }
 
-/// What can be claimed of one group.
+/// The entries of one group that can be claimed.
 #[derive(Debug, Default)]
 struct Ready {
     ranks: BTreeSet<Rank>,
-    /// How many of them need more than a slot.
+    /// The number of them that need more than a free slot.
     choosy: usize,
 }
 
@@ -366,7 +366,7 @@ impl Kept {
         matches!(self.place, Place::Ready(_))
     }
 
-    /// Whether more is to be decided than whether a slot is free: it takes none, is refused while another run is open, is wanted only at
+    /// Returns whether more is to be decided than whether a slot is free: it takes none, is refused while another run is open, is wanted only at
     /// times, or has an idempotency key.
     fn is_choosy(&self) -> bool {
         let takes_slots_alone = |job: &Arc<Job>| job.slots > 0 && job.overlap == Overlap::Allow;

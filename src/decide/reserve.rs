@@ -49,7 +49,7 @@ pub struct Room<'a> {
 pub struct Turn<'a> {
     /// The device.
     pub device: &'a DeviceId,
-    /// When its turn is over.
+    /// The end of its turn.
     pub until: DateTime<Utc>,
 }
 

@@ -31,7 +31,7 @@ pub struct Config {
     pub keep_bytes: Option<u64>,
     /// How often it is looked for what was kept long enough.
     pub keep_every: Duration,
-    /// How long after its end a device is forgotten; `None`: never.
+    /// The time after its end at which a device is forgotten; `None`: never.
     pub forget_after: Option<Duration>,
     /// How often the volume is backed up; `None`: never.
     pub backup_every: Option<Duration>,

@@ -90,7 +90,7 @@ pub struct Beat {
     pub session: Session,
     /// Counts up; whoever sees it stand still for a whole lease takes the device for dead.
     pub beat: u64,
-    /// How often it was repeated while one turn of its device's loop took long: a sign of life that says nothing new.
+    /// Counts its repetitions while one turn of the loop took long: a sign of life that says nothing new.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub pulse: u32,
     /// When it was written, for people.

@@ -25,11 +25,11 @@ pub struct Runs {
 /// The runs of one device, added up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Workload {
-    /// How many it holds.
+    /// The number of runs.
     pub runs: u32,
     /// The slots that they keep from others.
     pub slots: u32,
-    /// How many of them have no end of their own.
+    /// The number of runs that have no end of their own.
     pub lasting: u32,
 }
 

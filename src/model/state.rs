@@ -168,7 +168,7 @@ impl State {
     }
 }
 
-/// What follows the marks of jobs in `state.json`.
+/// The keys behind the marks of jobs in `state.json`.
 #[derive(Serialize)]
 struct Rest<'a> {
     requests: &'a [Request],

@@ -14,7 +14,7 @@ use crate::model::device::Me;
 use crate::model::state::{CHAIN_LENGTH, REBUILD_STEP, SCHEMA, State};
 use crate::model::time::Moment;
 use crate::volume::atomic::{Temporary, discard, stage, write_over};
-use crate::volume::disk::{Disk, Guard, Meta};
+use crate::volume::disk::{Disk, Guard};
 use crate::volume::layout::{CORRUPT, Layout, is_hidden};
 use crate::volume::revisions::{self, HEAD, STATE_LIMIT};
 use crate::volume::{self, Context, found, heartbeat};
@@ -219,16 +219,16 @@ impl Store {
             return Err(raced);
         }
         let failed = self.move_all(&plan);
-        let mut next = hoped;
-        if failed.iter().any(Option::is_some) {
+        let is_whole = failed.iter().all(Option::is_none);
+        let next = if is_whole { hoped } else { plan.apply(&self.state, &self.me, |index| failed[index].is_none()) };
+        let is_needed = rebuilt || !self.state.says_the_same(&next) || crate::planted!(CommitNothing);
+        if !is_whole || !is_needed {
             discard(&*self.disk, &staged);
-            next = plan.apply(&self.state, &self.me, |index| failed[index].is_none());
         }
-        if !rebuilt && self.state.says_the_same(&next) && !crate::planted!(CommitNothing) {
-            discard(&*self.disk, &staged);
+        if !is_needed {
             return Ok(Committed { plan, failed });
         }
-        if failed.iter().any(Option::is_some) {
+        if !is_whole {
             (staged, head) = self.stage(&next)?;
         }
         self.publish(next, &staged, head, &hold)?;
@@ -501,21 +501,27 @@ impl Store {
         if is_known && !revisions::is_made(&*self.disk, &self.layout, self.state.revision + 1)? {
             return Ok(Some(Loaded::Same));
         }
-        let read = match head {
-            Some(_) => found(self.disk.read(&path, STATE_LIMIT)).on("read", &path)?,
+        let bytes = match head {
+            Some(_) => found(self.disk.read(&path, STATE_LIMIT)).on("read", &path)?.map(|(bytes, _)| bytes),
             None => None,
         };
-        let copy = read.as_ref().map_or(Ok(Loaded::Missing), |(bytes, _)| parse(bytes));
+        let copy = match &bytes {
+            Some(bytes) => {
+                check_schema(bytes)?;
+                read(bytes)
+            }
+            None => Ok(Loaded::Missing),
+        };
         let Some(newest) = revisions::newest(&*self.disk, &self.layout)? else { return copy.map(Some) };
-        let is_copy = |(bytes, _): &(Vec<u8>, Meta)| revision_of(bytes).is_some_and(|revision| revision <= newest);
+        let is_copy = |bytes: &Vec<u8>| revision_of(bytes).is_some_and(|revision| revision <= newest);
         match copy {
             Ok(Loaded::New(state, head)) if state.revision >= newest => Ok(Some(Loaded::New(state, head))),
             Ok(Loaded::Damaged(why, _)) => self.load_revision(newest, Some(why)),
             Ok(Loaded::New(..) | Loaded::Same | Loaded::Ahead(..) | Loaded::Missing) => {
                 self.load_revision(newest, None)
             }
-            // If a newer program wrote it, the revision says so too; else the copy was damaged.
-            Err(Refused::Newer(why)) if read.as_ref().is_some_and(is_copy) => self.load_revision(newest, Some(why)),
+            // If a newer program wrote that word, it stands in the revision too; else the copy was damaged.
+            Err(Refused::Newer(why)) if bytes.as_ref().is_some_and(is_copy) => self.load_revision(newest, Some(why)),
             Err(refused) => Err(refused),
         }
     }
@@ -582,16 +588,26 @@ fn head_of(bytes: &[u8]) -> Vec<u8> {
 }
 
 fn parse(bytes: &[u8]) -> Result<Loaded, Refused> {
+    check_schema(bytes)?;
+    read(bytes)
+}
+
+/// Refuses a state of a newer schema.
+fn check_schema(bytes: &[u8]) -> Result<(), Refused> {
     #[derive(serde::Deserialize)]
     struct Schema {
         schema: u64,
     }
     match serde_json::from_slice::<Schema>(bytes) {
         Ok(Schema { schema: found }) if found > u64::from(SCHEMA) => {
-            return Err(Refused::Newer(format!("has schema {found}, this program knows {SCHEMA}")));
+            Err(Refused::Newer(format!("has schema {found}, this program knows {SCHEMA}")))
         }
-        Ok(_) | Err(_) => {}
+        Ok(_) | Err(_) => Ok(()),
     }
+}
+
+/// Reads a state of a known schema; one with a word that this program does not know is refused.
+fn read(bytes: &[u8]) -> Result<Loaded, Refused> {
     match serde_json::from_slice::<State>(bytes) {
         Ok(state) => Ok(Loaded::New(state, head_of(bytes))),
         Err(error) if has_unknown_word(&error) => {

@@ -28,7 +28,7 @@ use crate::model::trigger::{Refusal, Trigger, parse, parse_own};
 
 /// The longest content of which a copy is kept, bytes.
 const SHORT: usize = 4 << 10;
-/// How old the last change of a folder must be when it is listed, so that a later one gives it another date. File systems date
+/// The age that the last change of a folder must have when it is listed, so that a later one gives it another date. File systems date
 /// by their clock's ticks, and some by whole seconds.
 const QUIET: chrono::TimeDelta = chrono::TimeDelta::seconds(3);
 
@@ -305,7 +305,7 @@ pub(super) fn run_in(disk: &dyn Disk, path: &Path, name: &OsStr) -> Result<Optio
     Ok(read.map(|(bytes, meta)| derived_id(name, &bytes, meta.id.inode, 0, meta.changed)))
 }
 
-/// Whether a later change of a folder will give it another date: its last change is some time ago. A folder without a date says nothing.
+/// Returns whether a later change of a folder will give it another date: its last change is some time ago. A folder without a date says nothing.
 fn is_quiet(folder: &Meta, now: Moment) -> bool {
     folder.id.modified_ns != 0 && now.wall - folder.changed >= QUIET
 }

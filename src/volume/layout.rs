@@ -15,7 +15,7 @@ pub const KEPT_WORK: &str = "kept.";
 /// What of a work folder a container is given.
 pub const GIVEN: &str = "out";
 
-/// What begins the name of a copy of the state that could not be read; its time follows.
+/// The beginning of the name of a copy of the state that could not be read; its time follows.
 pub const CORRUPT: &str = "state.json.corrupt-";
 
 /// The two folders of a volume.

@@ -35,7 +35,7 @@ struct File {
     id: Option<FileId>,
     since: Duration,
     taken: bool,
-    /// Why the last scan could not look at it or read it: what was read before stays in force, and the next scan looks again.
+    /// The reason for which the last scan could not look at it or read it: what was read before stays in force, and the next scan looks again.
     unread: Option<JobError>,
     /// What it said when it was read last, if it could be read.
     read: Option<Arc<Job>>,
@@ -51,7 +51,7 @@ impl File {
     }
 }
 
-/// Why a file gives no definition.
+/// The reason for which a file gives no definition.
 #[derive(Debug)]
 pub enum Unread {
     /// The volume failed: the file may be a good one.
@@ -82,7 +82,7 @@ pub struct Programs {
     /// Those of them that were defined otherwise, or not at all, when `Programs/` was looked at before.
     changed: BTreeSet<JobName>,
     started: bool,
-    /// When a changed file will have been still for long enough.
+    /// The moment at which a changed file will have been still for long enough.
     settles_at: Option<Duration>,
 }
 
@@ -167,7 +167,7 @@ impl Programs {
         Ok(changed)
     }
 
-    /// When a changed file will have been still for long enough; one that cannot be read waits for the next scan.
+    /// Returns the moment at which a changed file will have been still for long enough; one that cannot be read waits for the next scan.
     #[must_use]
     pub fn next_settle(&self) -> Option<Duration> {
         self.settles_at
@@ -293,7 +293,7 @@ pub fn misnamed_job(name: &OsString) -> Option<JobError> {
 /// Reads one job file.
 ///
 /// # Errors
-/// Why it gives no definition.
+/// The reason for which it gives no definition.
 pub fn read(disk: &dyn Disk, layout: &Layout, name: &OsString, job: &JobName) -> Result<Job, Unread> {
     let (text, _) = read_text(disk, layout, name)?;
     job::parse(job, &name.to_string_lossy(), &text).map_err(Unread::Wrong)

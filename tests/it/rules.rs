@@ -65,7 +65,7 @@ fn a_trigger_is_rejected_only_if_no_living_device_knows_its_job() {
     volume.job("only_a", "command = [\"true\"]\n");
     volume.start("a", &[]);
     volume.start("b", &["--programs", others.to_str().unwrap()]);
-    // `a` knows the job and takes nothing, so that its trigger lies there for as long as one of a job that nobody knows.
+    // `a` knows the job and takes nothing, so that its trigger lies there for as long as one of an unknown job.
     volume.ask(&["devices", "drain", "a"]);
     volume.wait("a is drained", |volume| volume.beat("a").is_some_and(|beat| beat["drained"] == true));
     volume.drop_trigger("known.json", "{\"job\": \"only_a\"}");
@@ -75,7 +75,7 @@ fn a_trigger_is_rejected_only_if_no_living_device_knows_its_job() {
         let mut names = folders.flat_map(|day| std::fs::read_dir(day.path()).into_iter().flatten().flatten());
         names.any(|entry| entry.file_name().to_string_lossy().starts_with(stem))
     };
-    volume.wait("what nobody knows is rejected", |volume| is_rejected(volume, "unknown."));
+    volume.wait("the trigger of the unknown job is rejected", |volume| is_rejected(volume, "unknown."));
     assert!(!is_rejected(&volume, "known."));
     volume.ask(&["devices", "resume", "a"]);
     volume.check("only_a", 1);
@@ -101,9 +101,9 @@ fn a_device_that_has_left_is_forgotten_with_what_waits_for_it_alone() {
 }
 
 #[test]
-fn a_drained_device_stays_drained_when_it_comes_back_in_time() {
+fn a_drained_device_stays_drained_unless_it_was_forgotten() {
     let mut volume = Volume::new();
-    volume.start("a", &["--forget-after", "1d"]);
+    volume.start("a", &["--forget-after", "6s"]);
     volume.start("b", &[]);
     volume.ask(&["devices", "drain", "b"]);
     volume.wait("b is drained", |volume| volume.beat("b").is_some_and(|beat| beat["drained"] == true));
@@ -111,6 +111,10 @@ fn a_drained_device_stays_drained_when_it_comes_back_in_time() {
     assert_eq!(volume.ended("b"), Some(0));
     volume.start("b", &[]);
     assert_eq!(volume.beat("b").unwrap()["drained"], true);
+    volume.kill("b");
+    volume.wait("b is forgotten", |volume| volume.beat("b").is_none());
+    volume.start("b", &[]);
+    assert_eq!(volume.beat("b").unwrap()["drained"], false, "it begins anew");
 }
 
 #[test]

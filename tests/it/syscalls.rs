@@ -25,6 +25,16 @@ const BUDGET: [(&str, &[&str], usize); 11] = [
     ("limits", &["prlimit64", "setrlimit"], 10),
 ];
 
+/// Whether system calls can be traced here. Where the checks run, they can.
+fn has_strace() -> bool {
+    let tried = Command::new("strace").arg("-V").stdout(Stdio::null()).status();
+    let has_it = tried.is_ok_and(|done| done.success()) || std::env::var_os("CI").is_some();
+    if !has_it {
+        println!("SKIPPED: there is no strace");
+    }
+    has_it
+}
+
 /// The calls of each thread that has not become another program, by name.
 fn count(trace: &str) -> BTreeMap<String, usize> {
     let calls = || {
@@ -48,9 +58,7 @@ fn count(trace: &str) -> BTreeMap<String, usize> {
 
 #[test]
 fn a_trigger_costs_no_more_system_calls_than_its_budget() {
-    let has_strace = Command::new("strace").arg("-V").stdout(Stdio::null()).status().is_ok_and(|done| done.success());
-    if !has_strace && std::env::var_os("CI").is_none() {
-        println!("SKIPPED: there is no strace");
+    if !has_strace() {
         return;
     }
     let mut volume = Volume::new();
@@ -91,4 +99,21 @@ fn a_trigger_costs_no_more_system_calls_than_its_budget() {
     }
     assert!(counted.get("renameat2").is_some_and(|moves| *moves >= TRIGGERS), "nothing was traced: {counted:?}");
     assert!(over.is_empty(), "{over:?}: {counted:?}");
+}
+
+#[test]
+fn what_the_command_line_acknowledges_is_synced() {
+    if !has_strace() {
+        return;
+    }
+    let volume = Volume::new();
+    volume.job("nop", "command = [\"true\"]\n");
+    assert!(volume.command(&["init"]).status().unwrap().success());
+    let (command, trace) = (volume.command(&["trigger", "nop"]), volume.path("trace"));
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-y", "-qq", "-e", "trace=fsync,syncfs", "-o"]).arg(&trace);
+    strace.arg(command.get_program()).args(command.get_args()).stdout(Stdio::null());
+    assert!(strace.status().unwrap().success());
+    let synced = std::fs::read_to_string(&trace).unwrap();
+    assert!(synced.contains("Triggers/nop.") && synced.contains("Triggers>"), "the file and its folder: {synced}");
 }

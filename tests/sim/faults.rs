@@ -95,23 +95,6 @@ impl Kind {
     }
 }
 
-/// Promises that the judge can hold the product to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Promise {
-    /// No commit is made without a change.
-    CommitsChange,
-}
-
-impl Promise {
-    /// Those that today's product does not keep, and why. `AIOS_SIM_FAULTS=all` holds it to them all the same.
-    const OFF: [(Self, &'static str); 0] = [];
-
-    pub(crate) fn is_on(self) -> bool {
-        std::env::var("AIOS_SIM_FAULTS").is_ok_and(|asked| asked == "all")
-            || Self::OFF.iter().all(|(off, _)| *off != self)
-    }
-}
-
 /// The rates of faults (once in so many operations; 0: never).
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Faults {

@@ -5,10 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::json;
 
 use super::*;
-use crate::decide::attempts::Phase;
-use crate::model::ids::{DeviceId, JobName, Session};
-use crate::model::job::for_command;
-use crate::model::trigger::parse;
+use crate::model::ids::{DeviceId, Session};
 
 const ERROR: &str = "its container was removed";
 
@@ -19,20 +16,10 @@ fn me() -> Me {
 /// An attempt of this cause, after so many that were lost in a row; `more` stands in its entry.
 fn mine(cause: &str, losses: u32, more: &serde_json::Value) -> LocalAttempt {
     let mut held = json!({
-        "job": "j", "stem": "j", "cause": cause, "trigger": "j.json", "attempt": losses + 1, "device": "d",
-        "session": Session::from_random(1), "priority": 0, "slots": 1, "claimed_at": "1970-01-01T00:00:00.000Z",
-        "losses": losses, "retried": 2, "listed": true,
+        "cause": cause, "attempt": losses + 1, "losses": losses, "retried": 2, "listed": true,
     });
     held.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-    LocalAttempt {
-        run: RunId::new(DateTime::UNIX_EPOCH, 1),
-        held: Arc::new(serde_json::from_value(held).unwrap()),
-        job: Arc::new(for_command(JobName::new("j").unwrap(), vec!["true".to_owned()], None)),
-        args: Vec::new(),
-        kwargs: Vec::new(),
-        trigger: Arc::new(parse(b"{\"job\": \"j\"}").unwrap()),
-        phase: Phase::Claimed,
-    }
+    LocalAttempt::example(&held)
 }
 
 fn judged(mine: &LocalAttempt, status: Status, lived: Duration, by: Circumstances) -> Ended {
