@@ -113,6 +113,7 @@ fn what_the_command_line_acknowledges_is_synced() {
     let mut strace = Command::new("strace");
     strace.args(["-f", "-y", "-qq", "-e", "trace=fsync,syncfs", "-o"]).arg(&trace);
     strace.arg(command.get_program()).args(command.get_args()).stdout(Stdio::null());
+    strace.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
     assert!(strace.status().unwrap().success());
     let synced = std::fs::read_to_string(&trace).unwrap();
     assert!(synced.contains("Triggers/nop.") && synced.contains("Triggers>"), "the file and its folder: {synced}");
