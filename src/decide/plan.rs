@@ -163,6 +163,18 @@ pub enum Move {
         /// The attempt.
         lease: Lease,
     },
+    /// Makes the file of a run anew that has vanished from `.running`, in `.waiting` for its next attempt. If it is in `.running` after
+    /// all, it is moved.
+    Remake {
+        /// The attempt that has ended.
+        lease: Lease,
+        /// Its stem.
+        stem: String,
+        /// The next one does not begin before this instant.
+        not_before: DateTime<Utc>,
+        /// The content.
+        text: String,
+    },
     /// No file of this run may be in `.running` or `.waiting`.
     Absent {
         /// The run.

@@ -18,7 +18,7 @@ use crate::model::lease::Lease;
 use crate::model::result::{Cause, Outcome, Status, Usage};
 use crate::model::state::{Held, SCHEMA, State};
 use crate::model::time::Moment;
-use crate::model::trigger::Json;
+use crate::model::trigger::{Json, Target};
 
 #[cfg(test)]
 mod tests;
@@ -116,7 +116,7 @@ pub enum Next {
 pub struct Circumstances {
     /// Somebody asked for the end of the run.
     pub cancel_asked: bool,
-    /// The trigger's file has vanished, so that nothing can go on.
+    /// The trigger's file has vanished: it is made anew if another attempt follows.
     pub gone: bool,
     /// Another attempt could be made on this device at once.
     pub may_stay: bool,
@@ -133,6 +133,8 @@ pub struct Ended {
     pub held: Arc<Held>,
     /// What it was judged by.
     pub by: Circumstances,
+    /// The content of the run's file, where it has vanished and another attempt follows.
+    pub remade: Option<String>,
     /// Its files are where they belong; only the commit that says so failed.
     pub published: bool,
     /// How the program ended, should it have to be judged again.
@@ -143,17 +145,20 @@ pub struct Ended {
 #[must_use]
 pub fn judge(mine: &LocalAttempt, report: &Report, me: &Me, by: Circumstances, now: Moment) -> Ended {
     let Circumstances { cancel_asked, gone, .. } = by;
-    let next = if gone { Next::Over } else { after(mine, report, by, now) };
+    let wanted = after(mine, report, Circumstances { may_stay: by.may_stay && !gone, ..by }, now);
+    // A command's container is not written down anew.
+    let is_stuck = gone && !matches!(mine.trigger.target, Target::Job(_));
+    let next = if is_stuck { Next::Over } else { wanted };
     let stopped = report.goes_on != GoesOn::No;
     let mut status = report.status;
     let mut error = report.error.clone();
     if next == Next::Over && stopped && !gone && !cancel_asked {
         error = Some("its device left, and on_lost = \"fail\" forbids another attempt".to_owned());
     }
-    if gone && stopped {
+    if is_stuck && stopped {
         error = Some("it was stopped, and its trigger's file has vanished from .running".to_owned());
     }
-    if gone && status != Status::Lost && !stopped && after(mine, report, by, now) != Next::Over {
+    if is_stuck && status != Status::Lost && !stopped && wanted != Next::Over {
         error = error.map(|error| error + VANISHED);
     }
     if cancel_asked && status != Status::Succeeded {
@@ -161,7 +166,7 @@ pub fn judge(mine: &LocalAttempt, report: &Report, me: &Me, by: Circumstances, n
     }
     let losses = if status == Status::Lost { losses_after(mine, report) } else { 0 };
     if status == Status::Lost && next == Next::Over {
-        let why = match (gone, mine.held.fail_if_lost) {
+        let why = match (is_stuck, mine.held.fail_if_lost) {
             (true, _) => VANISHED,
             (false, true) => NO_RERUN,
             (false, false) => TOO_OFTEN,
@@ -199,7 +204,8 @@ pub fn judge(mine: &LocalAttempt, report: &Report, me: &Me, by: Circumstances, n
         retried: mine.held.retried,
         losses,
     };
-    Ended { outcome, next, held: Arc::clone(&mine.held), by, published: false, report: report.clone() }
+    let remade = (gone && next != Next::Over).then(|| mine.trigger.own_text());
+    Ended { outcome, next, held: Arc::clone(&mine.held), by, remade, published: false, report: report.clone() }
 }
 
 /// What needs no backoff may start at once: its time is the run's own, which has passed on every device's clock.
@@ -324,8 +330,14 @@ fn accept(lease: &Lease, ended: &Ended, seen: &Observation) -> Change {
         return Change { matter, run, moves: Vec::new(), entry, notes };
     }
     let mut moves = Vec::with_capacity(3);
-    if !ended.by.gone {
-        moves.push(Move::Expect { lease: lease.clone(), stem: stem.clone() });
+    match (ended.next, &ended.remade) {
+        // Before the result says that the run goes on: whatever is cut off between them leaves a run that does.
+        (Next::Again { not_before, .. }, Some(text)) => {
+            let (lease, stem, text) = (lease.clone(), stem.clone(), text.clone());
+            moves.push(Move::Remake { lease, stem, not_before, text });
+        }
+        (_, _) if ended.by.gone => {}
+        (_, _) => moves.push(Move::Expect { lease: lease.clone(), stem: stem.clone() }),
     }
     moves.push(Move::Publish { job: ended.held.job.clone(), lease: lease.clone() });
     let entry = match ended.next {
@@ -342,7 +354,9 @@ fn accept(lease: &Lease, ended: &Ended, seen: &Observation) -> Change {
             Some(stays(&ended.held, seen.now.wall))
         }
         Next::Again { not_before, retried } => {
-            moves.push(Move::Wait { lease: lease.clone(), stem, not_before });
+            if ended.remade.is_none() {
+                moves.push(Move::Wait { lease: lease.clone(), stem, not_before });
+            }
             waiting(&ended.held, lease.attempt + 1, retried, ended.outcome.losses)
         }
     };

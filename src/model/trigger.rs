@@ -148,24 +148,69 @@ impl Trigger {
         DeviceId::new(self.tags.first()?.as_str()).ok()
     }
 
-    /// The file of a run that [`Trigger::own`] made; [`parse_own`] reads it.
+    /// Returns the file of a run of a job, which [`parse_own`] reads as the same trigger. The times before and by which the first attempt
+    /// had to begin are left out.
     #[must_use]
     pub fn own_text(&self) -> String {
-        let mut text = serde_json::Map::new();
-        if let Target::Job(job) = &self.target {
-            text.insert("job".to_owned(), job.as_str().into());
-        }
-        if !self.tags.is_empty() {
-            text.insert("tags".to_owned(), self.tags.iter().map(Tag::as_str).collect());
-        }
-        if let Some(Origin { cause, by }) = &self.origin {
-            text.insert("cause".to_owned(), cause.as_str().into());
-            if let Some(CausedBy { run, result }) = by {
-                text.insert("cause_run_id".to_owned(), run.as_str().into());
-                text.insert("cause_result".to_owned(), result.as_str().into());
-            }
-        }
-        serde_json::Value::Object(text).to_string()
+        let job = match &self.target {
+            Target::Job(job) => Some(job.as_str()),
+            Target::Command(_) => None,
+        };
+        let by = self.origin.as_ref().and_then(|origin| origin.by.as_ref());
+        let text = OwnText {
+            job,
+            args: self.args.as_deref(),
+            kwargs: InOrder(&self.kwargs),
+            priority: self.priority,
+            tags: &self.tags,
+            timeout: self.timeout.map(|timeout| format!("{}ms", timeout.as_millis())),
+            id: self.id.as_deref(),
+            cause: self.origin.as_ref().map(|origin| origin.cause.as_str()),
+            cause_run_id: by.map(|by| &by.run),
+            cause_result: by.map(|by| by.result.as_str()),
+        };
+        // Each part is text, a number, or JSON already.
+        serde_json::to_string(&text).unwrap_or_default()
+    }
+}
+
+/// The file that [`Trigger::own_text`] makes.
+#[derive(Serialize)]
+struct OwnText<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    job: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    args: Option<&'a [Json]>,
+    #[serde(skip_serializing_if = "InOrder::is_empty")]
+    kwargs: InOrder<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    priority: Option<i16>,
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    tags: &'a BTreeSet<Tag>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timeout: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cause: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cause_run_id: Option<&'a RunId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cause_result: Option<&'a str>,
+}
+
+/// Keyword arguments as one object, in the order they were written.
+struct InOrder<'a>(&'a [(String, Json)]);
+
+impl InOrder<'_> {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl Serialize for InOrder<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_map(self.0.iter().map(|(name, value)| (name, value)))
     }
 }
 

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::Path;
 
+use chrono::{DateTime, Utc};
+
 use crate::decide::plan::Move;
 use crate::model::config::TRIGGER_LIMIT;
 use crate::model::entry::{FileId, FileKey, KeySeen, Waiting, split_dropped};
@@ -53,6 +55,7 @@ pub(super) fn perform(
             let path = layout.result(job, lease);
             found(disk.stat(&path)).on("look at", &path)?.map_or(Ok(()), |_| Err(Failure::Gone))
         }
+        Move::Remake { lease, stem, not_before, text } => remake(disk, layout, names, lease, stem, *not_before, text),
         Move::Absent { run } => {
             if inbox::has_file(disk, layout, run)? {
                 Err(Failure::Changed)
@@ -156,6 +159,32 @@ fn end_of(disk: &dyn Disk, layout: &Layout, job: &JobName, lease: &Lease) -> Res
         }
     }
     Ok(results::last_before(disk, layout, job, lease)?.filter(|outcome| outcome.is_final))
+}
+
+/// Makes a run's file anew for the attempt after `lease`. Another device that has moved the run on meanwhile has ended the attempt.
+fn remake(
+    disk: &dyn Disk,
+    layout: &Layout,
+    names: &mut Temporary,
+    lease: &Lease,
+    stem: &str,
+    not_before: DateTime<Utc>,
+    text: &str,
+) -> Result<(), Failure> {
+    let next = Waiting { not_before, run: lease.run.clone(), attempt: lease.attempt + 1, stem: stem.to_owned() };
+    let path = layout.waiting_file(&next);
+    match relocate(disk, &layout.running_file(lease, stem), &path) {
+        Err(Failure::Gone) => {}
+        moved => return moved,
+    }
+    // Made by an earlier try of the same commit.
+    if inbox::waiting_attempt(disk, layout, &lease.run)? == Some(next.attempt) {
+        return Ok(());
+    }
+    if inbox::has_file(disk, layout, &lease.run)? || !write_new(disk, names, &path, text.as_bytes())? {
+        return Err(Failure::Taken);
+    }
+    Ok(())
 }
 
 /// Makes the log of an attempt, so that no device can start it any more.

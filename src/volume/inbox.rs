@@ -44,12 +44,21 @@ pub fn is_trigger_name(name: &OsStr) -> bool {
 /// # Errors
 /// What the system said.
 pub fn has_file(disk: &dyn Disk, layout: &Layout, run: &RunId) -> Result<bool, Error> {
-    let names = |folder: &Path| -> Result<Vec<OsString>, Error> {
-        Ok(found(disk.list(folder)).on("list", folder)?.unwrap_or_default())
-    };
-    let waits = |name: &OsString| Waiting::parse(name).is_some_and(|waiting| waiting.run == *run);
     let runs = |name: &OsString| parse_running(name).is_some_and(|(lease, _)| lease.run == *run);
-    Ok(names(&layout.waiting())?.iter().any(waits) || names(&layout.running())?.iter().any(runs))
+    Ok(waiting_attempt(disk, layout, run)?.is_some() || names(disk, &layout.running())?.iter().any(runs))
+}
+
+/// Returns the attempt that a file in `.waiting` is for, if one is named after this run.
+///
+/// # Errors
+/// What the system said.
+pub fn waiting_attempt(disk: &dyn Disk, layout: &Layout, run: &RunId) -> Result<Option<u32>, Error> {
+    let attempt = |name: &OsString| Waiting::parse(name).filter(|waiting| waiting.run == *run).map(|it| it.attempt);
+    Ok(names(disk, &layout.waiting())?.iter().find_map(attempt))
+}
+
+fn names(disk: &dyn Disk, folder: &Path) -> Result<Vec<OsString>, Error> {
+    Ok(found(disk.list(folder)).on("list", folder)?.unwrap_or_default())
 }
 
 /// What a look at one name came to.

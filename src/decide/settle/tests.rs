@@ -59,11 +59,30 @@ fn what_is_lost_and_cannot_go_on_says_why() {
     let once = lost(&json!({"fail_if_lost": true}), Circumstances::default());
     assert_eq!((once.next, once.outcome.status), (Next::Over, Status::Lost));
     assert!(once.outcome.error.unwrap().contains("on_lost"));
-    let gone = lost(&json!({}), Circumstances { gone: true, ..Circumstances::default() });
+    let mut command = mine("trigger", 0, &json!({}));
+    command.trigger = Arc::new(crate::model::trigger::parse(b"{\"command\": [\"true\"]}").unwrap());
+    let gone = judged(&command, Status::Lost, Duration::ZERO, Circumstances { gone: true, ..Circumstances::default() });
     assert!(gone.next == Next::Over && gone.outcome.error.unwrap().contains("vanished"));
     let cancelled = lost(&json!({}), Circumstances { cancel_asked: true, ..Circumstances::default() });
     assert_eq!((cancelled.next, cancelled.outcome.status), (Next::Over, Status::Cancelled));
     assert_eq!(cancelled.outcome.losses, 0);
+}
+
+#[test]
+fn a_file_that_has_vanished_is_made_anew_before_the_result_says_that_the_run_goes_on() {
+    let by = Circumstances { gone: true, may_stay: true, ..Circumstances::default() };
+    let mine = mine("trigger", 0, &json!({}));
+    let ended = judged(&mine, Status::Lost, Duration::ZERO, by);
+    assert!(matches!(ended.next, Next::Again { .. }) && !ended.outcome.is_final);
+    let now = Moment { boot: Duration::ZERO, wall: DateTime::UNIX_EPOCH };
+    let seen = Observation::new(me(), String::new(), Duration::ZERO, now);
+    let moves = accept(&mine.lease(), &ended, &seen).moves;
+    let [Move::Remake { text, .. }, Move::Publish { .. }] = &moves[..] else { panic!("{moves:?}") };
+    assert_eq!(text, "{\"job\":\"j\"}");
+    // What is over needs no file.
+    let over = judged(&mine, Status::Succeeded, Duration::ZERO, by);
+    let moves = accept(&mine.lease(), &over, &seen).moves;
+    assert!(matches!(moves[..], [Move::Publish { .. }, Move::Retire { .. }]), "{moves:?}");
 }
 
 #[test]

@@ -408,3 +408,14 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_text_of_a_job_reads_back_as_the_same_trigger() {
+    let written = r#"{"job": "a", "args": [1.50, {"x": 1e400}], "kwargs": {"b": 1, "a": [2]}, "priority": -7, "tags": ["gpu"],
+        "timeout": "90s", "id": "k\u0001", "cause": "job", "cause_run_id": "20261121T034156123Z-k3f9q2",
+        "cause_result": "Results/2026-11-21/a.20261121T034156123Z-k3f9q2.1.json"}"#;
+    let trigger = parse_own(written.as_bytes()).unwrap();
+    assert_eq!(parse_own(trigger.own_text().as_bytes()).unwrap(), trigger);
+    let timed = good(r#"{"job": "a", "time": "2026-11-21T03:41:56Z", "expires": "2026-11-22T03:41:56Z"}"#);
+    assert_eq!(timed.own_text(), r#"{"job":"a"}"#);
+}
