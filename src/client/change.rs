@@ -194,7 +194,7 @@ fn make_due(client: &Client, entry: &Entry) -> Result<Option<Retried>, Failure> 
     let now = client.now().wall;
     let due = match entry.key.source {
         Source::Inbox => entry.trigger.not_before,
-        Source::Waiting | Source::Due => entry.not_before,
+        Source::Waiting | Source::Due => entry.not_before(),
     };
     let (run, trigger) = (entry.run.clone(), entry.dropped().into_owned());
     if due.is_none_or(|due| due <= now) {

@@ -87,7 +87,7 @@ fn due_now(client: &Client, wanted: &dyn Fn(&JobName, bool) -> bool, asked: &mut
     for (key, lies) in view::waiting(client)? {
         let Lies::Waits(entry) = lies else { continue };
         let name = job_name(&entry);
-        let rests = key.source == Source::Waiting && entry.not_before.is_some_and(|at| at > now);
+        let rests = key.source == Source::Waiting && entry.not_before().is_some_and(|at| at > now);
         if !rests || !entry.cause().is_lasting() || !wanted(&name, false) {
             continue;
         }

@@ -286,7 +286,7 @@ fn waits(key: &FileKey, lies: &Lies, scene: Scene<'_>) -> Option<Waiting> {
                 (priority, Some(run))
             },
             command: matches!(entry.trigger.target, Target::Command(_)),
-            since: Some(entry.run.time()).max(entry.not_before).max(entry.trigger.not_before),
+            since: Some(entry.run.time()).max(entry.not_before()).max(entry.trigger.not_before),
         }),
         Lies::Refused(run, refusal) => {
             Some(other(Some(run.clone()), format!("it cannot be taken and is about to be rejected: {}", refusal.error)))

@@ -209,7 +209,7 @@ pub fn waiting_files(client: &Client) -> Result<Vec<FileKey>, Failure> {
 
 /// What lies under one name; `None`: nothing (any more).
 pub fn look(client: &Client, inbox: &mut Inbox, key: &FileKey) -> Result<Option<Lies>, Failure> {
-    Ok(match inbox.look(&*client.disk, &client.layout, key, client.now())? {
+    Ok(match inbox.look(&*client.disk, &client.layout, key, None, client.now())? {
         Look::Entry(entry) => Some(Lies::Waits(entry)),
         Look::Gone | Look::Same => None,
         Look::NotYet => Some(Lies::Unfinished),

@@ -21,12 +21,12 @@ use crate::volume::{self, Context, results, work};
 /// A commit that took less than this is followed by the next at once.
 const SHORT_COMMIT: Duration = Duration::from_micros(500);
 /// The longest time that a device rests after a commit.
-const LONGEST_REST: Duration = Duration::from_millis(5);
+const LONGEST_REST: Duration = Duration::from_millis(10);
 
 /// Returns how long a device leaves the lock to others after it had it for so long. A state with many runs takes long to write: what comes
-/// up meanwhile goes into one commit. A short hold needs no rest.
+/// up meanwhile goes into one commit, and at most a third of the time goes into commits. A short hold needs no rest.
 fn rest_after(took: Duration) -> Duration {
-    if took < SHORT_COMMIT { Duration::ZERO } else { took.min(LONGEST_REST) }
+    if took < SHORT_COMMIT { Duration::ZERO } else { (took * 2).min(LONGEST_REST) }
 }
 
 impl Device {
@@ -55,7 +55,7 @@ impl Device {
         self.note_minded();
         for key in &committed.plan.clashes {
             self.inbox.salt(key);
-            self.look_at(key, now);
+            self.look_anew(key, now);
         }
         self.due.again = super::earlier(self.due.again, committed.plan.later);
         let changes: Vec<(Change, Option<Failure>)> =
@@ -198,13 +198,12 @@ impl Device {
                 self.forget(entry);
             }
             Failure::Changed | Failure::KeyTaken => {
-                self.inbox.doubt(&entry.key);
-                self.look_at(&entry.key, now);
+                self.look_anew(&entry.key, now);
                 return true;
             }
             Failure::Taken if entry.key.source == Source::Inbox => {
                 self.inbox.salt(&entry.key);
-                self.look_at(&entry.key, now);
+                self.look_anew(&entry.key, now);
                 return true;
             }
             Failure::Taken => {

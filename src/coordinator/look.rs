@@ -318,7 +318,7 @@ impl Device {
             }
         }
         let (disk, layout, config) = (&*self.parts.disk, &self.parts.layout, &self.parts.config);
-        match self.inbox.scan(disk, layout, now, config.poll, !config.remote) {
+        match self.inbox.scan(disk, layout, &self.seen.queue, now, config.poll, !config.remote) {
             Ok(names) => {
                 self.solved("inbox");
                 for key in names {
@@ -351,10 +351,18 @@ impl Device {
     }
 
     pub(super) fn look_at(&mut self, key: &FileKey, now: Moment) {
-        match self.inbox.look(&*self.parts.disk, &self.parts.layout, key, now) {
+        let known = self.seen.queue.content(key);
+        match self.inbox.look(&*self.parts.disk, &self.parts.layout, key, known, now) {
             Ok(look) => self.take_look(key.clone(), look, now),
             Err(error) => self.problem("inbox", format!("{error}; hint: {}", error.hint())),
         }
+    }
+
+    /// Reads a file again, whatever is known of it.
+    pub(super) fn look_anew(&mut self, key: &FileKey, now: Moment) {
+        self.seen.queue.remove(key);
+        self.inbox.doubt(key);
+        self.look_at(key, now);
     }
 
     fn take_look(&mut self, key: FileKey, look: Look, now: Moment) {
@@ -379,8 +387,7 @@ impl Device {
         let Device { parts, seen, names, .. } = self;
         let path = parts.layout.entry(key);
         if read.is_some_and(|read| parts.disk.stat(&path).is_ok_and(|meta| meta.id != read)) {
-            self.inbox.doubt(key);
-            return self.look_at(key, now);
+            return self.look_anew(key, now);
         }
         let file = (path.as_path(), &*key.name);
         match rejects::reject(&*parts.disk, &parts.layout, names, file, (run, refusal), &seen.me.device, now) {

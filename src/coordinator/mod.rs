@@ -62,10 +62,12 @@ pub use begin::{BeginError, check_writable, claim_identity, open_volume};
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 /// The shortest time after which a device that is alone tries again to get the lock.
 const SHORTEST_RETRY: Duration = Duration::from_micros(200);
-/// For how long file events are gathered at most, and the longest time after which a device tries again to get the lock.
+/// The longest time after which a device tries again to get the lock, and for how long one that is full gathers file events.
 const TOGETHER: Duration = Duration::from_millis(20);
-/// For how long they are gathered for each other device, so that all of them together look as often as one.
-const STEP_BACK: Duration = Duration::from_millis(1);
+/// For how long file events are gathered for each other device, so that many together look hardly more often than a few.
+const STEP_BACK: Duration = Duration::from_millis(4);
+/// For how long they are gathered at most.
+const LONGEST_GATHERING: Duration = Duration::from_millis(100);
 /// How long the lock may be busy before people are told.
 const BUSY_WARNING: Duration = Duration::from_secs(5);
 /// How long a run that is stopped because its device leaves has before it is killed.
@@ -339,7 +341,8 @@ impl Device {
     pub fn gathers_events_for(&self) -> Duration {
         let me = &self.seen.me;
         let is_full = self.store.state().runs.load(&me.device).slots >= me.slots;
-        if is_full { TOGETHER } else { (STEP_BACK * self.others()).min(TOGETHER) }
+        let among_others = (STEP_BACK * self.others()).min(LONGEST_GATHERING);
+        if is_full { among_others.max(TOGETHER) } else { among_others }
     }
 
     /// Returns the number of other living devices.

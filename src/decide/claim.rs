@@ -201,8 +201,8 @@ fn take(seen: &Observation, candidate: Candidate<'_>, group: &Group) -> Change {
         command: group.job.is_none(),
         fail_if_lost: job.on_lost == OnLost::Fail,
         listed: group.job.is_some() && (job.overlap != Overlap::Allow || entry.cause().is_lasting()),
-        retried: entry.retried,
-        losses: entry.losses,
+        retried: entry.retried(),
+        losses: entry.losses(),
         extra: std::collections::BTreeMap::new(),
     };
     Change {
@@ -252,15 +252,15 @@ fn has_room(plan: &Plan, seen: &Observation, pool: &PoolName) -> bool {
 
 fn key_move(entry: &Entry) -> Option<Move> {
     let id = entry.trigger.id.clone()?;
-    let is_free = |seen: &KeySeen| !matches!(seen, KeySeen::Names(_)) && !crate::planted!(DropKeys);
-    let seen = entry.key_seen.clone().filter(is_free)?;
+    let is_free = |seen: &&KeySeen| !matches!(seen, KeySeen::Names(_)) && !crate::planted!(DropKeys);
+    let seen = entry.key_seen.as_deref().filter(is_free)?.clone();
     let (from, stem) = (entry.key.clone(), entry.stem());
     Some(Move::Key { id, from, stem, lease: entry.lease(), job: job_name(entry), seen })
 }
 
 /// The run that has the entry's idempotency key, if it is another.
 fn other_run_of_key(entry: &Entry) -> Option<&RunId> {
-    match entry.key_seen.as_ref()? {
+    match entry.key_seen.as_deref()? {
         KeySeen::Names(first) if *first != entry.run && !crate::planted!(DropKeys) => Some(first),
         KeySeen::Names(_) | KeySeen::Free | KeySeen::Stale(_) => None,
     }
@@ -394,7 +394,7 @@ fn unstarted(
         usage: None,
         log: None,
         log_truncated: false,
-        retried: entry.retried,
+        retried: entry.retried(),
         losses: 0,
     }
 }

@@ -264,9 +264,9 @@ fn pool_reason(job: &Job, scene: Scene<'_>) -> Option<String> {
 }
 
 fn time_reason(entry: &Entry, now: Moment) -> Option<String> {
-    match (entry.key.source, entry.not_before, entry.trigger.not_before) {
+    match (entry.key.source, entry.not_before(), entry.trigger.not_before) {
         (Source::Waiting, Some(at), _) if at > now.wall => {
-            let why = if entry.was_started { " (backoff)" } else { "" };
+            let why = if entry.was_started() { " (backoff)" } else { "" };
             Some(format!("attempt {} waits until {}{why}", entry.attempt, rfc3339(at)))
         }
         (Source::Inbox, _, Some(at)) if at > now.wall => Some(format!("its time is {}", rfc3339(at))),

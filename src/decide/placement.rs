@@ -94,7 +94,12 @@ impl<'a> Placement<'a> {
 
     fn failed_here(&self, candidate: Candidate<'_>) -> bool {
         let failed = |status: Status| matches!(status, Status::Failed | Status::TimedOut | Status::Lost);
-        candidate.entry.last.as_ref().is_some_and(|(device, status)| device == self.me && failed(*status))
+        candidate
+            .entry
+            .past
+            .as_ref()
+            .and_then(|past| past.last.as_ref())
+            .is_some_and(|(device, status)| device == self.me && failed(*status))
     }
 
     /// Counts in what this device has just claimed.

@@ -1,5 +1,7 @@
 //! The order in which what waits is taken, kept so that a look at it costs what is taken and not what lies there.
 
+use std::borrow::Borrow;
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, btree_map, btree_set};
 use std::iter::Peekable;
 use std::ops::Bound;
@@ -11,7 +13,7 @@ use chrono::{DateTime, Utc};
 use super::catalog::{Catalog, Known};
 use crate::model::config::UNKNOWN_JOB_WAIT;
 use crate::model::device::Me;
-use crate::model::entry::{Entry, FileKey, Source};
+use crate::model::entry::{Entry, FileId, FileKey, Past, Source};
 use crate::model::ids::{JobName, RunId, Tag};
 use crate::model::job::{Job, Overlap, command_job_name, for_command};
 use crate::model::sorted::Sorted;
@@ -37,11 +39,11 @@ pub struct Group {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
     /// It can, as soon as a slot is free.
-    Ready(Group),
+    Ready,
     /// Not before this instant.
     Later(DateTime<Utc>),
-    /// Nobody knows its job, since this moment of the observer's clock.
-    Unknown(Duration),
+    /// This device does not know its job.
+    Unknown,
     /// Its job is disabled.
     Disabled,
     /// Its job's file has an error.
@@ -52,20 +54,47 @@ pub enum Place {
     Slots(u32),
 }
 
+/// An entry and its place, ordered by its file.
 #[derive(Debug, Clone)]
 struct Kept {
     entry: Arc<Entry>,
     job: Option<Arc<Job>>,
     priority: i16,
     place: Place,
-    /// Since when it could be claimed.
+    /// Since when it could be claimed, or its job has been unknown, on this device's clock.
     since: Duration,
 }
+
+impl Borrow<FileKey> for Kept {
+    fn borrow(&self) -> &FileKey {
+        &self.entry.key
+    }
+}
+
+impl Ord for Kept {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.entry.key.cmp(&other.entry.key)
+    }
+}
+
+impl PartialOrd for Kept {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Kept {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Kept {}
 
 /// Everything that waits, in its places.
 #[derive(Debug, Default)]
 pub struct Queue {
-    kept: Sorted<FileKey, Kept>,
+    kept: Sorted<Kept, ()>,
     ready: BTreeMap<Group, Ready>,
     /// The first of each group.
     heads: BTreeMap<Rank, Group>,
@@ -108,14 +137,8 @@ impl Queue {
     /// Takes an entry in, or its newer content. Of its trigger only an outline is held, which it shares with others of its job.
     pub fn insert(&mut self, entry: Arc<Entry>, catalog: &Catalog, me: &Me, now: Moment) {
         let entry = self.outline(entry);
-        let ready_since = self.kept.get(&entry.key).filter(|kept| kept.is_ready()).map(|kept| kept.since);
-        let known_since = self.remove(&entry.key).and_then(|old| match old {
-            Place::Unknown(since) => Some(since),
-            Place::Ready(_) | Place::Later(_) | Place::Disabled | Place::Broken | Place::Tags(_) | Place::Slots(_) => {
-                None
-            }
-        });
-        if !entry.was_started
+        let before = self.take(&entry.key);
+        if !entry.was_started()
             && let Some(at) = entry.trigger.expires
         {
             self.expiring.insert((at, entry.key.clone()));
@@ -123,13 +146,15 @@ impl Queue {
         if entry.key.source == Source::Waiting {
             self.comebacks.insert(entry.run.clone(), entry.key.clone());
         }
-        let mut kept = place(entry, catalog, me, now, known_since);
-        kept.since = ready_since.unwrap_or(now.boot);
+        let mut kept = place(entry, catalog, me, now);
+        if let Some(before) = before.filter(|before| before.is_timed() && before.place == kept.place) {
+            kept.since = before.since;
+        }
         if let Place::Tags(missing) = &mut kept.place {
             self.share_tags(missing);
         }
         self.file(&kept, true);
-        self.kept.insert(kept.entry.key.clone(), kept);
+        self.kept.insert(kept, ());
     }
 
     /// Has equal tags that are missing share one set.
@@ -163,9 +188,14 @@ impl Queue {
         Arc::new(Entry { trigger: shared, is_outline, ..Arc::unwrap_or_clone(entry) })
     }
 
-    /// Forgets an entry; says where it was.
-    pub fn remove(&mut self, key: &FileKey) -> Option<Place> {
-        let kept = self.kept.remove(key)?;
+    /// Forgets an entry.
+    pub fn remove(&mut self, key: &FileKey) {
+        self.take(key);
+    }
+
+    fn take(&mut self, key: &FileKey) -> Option<Kept> {
+        let kept = self.kept.get_key(key)?.clone();
+        self.kept.remove(key);
         if self.kept.is_empty() {
             self.outlines.clear();
         }
@@ -179,12 +209,12 @@ impl Queue {
             self.withdrawn.insert(job_name(&kept.entry));
         }
         self.file(&kept, false);
-        Some(kept.place)
+        Some(kept)
     }
 
     /// Places everything anew: jobs changed, or this device did. Waits for unknown jobs begin again.
     pub fn place_anew(&mut self, catalog: &Catalog, me: &Me, now: Moment) {
-        let entries: Vec<_> = self.kept.values().map(|kept| Arc::clone(&kept.entry)).collect();
+        let entries: Vec<_> = self.kept.keys().map(|kept| Arc::clone(&kept.entry)).collect();
         for entry in entries {
             self.remove(&entry.key);
             self.insert(entry, catalog, me, now);
@@ -195,11 +225,12 @@ impl Queue {
     pub fn end_backoff(&mut self, jobs: &BTreeSet<JobName>, catalog: &Catalog, me: &Me, now: Moment) {
         let is_of_these = |entry: &Entry| matches!(&entry.trigger.target, Target::Job(name) if jobs.contains(name));
         let resting = self.later.iter().filter(|(_, key)| key.source == Source::Waiting);
-        let resting = resting.filter_map(|(_, key)| self.kept.get(key)).map(|kept| &kept.entry);
+        let resting = resting.filter_map(|(_, key)| self.find(key)).map(|kept| &kept.entry);
         let resting: Vec<Arc<Entry>> = resting.filter(|entry| is_of_these(entry)).cloned().collect();
         for entry in resting {
             let not_before = entry.trigger.not_before;
-            self.insert(Arc::new(Entry { not_before, ..(*entry).clone() }), catalog, me, now);
+            let past = entry.past.as_deref().map(|past| Box::new(Past { not_before, ..past.clone() }));
+            self.insert(Arc::new(Entry { past, ..(*entry).clone() }), catalog, me, now);
         }
     }
 
@@ -209,7 +240,7 @@ impl Queue {
             if at > now.wall {
                 break;
             }
-            let Some(kept) = self.kept.get(&key) else {
+            let Some(kept) = self.find(&key) else {
                 self.later.pop_first();
                 continue;
             };
@@ -250,36 +281,36 @@ impl Queue {
     /// Entries whose first attempt should have started by now, with the priority that counts.
     pub fn expired(&self, now: DateTime<Utc>) -> impl Iterator<Item = (&Arc<Entry>, i16)> {
         let due = self.expiring.iter().take_while(move |(at, _)| *at <= now);
-        due.filter_map(|(_, key)| self.kept.get(key)).map(|kept| (&kept.entry, kept.priority))
+        due.filter_map(|(_, key)| self.find(key)).map(|kept| (&kept.entry, kept.priority))
     }
 
     /// Entries that have waited long enough for a job that this device does not know, and since when.
     pub fn unknown(&self, now: Duration) -> impl Iterator<Item = (&Arc<Entry>, Duration)> {
         let over = self.unknown.iter().take_while(move |(since, _)| now.saturating_sub(*since) >= UNKNOWN_JOB_WAIT);
-        over.filter_map(|(since, key)| Some((&self.kept.get(key)?.entry, *since)))
+        over.filter_map(|(since, key)| Some((&self.find(key)?.entry, *since)))
     }
 
     /// The jobs that this device does not know and that entries name, those that have waited longest first.
     pub fn unknown_jobs(&self) -> impl Iterator<Item = JobName> {
-        self.unknown.iter().filter_map(|(_, key)| Some(job_name(&self.kept.get(key)?.entry)))
+        self.unknown.iter().filter_map(|(_, key)| Some(job_name(&self.find(key)?.entry)))
     }
 
     /// The entry of a run that waits for another attempt, if it could be claimed.
     #[must_use]
     pub fn comeback(&self, run: &RunId) -> Option<Candidate<'_>> {
-        let kept = self.kept.get(self.comebacks.get(run)?)?;
-        kept.candidate().filter(|_| matches!(kept.place, Place::Ready(_)))
+        let kept = self.find(self.comebacks.get(run)?)?;
+        kept.candidate().filter(|_| kept.place == Place::Ready)
     }
 
     /// Everything that waits for another attempt, with its job where that is known.
     pub fn comebacks(&self) -> impl Iterator<Item = (&Arc<Entry>, Option<Candidate<'_>>)> {
-        self.comebacks.values().filter_map(|key| self.kept.get(key)).map(|kept| (&kept.entry, kept.candidate()))
+        self.comebacks.values().filter_map(|key| self.find(key)).map(|kept| (&kept.entry, kept.candidate()))
     }
 
     /// The entry of one that does.
     #[must_use]
     pub fn waiting_entry(&self, run: &RunId) -> Option<&Arc<Entry>> {
-        self.kept.get(self.comebacks.get(run)?).map(|kept| &kept.entry)
+        self.find(self.comebacks.get(run)?).map(|kept| &kept.entry)
     }
 
     /// Whether anything is ready to be claimed.
@@ -297,12 +328,27 @@ impl Queue {
     /// An entry and its place.
     #[must_use]
     pub fn get(&self, key: &FileKey) -> Option<(&Arc<Entry>, &Place)> {
-        self.kept.get(key).map(|kept| (&kept.entry, &kept.place))
+        self.find(key).map(|kept| (&kept.entry, &kept.place))
+    }
+
+    /// Returns the content that was read of a file.
+    #[must_use]
+    pub fn content(&self, key: &FileKey) -> Option<FileId> {
+        self.find(key).map(|kept| kept.entry.id)
+    }
+
+    /// Returns the files of all entries, in the order of their names.
+    pub fn files(&self) -> impl Iterator<Item = &FileKey> {
+        self.kept.keys().map(|kept| &kept.entry.key)
+    }
+
+    fn find(&self, key: &FileKey) -> Option<&Kept> {
+        self.kept.get_key(key)
     }
 
     /// Everything, in the order of names.
     pub fn all(&self) -> impl Iterator<Item = (&Arc<Entry>, &Place)> {
-        self.kept.values().map(|kept| (&kept.entry, &kept.place))
+        self.kept.keys().map(|kept| (&kept.entry, &kept.place))
     }
 
     /// How many entries wait.
@@ -327,7 +373,8 @@ impl Queue {
         }
         let key = kept.entry.key.clone();
         match &kept.place {
-            Place::Ready(group) => {
+            Place::Ready => {
+                let group = kept.group();
                 let rank = (std::cmp::Reverse(kept.priority), kept.entry.run.clone(), key);
                 let ready = self.ready.entry(group.clone()).or_default();
                 if let Some(head) = ready.ranks.first() {
@@ -345,12 +392,12 @@ impl Queue {
                         self.heads.insert(head.clone(), group.clone());
                     }
                     None => {
-                        self.ready.remove(group);
+                        self.ready.remove(&group);
                     }
                 }
             }
             Place::Later(at) => change(&mut self.later, (*at, key), add),
-            Place::Unknown(since) => change(&mut self.unknown, (*since, key), add),
+            Place::Unknown => change(&mut self.unknown, (kept.since, key), add),
             Place::Disabled | Place::Broken | Place::Tags(_) | Place::Slots(_) => {}
         }
     }
@@ -362,8 +409,16 @@ impl Kept {
         Some(Candidate { entry, job: self.job.as_ref()?, priority: *priority, since: *since })
     }
 
-    fn is_ready(&self) -> bool {
-        matches!(self.place, Place::Ready(_))
+    /// Returns whether it matters since when it has been in its place.
+    fn is_timed(&self) -> bool {
+        matches!(self.place, Place::Ready | Place::Unknown)
+    }
+
+    fn group(&self) -> Group {
+        match &self.entry.trigger.target {
+            Target::Job(name) => Group { job: Some(name.clone()), lasting: self.entry.cause().is_lasting() },
+            Target::Command(_) => Group::default(),
+        }
     }
 
     /// Returns whether more is to be decided than whether a slot is free: it takes none, is refused while another run is open, is wanted only at
@@ -399,7 +454,7 @@ impl<'a> Ordered<'a> {
             if let Some(next) = rest.next() {
                 self.behind.insert(next, (group, rest));
             }
-            if let Some(candidate) = self.queue.kept.get(&rank.2).and_then(Kept::candidate) {
+            if let Some(candidate) = self.queue.find(&rank.2).and_then(Kept::candidate) {
                 return Some((group, candidate));
             }
         }
@@ -444,7 +499,7 @@ pub fn job_name(entry: &Entry) -> JobName {
     }
 }
 
-fn place(entry: Arc<Entry>, catalog: &Catalog, me: &Me, now: Moment, unknown_since: Option<Duration>) -> Kept {
+fn place(entry: Arc<Entry>, catalog: &Catalog, me: &Me, now: Moment) -> Kept {
     let known = match &entry.trigger.target {
         Target::Job(name) => catalog.look_up(name),
         Target::Command(argv) => Known::Good(Arc::new(for_command(
@@ -459,7 +514,7 @@ fn place(entry: Arc<Entry>, catalog: &Catalog, me: &Me, now: Moment, unknown_sin
         Known::Broken | Known::Unknown => (None, own_priority),
     };
     let place = match (&known, due(&entry)) {
-        (Known::Unknown, _) => Place::Unknown(unknown_since.unwrap_or(now.boot)),
+        (Known::Unknown, _) => Place::Unknown,
         (Known::Broken, _) => Place::Broken,
         (Known::Good(job), _) if !job.enabled => Place::Disabled,
         (Known::Good(job), due) => ready_or_not(&entry, job, due, me, now),
@@ -478,10 +533,7 @@ fn ready_or_not(entry: &Entry, job: &Job, due: Option<DateTime<Utc>>, me: &Me, n
     }
     match due {
         Some(at) if at > now.wall => Place::Later(at),
-        Some(_) | None => Place::Ready(match &entry.trigger.target {
-            Target::Job(name) => Group { job: Some(name.clone()), lasting: entry.cause().is_lasting() },
-            Target::Command(_) => Group::default(),
-        }),
+        Some(_) | None => Place::Ready,
     }
 }
 
@@ -492,5 +544,5 @@ fn due(entry: &Entry) -> Option<DateTime<Utc>> {
         // Its own time had come when it was first claimed.
         Source::Waiting | Source::Due => None,
     };
-    own.max(entry.not_before)
+    own.max(entry.not_before())
 }

@@ -69,7 +69,7 @@ fn list_again(state: &State, seen: &Observation, plan: &mut Plan) {
     for (entry, candidate) in seen.queue.comebacks() {
         let Some(job) = candidate.map(|candidate| candidate.job) else { continue };
         let is_lasting = entry.cause().is_lasting();
-        let is_listed = entry.was_started
+        let is_listed = entry.was_started()
             && (is_lasting || job.overlap != Overlap::Allow)
             && !matches!(entry.trigger.target, Target::Command(_));
         let is_alone = || is_lasting || open_run(plan, &job.name, &entry.run).is_none();
@@ -92,8 +92,8 @@ fn list_again(state: &State, seen: &Observation, plan: &mut Plan) {
             command: false,
             fail_if_lost: job.on_lost == OnLost::Fail,
             listed: true,
-            retried: entry.retried,
-            losses: entry.losses,
+            retried: entry.retried(),
+            losses: entry.losses(),
             extra: std::collections::BTreeMap::new(),
         };
         plan.changes.push(Change {

@@ -76,7 +76,7 @@ pub fn rooms<'a>(
 pub fn turn<'a>(entry: &Entry, job: &Job, rooms: &[Room<'a>], now: DateTime<Utc>) -> Option<Turn<'a>> {
     let mut able: Vec<&DeviceId> = rooms.iter().filter(|room| fits(entry, job, room)).map(|room| room.device).collect();
     able.sort_by_cached_key(|device| placement::turn(entry.lot, device));
-    let waiting_since = entry.run.time().max(entry.not_before.unwrap_or_default());
+    let waiting_since = entry.run.time().max(entry.not_before().unwrap_or_default());
     let (ended, until) = turns(waiting_since, now);
     let device = able.get(ended % (able.len() + 1))?;
     Some(Turn { device, until })

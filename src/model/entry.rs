@@ -43,8 +43,8 @@ pub struct FileId {
     pub inode: u64,
     /// The size, bytes.
     pub size: u64,
-    /// The last change of the content, nanoseconds since 1970.
-    pub modified_ns: i128,
+    /// The last change of the content, nanoseconds since 1970; a time that does not fit is the nearest that does.
+    pub modified_ns: i64,
 }
 
 /// What is known of the idempotency key of a trigger.
@@ -69,6 +69,21 @@ pub struct Entry {
     pub run: RunId,
     /// The attempt that comes next.
     pub attempt: u32,
+    /// The part of the run that is over; `None`: it was never held.
+    pub past: Option<Box<Past>>,
+    /// What it asks for.
+    pub trigger: Arc<Trigger>,
+    /// The arguments of `trigger` are not held: they stand in the file.
+    pub is_outline: bool,
+    /// What is known of its `id`, if it has one.
+    pub key_seen: Option<Box<KeySeen>>,
+    /// By which devices agree whose it is, where several could take it.
+    pub lot: u64,
+}
+
+/// What a run that waits for another attempt has behind it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Past {
     /// An attempt of it has left a result: the run is open.
     pub was_started: bool,
     /// How many attempts were tried again for a failure.
@@ -79,14 +94,6 @@ pub struct Entry {
     pub dropped: Option<Arc<str>>,
     /// Not before this instant, whatever the trigger itself says.
     pub not_before: Option<DateTime<Utc>>,
-    /// What it asks for.
-    pub trigger: Arc<Trigger>,
-    /// The arguments of `trigger` are not held: they stand in the file.
-    pub is_outline: bool,
-    /// What is known of its `id`, if it has one.
-    pub key_seen: Option<KeySeen>,
-    /// By which devices agree whose it is, where several could take it.
-    pub lot: u64,
     /// The attempt before this one, if there was one: where it ran, and how it ended.
     pub last: Option<(DeviceId, Status)>,
 }
@@ -100,17 +107,36 @@ impl Entry {
             id: FileId { inode: 0, size: 0, modified_ns: 0 },
             run,
             attempt: 1,
-            was_started: false,
-            retried: 0,
-            losses: 0,
-            dropped: None,
-            not_before: None,
+            past: None,
             trigger: Arc::new(trigger),
             is_outline: false,
             key_seen: None,
             lot,
-            last: None,
         }
+    }
+
+    /// Returns whether an attempt of it has left a result: the run is open.
+    #[must_use]
+    pub fn was_started(&self) -> bool {
+        self.past.as_ref().is_some_and(|past| past.was_started)
+    }
+
+    /// Returns how many attempts were tried again for a failure.
+    #[must_use]
+    pub fn retried(&self) -> u32 {
+        self.past.as_ref().map_or(0, |past| past.retried)
+    }
+
+    /// Returns how many attempts in a row ended as `lost`.
+    #[must_use]
+    pub fn losses(&self) -> u32 {
+        self.past.as_ref().map_or(0, |past| past.losses)
+    }
+
+    /// Returns the instant before which it is not tried again, whatever the trigger itself says.
+    #[must_use]
+    pub fn not_before(&self) -> Option<DateTime<Utc>> {
+        self.past.as_ref()?.not_before
     }
 
     /// Returns the attempt that comes next.
@@ -128,7 +154,8 @@ impl Entry {
     /// Returns the name it was dropped under, or would have been.
     #[must_use]
     pub fn dropped(&self) -> Cow<'_, str> {
-        self.dropped.as_deref().map_or_else(|| self.key.name.to_string_lossy(), Cow::Borrowed)
+        let dropped = self.past.as_ref().and_then(|past| past.dropped.as_deref());
+        dropped.map_or_else(|| self.key.name.to_string_lossy(), Cow::Borrowed)
     }
 
     /// The name it was dropped under; `None`: nobody dropped it.

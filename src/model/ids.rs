@@ -1,11 +1,11 @@
 //! Names and ids, each a type of its own, each checked where it enters.
 
 use std::borrow::Borrow;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::sync::Arc;
 
-use chrono::{DateTime, NaiveDateTime, Timelike, Utc};
-use serde::{Deserialize, Deserializer, Serialize};
+use chrono::{DateTime, Datelike, NaiveDate, Timelike, Utc};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The rule that names of jobs, devices, tags, pools and secrets follow, as messages quote it.
 pub const NAME_RULE: &str = "1 to 64 characters of A-Z a-z 0-9 . _ -, the first a letter or a digit";
@@ -160,11 +160,9 @@ impl fmt::Debug for Session {
 ///
 /// The time is that of the drop (or the due instant) in UTC with milliseconds; the six base-32 characters behind it
 /// come from a hash of what every device can see, so that all devices give one trigger one id.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(transparent)]
-pub struct RunId(Arc<str>);
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RunId([u8; RUN_ID_LEN]);
 
-const STAMP: &str = "%Y%m%dT%H%M%S%3fZ";
 const STAMP_LEN: usize = 19;
 const RUN_ID_LEN: usize = STAMP_LEN + 1 + 6;
 /// Crockford's base 32: no letter that can be taken for a digit.
@@ -174,12 +172,15 @@ impl RunId {
     /// The id for an instant and a hash, of which the low 30 bits are used.
     #[must_use]
     pub fn new(at: DateTime<Utc>, hash: u64) -> Self {
-        let mut text = stamp(at);
-        text.push('-');
-        for place in (0..6).rev() {
-            text.push(BASE32[(hash >> (place * 5)) as usize & 31] as char);
+        let mut text = [b'-'; RUN_ID_LEN];
+        // A year of more than four digits does not fit: it is shown by its first ones.
+        for (to, byte) in text.iter_mut().zip(stamp(at).bytes().take(STAMP_LEN)) {
+            *to = byte;
         }
-        Self(text.into())
+        for (to, place) in text[STAMP_LEN + 1..].iter_mut().zip((0..6).rev()) {
+            *to = BASE32[(hash >> (place * 5)) as usize & 31];
+        }
+        Self(text)
     }
 
     /// Reads an id; `None` if `text` is not exactly one.
@@ -187,38 +188,46 @@ impl RunId {
     pub fn parse(text: &str) -> Option<Self> {
         let (at, tail) = text.split_at_checked(STAMP_LEN)?;
         let tail = tail.strip_prefix('-')?;
-        (text.len() == RUN_ID_LEN && tail.bytes().all(|b| BASE32.contains(&b)) && parse_stamp(at).is_some())
-            .then(|| Self(Arc::from(text)))
+        let bytes = text.as_bytes().try_into().ok()?;
+        (tail.bytes().all(|b| BASE32.contains(&b)) && parse_stamp(at).is_some()).then_some(Self(bytes))
     }
 
     /// The id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        // It holds ASCII alone.
+        std::str::from_utf8(&self.0).unwrap_or_default()
     }
 
     /// When the trigger was dropped, or the run was due.
     #[must_use]
     pub fn time(&self) -> DateTime<Utc> {
-        parse_stamp(&self.0[..STAMP_LEN]).unwrap_or_default()
+        parse_stamp(&self.as_str()[..STAMP_LEN]).unwrap_or_default()
     }
 
     /// The day folder that results, log and processed trigger of this run go to: `yyyy-mm-dd`.
     #[must_use]
     pub fn date(&self) -> String {
-        format!("{}-{}-{}", &self.0[..4], &self.0[4..6], &self.0[6..8])
+        let text = self.as_str();
+        format!("{}-{}-{}", &text[..4], &text[4..6], &text[6..8])
     }
 }
 
 impl fmt::Display for RunId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
+        f.pad(self.as_str())
     }
 }
 
 impl fmt::Debug for RunId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
+    }
+}
+
+impl Serialize for RunId {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(self.as_str())
     }
 }
 
@@ -243,21 +252,30 @@ pub fn mix(seed: u64, text: &str) -> u64 {
 pub fn stamp(at: DateTime<Utc>) -> String {
     // A leap second is shown by chrono as 1,000 ms and more, which would not read back.
     let at = if at.nanosecond() >= 1_000_000_000 { at.with_nanosecond(999_000_000).unwrap_or(at) } else { at };
-    at.format(STAMP).to_string()
+    let (date, time) = (at.date_naive(), at.time());
+    let mut text = String::with_capacity(STAMP_LEN);
+    // Writing to a String cannot fail.
+    let _ = write!(text, "{:04}{:02}{:02}", date.year(), date.month(), date.day());
+    let _ = write!(text, "T{:02}{:02}{:02}", time.hour(), time.minute(), time.second());
+    let _ = write!(text, "{:03}Z", time.nanosecond() / 1_000_000);
+    text
 }
 
 /// Reads what [`stamp`] wrote; `None` for anything else.
 #[must_use]
 pub fn parse_stamp(text: &str) -> Option<DateTime<Utc>> {
-    let shape = text.len() == STAMP_LEN
+    let is_shaped = text.len() == STAMP_LEN
         && text.bytes().enumerate().all(|(at, b)| match at {
             8 => b == b'T',
             18 => b == b'Z',
             _ => b.is_ascii_digit(),
         });
-    // chrono reads `%S%3f` greedily, so the milliseconds are set apart by a dot for it.
-    let dotted = shape.then(|| format!("{}.{}", &text[..15], &text[15..18]))?;
-    NaiveDateTime::parse_from_str(&dotted, "%Y%m%dT%H%M%S%.3f").ok().map(|naive| naive.and_utc())
+    if !is_shaped {
+        return None;
+    }
+    let number = |from: usize, to: usize| text[from..to].parse::<u32>().ok();
+    let date = NaiveDate::from_ymd_opt(i32::try_from(number(0, 4)?).ok()?, number(4, 6)?, number(6, 8)?)?;
+    date.and_hms_milli_opt(number(9, 11)?, number(11, 13)?, number(13, 15)?, number(15, 18)?).map(|at| at.and_utc())
 }
 
 #[cfg(test)]

@@ -83,6 +83,16 @@ impl<K: Ord, V> Sorted<K, V> {
         Some(&chunk.entries[at].1)
     }
 
+    /// Returns the key of the map that equals this one.
+    pub fn get_key<Q: Ord + ?Sized>(&self, key: &Q) -> Option<&K>
+    where
+        K: Borrow<Q>,
+    {
+        let chunk = &self.chunks[self.chunk_of(key)?];
+        let at = chunk.find(key).ok()?;
+        Some(&chunk.entries[at].0)
+    }
+
     /// Returns whether there is a value of this key.
     pub fn contains_key<Q: Ord + ?Sized>(&self, key: &Q) -> bool
     where
@@ -212,6 +222,11 @@ impl<K: Serialize, V: Serialize> Sorted<K, V> {
     /// # Errors
     /// An entry cannot be written as JSON.
     pub fn write_json(&self, text: &mut Vec<u8>) -> serde_json::Result<()> {
+        let mut length = 2;
+        for chunk in &self.chunks {
+            length += chunk.json()?.len() + 1;
+        }
+        text.reserve(length);
         text.push(b'{');
         for (place, chunk) in self.chunks.iter().enumerate() {
             if place > 0 {
@@ -310,9 +325,10 @@ impl<K: fmt::Debug, V: fmt::Debug> fmt::Debug for Sorted<K, V> {
     }
 }
 
-impl<K: PartialEq, V: PartialEq> PartialEq for Sorted<K, V> {
+impl<K: Ord, V: PartialEq> PartialEq for Sorted<K, V> {
+    /// What both share is not looked at.
     fn eq(&self, other: &Self) -> bool {
-        self.len == other.len && self.iter().eq(other.iter())
+        self.len == other.len && self.differences(other).is_empty()
     }
 }
 

@@ -134,23 +134,23 @@ impl State {
         true
     }
 
-    /// Returns the state as JSON, the same that [`Serialize`] makes. Runs and marks that have not changed since an earlier revision was
+    /// Adds the state to `text` as JSON, the same that [`Serialize`] makes. Runs and marks that have not changed since an earlier revision was
     /// written are not written anew, but copied.
     ///
     /// # Errors
     /// A key of a newer program cannot be written as JSON.
-    pub fn to_json(&self) -> serde_json::Result<Vec<u8>> {
+    pub fn write_json(&self, text: &mut Vec<u8>) -> serde_json::Result<()> {
         let Self { schema, revision, last_commits, runs, jobs, requests, settings, rebuilt, extra } = self;
-        let mut text = format!(r#"{{"schema":{schema},"revision":{revision},"last_commits":"#).into_bytes();
-        serde_json::to_writer(&mut text, last_commits)?;
+        text.extend_from_slice(format!(r#"{{"schema":{schema},"revision":{revision},"last_commits":"#).as_bytes());
+        serde_json::to_writer(&mut *text, last_commits)?;
         text.extend_from_slice(br#","runs":"#);
-        runs.write_json(&mut text)?;
+        runs.write_json(text)?;
         text.extend_from_slice(br#","jobs":"#);
-        jobs.write_json(&mut text)?;
+        jobs.write_json(text)?;
         let rest = serde_json::to_vec(&Rest { requests, settings, rebuilt: *rebuilt, extra })?;
         text.push(b',');
         text.extend_from_slice(&rest[1..]);
-        Ok(text)
+        Ok(())
     }
 
     /// Takes out what was asked of a device as such; `false`: nothing was. What concerns a run is answered by what becomes of the run.
@@ -416,7 +416,9 @@ mod tests {
         }
         assert_eq!(serde_json::from_str::<State>(&written).unwrap(), state);
         for state in [state.clone(), State { rebuilt: Some(3), ..State::default() }] {
-            let text = String::from_utf8(state.to_json().unwrap()).unwrap();
+            let mut text = Vec::new();
+            state.write_json(&mut text).unwrap();
+            let text = String::from_utf8(text).unwrap();
             assert_eq!(text, serde_json::to_string(&state).unwrap());
         }
         let set = Resources { slots: Some(3), memory: Some(None), cpu_millis: Some(Some(500)), pids: None };

@@ -69,6 +69,8 @@ pub struct Store {
     /// The first bytes of the file that [`Store::state`] was read from or written to; empty: none.
     head: Vec<u8>,
     mine: Vec<u64>,
+    /// The text of the state that was staged last: its memory serves the next one.
+    text: Vec<u8>,
     /// The number that the file of a state that is made anew gets: the next one after those that were there. Its revision is far
     /// above that, and another device that has found the state, or made it too, must meet it all the same.
     number: Option<u64>,
@@ -121,6 +123,7 @@ impl Store {
             state: Arc::default(),
             head: Vec::new(),
             mine: Vec::new(),
+            text: Vec::new(),
             number: None,
             breach: None,
             patience: None,
@@ -394,11 +397,12 @@ impl Store {
 
     fn stage(&mut self, state: &State) -> Result<(PathBuf, Vec<u8>), volume::Error> {
         let path = self.layout.state();
-        let mut bytes = state.to_json().map_err(std::io::Error::from).on("write", &path)?;
-        bytes.push(b'\n');
-        let staged = stage(&*self.disk, &mut self.names, &path, &bytes)?;
-        bytes.truncate(HEAD);
-        Ok((staged, bytes))
+        self.text.clear();
+        state.write_json(&mut self.text).map_err(std::io::Error::from).on("write", &path)?;
+        self.text.push(b'\n');
+        let staged = stage(&*self.disk, &mut self.names, &path, &self.text)?;
+        self.text.shrink_to(self.text.len() * 4);
+        Ok((staged, head_of(&self.text)))
     }
 
     /// The last look before anything moves: what another has committed makes the moves vain.
@@ -506,10 +510,7 @@ impl Store {
             None => None,
         };
         let copy = match &bytes {
-            Some(bytes) => {
-                check_schema(bytes)?;
-                read(bytes)
-            }
+            Some(bytes) => parse(bytes),
             None => Ok(Loaded::Missing),
         };
         let Some(newest) = revisions::newest(&*self.disk, &self.layout)? else { return copy.map(Some) };
@@ -587,34 +588,29 @@ fn head_of(bytes: &[u8]) -> Vec<u8> {
     bytes[..bytes.len().min(HEAD)].to_vec()
 }
 
+/// Reads a state. One of a newer schema, or with a word that this program does not know, is refused.
 fn parse(bytes: &[u8]) -> Result<Loaded, Refused> {
-    check_schema(bytes)?;
-    read(bytes)
+    let newer = |found| Refused::Newer(format!("has schema {found}, this program knows {SCHEMA}"));
+    match serde_json::from_slice::<State>(bytes) {
+        Ok(state) if state.schema > SCHEMA => Err(newer(state.schema.into())),
+        Ok(state) => Ok(Loaded::New(state, head_of(bytes))),
+        Err(error) => match schema_of(bytes) {
+            Some(schema) if schema > u64::from(SCHEMA) => Err(newer(schema)),
+            _ if has_unknown_word(&error) => {
+                Err(Refused::Newer(format!("has a value that this program does not know: {error}")))
+            }
+            _ => Ok(Loaded::Damaged(error.to_string(), 1)),
+        },
+    }
 }
 
-/// Refuses a state of a newer schema.
-fn check_schema(bytes: &[u8]) -> Result<(), Refused> {
+/// Returns the schema of a state, whatever else it says.
+fn schema_of(bytes: &[u8]) -> Option<u64> {
     #[derive(serde::Deserialize)]
-    struct Schema {
+    struct Numbered {
         schema: u64,
     }
-    match serde_json::from_slice::<Schema>(bytes) {
-        Ok(Schema { schema: found }) if found > u64::from(SCHEMA) => {
-            Err(Refused::Newer(format!("has schema {found}, this program knows {SCHEMA}")))
-        }
-        Ok(_) | Err(_) => Ok(()),
-    }
-}
-
-/// Reads a state of a known schema; one with a word that this program does not know is refused.
-fn read(bytes: &[u8]) -> Result<Loaded, Refused> {
-    match serde_json::from_slice::<State>(bytes) {
-        Ok(state) => Ok(Loaded::New(state, head_of(bytes))),
-        Err(error) if has_unknown_word(&error) => {
-            Err(Refused::Newer(format!("has a value that this program does not know: {error}")))
-        }
-        Err(error) => Ok(Loaded::Damaged(error.to_string(), 1)),
-    }
+    serde_json::from_slice::<Numbered>(bytes).ok().map(|numbered| numbered.schema)
 }
 
 /// Returns the revision of a state, whatever else it says.

@@ -43,8 +43,8 @@ impl Meta {
     /// The last change of the content (`mtime`). Whoever copies a file may bring its old date along.
     #[must_use]
     pub fn modified(&self) -> DateTime<Utc> {
-        const SECOND: i128 = 1_000_000_000;
-        let seconds = i64::try_from(self.id.modified_ns.div_euclid(SECOND)).unwrap_or(i64::MAX);
+        const SECOND: i64 = 1_000_000_000;
+        let seconds = self.id.modified_ns.div_euclid(SECOND);
         let nanos = u32::try_from(self.id.modified_ns.rem_euclid(SECOND)).unwrap_or(0);
         // A date that no calendar has says nothing: then that of the file's place.
         DateTime::from_timestamp(seconds, nanos).unwrap_or(self.changed)

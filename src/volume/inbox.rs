@@ -18,11 +18,10 @@ use super::layout::Layout;
 use super::{Context, Error, found, keys, results};
 use crate::decide::agenda::lot_of;
 use crate::decide::lost::Accepted;
-use crate::decide::queue::job_name;
+use crate::decide::queue::{Queue, job_name};
 use crate::model::config::{SETTLE, TRIGGER_LIMIT};
-use crate::model::entry::{Entry, FileId, FileKey, Source, Waiting, parse_running, split_dropped};
+use crate::model::entry::{Entry, FileId, FileKey, Past, Source, Waiting, parse_running, split_dropped};
 use crate::model::ids::RunId;
-use crate::model::sorted::Sorted;
 use crate::model::time::Moment;
 use crate::model::trigger::{Refusal, Trigger, parse, parse_own};
 
@@ -76,11 +75,9 @@ pub enum Look {
     Refused(RunId, Refusal),
 }
 
-/// What one device remembers of the inbox.
+/// What one device remembers of the inbox beside the entries that it has read, which its [`Queue`] holds.
 #[derive(Debug, Default)]
 pub struct Inbox {
-    /// What each name held when it was read.
-    taken: Sorted<FileKey, FileId>,
     /// What did not parse, and since when it has stood still.
     unsettled: BTreeMap<FileKey, (FileId, Duration)>,
     /// What cannot be read, and why.
@@ -96,7 +93,7 @@ pub struct Inbox {
 
 impl Inbox {
     /// Lists both folders, and returns in order the names that must be looked at: those that came, those that have gone, and those that
-    /// could not be taken yet. `deep`: all names, where no event would tell of a change.
+    /// could not be taken yet. `known`: what was read and waits. `deep`: all names, where no event would tell of a change.
     ///
     /// A folder in which nothing came or went since it was listed is not listed again, if dates can be trusted: a network file system may
     /// show old ones for a minute.
@@ -107,6 +104,7 @@ impl Inbox {
         &mut self,
         disk: &dyn Disk,
         layout: &Layout,
+        known: &Queue,
         now: Moment,
         deep: bool,
         trusts_dates: bool,
@@ -118,7 +116,7 @@ impl Inbox {
             if !deep && trusts_dates && self.listed.get(&source) == Some(&(dated.id, dated.changed)) {
                 continue;
             }
-            self.list(disk, layout, source, now, deep, &mut to_look)?;
+            self.list(disk, layout, known, source, now, deep, &mut to_look)?;
             if is_quiet(&dated, now) {
                 self.listed.insert(source, (dated.id, dated.changed));
             } else {
@@ -132,6 +130,7 @@ impl Inbox {
         &mut self,
         disk: &dyn Disk,
         layout: &Layout,
+        known: &Queue,
         source: Source,
         now: Moment,
         deep: bool,
@@ -150,20 +149,25 @@ impl Inbox {
             self.ignored.retain(|name, _| disk.stat(&layout.triggers().join(name)).is_ok());
         }
         let is_gone = |key: &&FileKey| key.source == source && !there.contains(*key);
-        to_look.extend(self.taken.keys().filter(is_gone).cloned());
-        to_look.extend(there.into_iter().filter(|key| deep || !self.taken.contains_key(key)));
+        to_look.extend(known.files().filter(is_gone).cloned());
+        to_look.extend(there.into_iter().filter(|key| deep || known.content(key).is_none()));
         Ok(())
     }
 
-    /// Looks at one name.
+    /// Looks at one name. `known`: the content that was read of it and waits.
     ///
     /// # Errors
     /// What the system said, unless it concerns this file alone: then it is [`Look::NotYet`].
-    pub fn look(&mut self, disk: &dyn Disk, layout: &Layout, key: &FileKey, now: Moment) -> Result<Look, Error> {
+    pub fn look(
+        &mut self,
+        disk: &dyn Disk,
+        layout: &Layout,
+        key: &FileKey,
+        known: Option<FileId>,
+        now: Moment,
+    ) -> Result<Look, Error> {
         let path = layout.entry(key);
-        if let Some(id) = self.taken.get(key)
-            && disk.stat(&path).is_ok_and(|meta| meta.id == *id)
-        {
+        if known.is_some() && disk.stat(&path).is_ok_and(|meta| known == Some(meta.id)) {
             return Ok(Look::Same);
         }
         let (bytes, meta) = match found(disk.read(&path, TRIGGER_LIMIT)) {
@@ -184,8 +188,8 @@ impl Inbox {
                     Ok(entry) => entry,
                     Err(error) => return Ok(self.not_now(key, &error)),
                 };
-                self.doubt(key);
-                self.taken.insert(key.clone(), meta.id);
+                self.unsettled.remove(key);
+                self.unreadable.remove(key);
                 Ok(Look::Entry(Arc::new(entry)))
             }
             Err(refusal) if refusal.unfinished && !self.is_settled(key, meta.id, now.boot) => Ok(Look::NotYet),
@@ -203,7 +207,6 @@ impl Inbox {
     /// Gives a trigger another run id: its own belongs to another run.
     pub fn salt(&mut self, key: &FileKey) {
         *self.salts.entry(key.clone()).or_default() += 1;
-        self.doubt(key);
     }
 
     /// Forgets what was known of a file, so that the next look reads it again.
@@ -212,10 +215,9 @@ impl Inbox {
         self.salts.remove(key);
     }
 
-    /// Reads a file again at the next look, under the same run id.
+    /// Has the next scan list the folder of a file whose entry is not held any more, as if it had just come.
     pub fn doubt(&mut self, key: &FileKey) {
         self.listed.remove(&key.source);
-        self.taken.remove(key);
         self.unsettled.remove(key);
         self.unreadable.remove(key);
     }
@@ -329,49 +331,32 @@ fn entry(
     now: Moment,
 ) -> Result<Entry, Error> {
     let lot = lot_of(&run);
-    let mut entry = Entry {
-        key: key.clone(),
-        id,
-        run,
-        attempt: 1,
-        was_started: false,
-        retried: 0,
-        losses: 0,
-        dropped: None,
-        not_before: None,
-        trigger,
-        is_outline: false,
-        key_seen: None,
-        lot,
-        last: None,
-    };
+    let mut entry =
+        Entry { key: key.clone(), id, run, attempt: 1, past: None, trigger, is_outline: false, key_seen: None, lot };
     if let Some(waiting) = Waiting::parse(&key.name).filter(|_| key.source == Source::Waiting) {
         entry.attempt = waiting.attempt;
-        entry.not_before = Some(waiting.not_before);
-        entry.dropped = Some(format!("{}.json", waiting.stem).into());
-        take_up_history(disk, layout, &mut entry)?;
-        if entry.was_started {
+        entry.past = Some(Box::new(past(disk, layout, &entry, &waiting)?));
+        if entry.was_started() {
             return Ok(entry);
         }
     }
     if let Some(id) = &entry.trigger.id {
-        entry.key_seen = Some(keys::seen(disk, layout, id, &entry.run, now.wall)?);
+        entry.key_seen = Some(Box::new(keys::seen(disk, layout, id, &entry.run, now.wall)?));
     }
     Ok(entry)
 }
 
-/// Counts and the dropped name stand in the newest earlier result.
-fn take_up_history(disk: &dyn Disk, layout: &Layout, entry: &mut Entry) -> Result<(), Error> {
-    let job = job_name(entry);
-    if let Some(outcome) = results::last_before(disk, layout, &job, &entry.lease())? {
-        (entry.retried, entry.losses) = Accepted::from(&outcome).counts_after();
-        entry.last = Some((outcome.device, outcome.status));
-        if let Some(dropped) = outcome.trigger {
-            entry.dropped = Some(dropped.into());
-        }
-        entry.was_started = true;
-    }
-    Ok(())
+/// Reads what a run has behind it: counts and the dropped name stand in the newest earlier result.
+fn past(disk: &dyn Disk, layout: &Layout, entry: &Entry, waiting: &Waiting) -> Result<Past, Error> {
+    let not_before = Some(waiting.not_before);
+    let Some(outcome) = results::last_before(disk, layout, &job_name(entry), &entry.lease())? else {
+        let dropped = Some(format!("{}.json", waiting.stem).into());
+        return Ok(Past { dropped, not_before, ..Past::default() });
+    };
+    let (retried, losses) = Accepted::from(&outcome).counts_after();
+    let dropped = outcome.trigger.unwrap_or_else(|| format!("{}.json", waiting.stem));
+    let last = Some((outcome.device, outcome.status));
+    Ok(Past { was_started: true, retried, losses, dropped: Some(dropped.into()), not_before, last })
 }
 
 fn wrong_kind(meta: &Meta) -> Option<Refusal> {

@@ -517,13 +517,14 @@ fn meta(stat: &Stat) -> Meta {
             Kind::Other
         }
     };
+    let nanos = |seconds: i64, nanos: u64| seconds.saturating_mul(1_000_000_000).saturating_add_unsigned(nanos);
     let at = |seconds: i64, nanos: u64| DateTime::<Utc>::from_timestamp(seconds, u32::try_from(nanos).unwrap_or(0));
     Meta {
         kind,
         id: FileId {
             inode: stat.st_ino,
             size: u64::try_from(stat.st_size).unwrap_or(0),
-            modified_ns: i128::from(stat.st_mtime) * 1_000_000_000 + i128::from(stat.st_mtime_nsec),
+            modified_ns: nanos(stat.st_mtime, stat.st_mtime_nsec),
         },
         changed: at(stat.st_ctime, stat.st_ctime_nsec).unwrap_or_default(),
     }

@@ -19,7 +19,7 @@ use crate::model::entry::FileId;
 /// The largest file that is read here, bytes.
 const LIMIT: u64 = 256 << 10;
 /// After how long without a change a folder's time tells it from any other, nanoseconds: clocks of file systems are coarse.
-const SETTLED_NS: i128 = 2_000_000_000;
+const SETTLED_NS: i64 = 2_000_000_000;
 /// What only its owner may enter.
 const PRIVATE: u32 = 0o700;
 
@@ -129,7 +129,7 @@ pub type Stamp = Vec<Option<FileId>>;
 #[must_use]
 pub fn stamp(disk: &dyn Disk, folders: &[PathBuf], now: DateTime<Utc>) -> Option<Stamp> {
     let stamp: Stamp = folders.iter().map(|folder| disk.stat(folder).ok().map(|meta| meta.id)).collect();
-    let now = now.timestamp_nanos_opt().map(i128::from)?;
-    let is_settled = |id: &FileId| now - id.modified_ns >= SETTLED_NS;
+    let now = now.timestamp_nanos_opt()?;
+    let is_settled = |id: &FileId| now.saturating_sub(id.modified_ns) >= SETTLED_NS;
     stamp.iter().flatten().all(is_settled).then_some(stamp)
 }

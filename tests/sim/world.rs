@@ -21,7 +21,7 @@ use super::scheduler::Scheduler;
 pub(crate) struct File {
     pub(crate) bytes: Rc<Vec<u8>>,
     pub(crate) inode: u64,
-    pub(crate) modified: i128,
+    pub(crate) modified: i64,
     /// When its content was written.
     pub(crate) written: Duration,
     pub(crate) changed: DateTime<Utc>,
@@ -170,9 +170,13 @@ impl World {
     }
 
     /// Returns the time of a file that is written now: each another one, or coarse where numbers are given again.
-    fn modified(&self, number: u64) -> i128 {
+    fn modified(&self, number: u64) -> i64 {
         let ticks = self.wall().timestamp_millis() / 10;
-        if self.faults.borrow().has(Kind::Reuse) { i128::from(ticks) * 10_000_000 } else { i128::from(number) }
+        if self.faults.borrow().has(Kind::Reuse) {
+            ticks * 10_000_000
+        } else {
+            i64::try_from(number).unwrap_or(i64::MAX)
+        }
     }
 
     /// Takes the content of a file.

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::*;
 use crate::decide::catalog::Catalog;
 use crate::model::device::{Beat, Me};
-use crate::model::entry::FileKey;
+use crate::model::entry::{FileKey, Past};
 use crate::model::ids::{DeviceId, Session};
 use crate::model::job::parse;
 use crate::model::time::Moment;
@@ -193,7 +193,8 @@ fn a_changed_definition_ends_a_backoff() {
     device.seen.queue.remove(&fresh);
     let not_before = Some(device.seen.now.wall + Duration::from_secs(300));
     let key = FileKey { source: Source::Waiting, name: std::ffi::OsStr::new("waits").into() };
-    let entry = Arc::new(Entry { key, not_before, attempt: 2, was_started: true, ..(*entry).clone() });
+    let past = Some(Box::new(Past { not_before, was_started: true, ..Past::default() }));
+    let entry = Arc::new(Entry { key, past, attempt: 2, ..(*entry).clone() });
     device.seen.queue_up(entry, device.seen.now);
     let changed = |device: &mut Device, job: &str| {
         device.seen.end_backoff([JobName::new(job).unwrap()].into(), device.seen.now);

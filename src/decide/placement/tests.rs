@@ -9,7 +9,7 @@ use serde_json::json;
 use super::*;
 use crate::decide::liveness::Liveness;
 use crate::model::device::{Beat, Me};
-use crate::model::entry::Entry;
+use crate::model::entry::{Entry, Past};
 use crate::model::ids::{JobName, RunId, Session};
 use crate::model::job::{Job, parse};
 use crate::model::time::Moment;
@@ -132,7 +132,10 @@ fn among_equals_lots_are_drawn_that_all_agree_on_and_that_favour_nobody() {
 fn another_attempt_is_left_to_others_for_a_time_where_the_last_one_failed() {
     let beats = ["a", "b"].map(beat);
     let (elsewhere, anywhere) = (job("retry_elsewhere = true"), job(""));
-    let after = |device: &str, status| Entry { last: Some((DeviceId::new(device).unwrap(), status)), ..entry(1) };
+    let after = |device: &str, status| {
+        let last = Some((DeviceId::new(device).unwrap(), status));
+        Entry { past: Some(Box::new(Past { last, ..Past::default() })), ..entry(1) }
+    };
     let wait = |load, job, entry| wait(&held(&[("b", load)]), "a", &beats, job, entry);
     assert_eq!(wait(1, &elsewhere, after("a", Status::Failed)), ELSEWHERE);
     assert_eq!(wait(1, &elsewhere, after("a", Status::Cancelled)), NOTHING);
