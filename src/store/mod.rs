@@ -514,14 +514,16 @@ impl Store {
             None => Ok(Loaded::Missing),
         };
         let Some(newest) = revisions::newest(&*self.disk, &self.layout)? else { return copy.map(Some) };
-        let is_copy = |bytes: &Vec<u8>| revision_of(bytes).is_some_and(|revision| revision <= newest);
+        let is_copy = |bytes: &Vec<u8>| {
+            schema_of(bytes) == Some(u64::from(SCHEMA)) && revision_of(bytes).is_some_and(|revision| revision <= newest)
+        };
         match copy {
             Ok(Loaded::New(state, head)) if state.revision >= newest => Ok(Some(Loaded::New(state, head))),
             Ok(Loaded::Damaged(why, _)) => self.load_revision(newest, Some(why)),
             Ok(Loaded::New(..) | Loaded::Same | Loaded::Ahead(..) | Loaded::Missing) => {
                 self.load_revision(newest, None)
             }
-            // If a newer program wrote that word, it stands in the revision too; else the copy was damaged.
+            // If a newer program of this schema wrote that word, it stands in the revision too; else the copy was damaged.
             Err(Refused::Newer(why)) if bytes.as_ref().is_some_and(is_copy) => self.load_revision(newest, Some(why)),
             Err(refused) => Err(refused),
         }

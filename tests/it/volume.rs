@@ -237,9 +237,13 @@ impl Volume {
         assert_eq!(starts.len(), all, "an attempt was started twice");
         let processed = files(&self.common("TriggersProcessed")).len();
         assert!(processed >= triggers, "{processed} of {triggers} triggers are put away");
-        let open =
-            files(&self.common("Triggers")).into_iter().filter(|path| path.extension().is_some_and(|e| e == "json"));
-        assert_eq!(open.collect::<Vec<_>>(), Vec::<PathBuf>::new());
+        assert_eq!(self.open_triggers(), Vec::<PathBuf>::new());
+    }
+
+    /// Returns the files of the triggers that are not put away yet.
+    pub(crate) fn open_triggers(&self) -> Vec<PathBuf> {
+        let is_json = |path: &PathBuf| path.extension().is_some_and(|ending| ending == "json");
+        files(&self.common("Triggers")).into_iter().filter(is_json).collect()
     }
 
     pub(crate) fn tell(&self) -> String {
