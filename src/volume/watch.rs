@@ -5,8 +5,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use notify::event::{AccessKind, AccessMode, EventKind};
-use notify::{Event, RecommendedWatcher, RecursiveMode, Watcher};
+use notify::{Config, Event, EventKindMask, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
 
 use super::layout::Layout;
@@ -14,6 +13,13 @@ use crate::model::entry::{FileKey, Source};
 
 /// More names than this are not remembered one by one: a scan is cheaper.
 const NAMES: usize = 4_096;
+
+/// The events that the system is asked for. Being opened and read changes nothing, and each device reads each trigger: with 24 devices,
+/// each of them would be woken 24 times a trigger.
+const EVENTS: EventKindMask = EventKindMask::CREATE
+    .union(EventKindMask::REMOVE)
+    .union(EventKindMask::ALL_MODIFY)
+    .union(EventKindMask::ACCESS_CLOSE);
 
 /// What to look at again.
 #[derive(Debug, Default)]
@@ -68,14 +74,15 @@ impl Watch {
     /// What the system said, in a sentence that names the limit if it is one.
     pub fn start(layout: &Layout, mailbox: Arc<Mailbox>, wake: Arc<Notify>) -> Result<Self, String> {
         let places = Places::new(layout);
-        let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+        let take = move |event: notify::Result<Event>| {
             let mut dirty = mailbox.dirty.lock().unwrap_or_else(PoisonError::into_inner);
             if places.sort(event, &mut dirty) {
                 drop(dirty);
                 wake.notify_one();
             }
-        })
-        .map_err(|error| explain(&error))?;
+        };
+        let config = Config::default().with_event_kinds(EVENTS);
+        let watcher = RecommendedWatcher::new(take, config).map_err(|error| explain(&error))?;
         let folders = [layout.lock(), layout.triggers(), layout.waiting(), layout.programs.clone()];
         Ok(Self { watcher, folders: folders.into_iter().map(|folder| (folder, None)).collect() })
     }
@@ -141,12 +148,6 @@ impl Places {
                 return true;
             }
         };
-        // Being opened and read changes nothing, and it is mostly this program that reads.
-        if let EventKind::Access(access) = event.kind
-            && access != AccessKind::Close(AccessMode::Write)
-        {
-            return false;
-        }
         event.paths.iter().filter(|path| self.sort_path(path, dirty)).count() > 0
     }
 
