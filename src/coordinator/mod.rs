@@ -124,6 +124,8 @@ pub struct Device {
     names: Temporary,
     store: Store,
     inbox: Inbox,
+    /// What is to be looked at in the next turn that is a whole one.
+    dirty: Dirty,
     programs: Programs,
     orphans_since: BTreeMap<Lease, Duration>,
     /// What jobs want of their own accord.
@@ -230,6 +232,7 @@ impl Device {
             names,
             store,
             inbox: Inbox::default(),
+            dirty: Dirty::default(),
             programs: Programs::default(),
             orphans_since: BTreeMap::new(),
             agenda: Agenda::default(),
@@ -260,7 +263,12 @@ impl Device {
     }
 
     /// One turn of the loop: takes in what happened, commits what follows, starts and stops.
-    pub fn tick(&mut self, now: Moment, dirty: &Dirty) -> Tick {
+    pub fn tick(&mut self, now: Moment, dirty: Dirty) -> Tick {
+        self.dirty.add(dirty);
+        if self.only_waits_for_lock(now) {
+            return Tick::Wake(self.next_wake(now));
+        }
+        let dirty = &std::mem::take(&mut self.dirty);
         self.due.again = None;
         let now = self.by_the_volume(now);
         self.wake_up(now, dirty);
@@ -290,6 +298,22 @@ impl Device {
             Some(end) => Tick::End(end),
             None => Tick::Wake(self.next_wake(now)),
         }
+    }
+
+    /// Returns whether the lock that this device waits for is still busy, and it has looked around a moment ago: then all else can wait too.
+    /// Where many devices commit, most turns are of this kind.
+    fn only_waits_for_lock(&mut self, now: Moment) -> bool {
+        let looked = self.due.last_tick.unwrap_or_default();
+        let is_soon = now.boot < self.due.beat.min(self.due.scan).min(looked + self.gathers_events_for());
+        if self.due.busy_since.is_none() || !is_soon || self.leaving.is_some() || self.end.is_some() {
+            return false;
+        }
+        let is_busy = self.store.is_busy();
+        if is_busy {
+            self.due.again = None;
+            self.wait_for_lock(now);
+        }
+        is_busy
     }
 
     /// The moment with the volume's time instead of this machine's: the one clock that all devices share, and one that
@@ -341,8 +365,13 @@ impl Device {
     pub fn gathers_events_for(&self) -> Duration {
         let me = &self.seen.me;
         let is_full = self.store.state().runs.load(&me.device).slots >= me.slots;
-        let among_others = (STEP_BACK * self.others()).min(LONGEST_GATHERING);
-        if is_full { among_others.max(TOGETHER) } else { among_others }
+        if is_full { self.steps_back_for().max(TOGETHER) } else { self.steps_back_for() }
+    }
+
+    /// Returns for how long they are gathered for the sake of other devices.
+    #[must_use]
+    pub fn steps_back_for(&self) -> Duration {
+        (STEP_BACK * self.others()).min(LONGEST_GATHERING)
     }
 
     /// Returns the number of other living devices.
@@ -408,6 +437,7 @@ impl Device {
             let plan = plan(self.store.state(), &self.seen);
             let looked = self.look_at_evidence(&plan);
             if plan.is_empty() && plan.fenced.is_empty() && plan.clashes.is_empty() {
+                self.due.busy_since = None;
                 self.worked_through = self.store.state().revision;
                 self.note_minded();
                 self.due.again = earlier(self.due.again, plan.later);
@@ -552,20 +582,7 @@ impl Device {
 
     fn refused(&mut self, refused: Refused, now: Moment) {
         match refused {
-            Refused::Busy => {
-                let since = *self.due.busy_since.get_or_insert(now.boot);
-                let waited = now.boot.saturating_sub(since);
-                if waited >= BUSY_WARNING {
-                    self.problem(
-                        "lock",
-                        format!("the lock has been busy for {} s; {}", waited.as_secs(), self.last_writer()),
-                    );
-                }
-                // Between 0.2 and 20 ms, the longer the later and the more devices there are, and not in step with others.
-                let shortest = (SHORTEST_RETRY * (1 + self.others())).min(TOGETHER);
-                let jitter = Duration::from_micros(self.names_seed() % 200);
-                self.come_back(now.boot + (waited / 8).clamp(shortest, TOGETHER) + jitter);
-            }
+            Refused::Busy => self.wait_for_lock(now),
             Refused::Raced => self.come_back(now.boot + Duration::from_millis(1)),
             refused @ Refused::Newer(_) => self.leave_for(End::NewerState(refused.to_string()), now),
             Refused::Volume(error) => {
@@ -573,6 +590,20 @@ impl Device {
                 self.come_back(now.boot + TRY_AGAIN);
             }
         }
+    }
+
+    /// Has the loop try again to get the lock: after 0.2 to 20 ms, the longer the later and the more devices there are, and not in step with
+    /// others.
+    fn wait_for_lock(&mut self, now: Moment) {
+        let since = *self.due.busy_since.get_or_insert(now.boot);
+        let waited = now.boot.saturating_sub(since);
+        if waited >= BUSY_WARNING {
+            let text = format!("the lock has been busy for {} s; {}", waited.as_secs(), self.last_writer());
+            self.problem("lock", text);
+        }
+        let shortest = (SHORTEST_RETRY * (1 + self.others())).min(TOGETHER);
+        let jitter = Duration::from_micros(self.names_seed() % 200);
+        self.come_back(now.boot + (waited / 8).clamp(shortest, TOGETHER) + jitter);
     }
 
     /// A number that differs between devices and between calls.

@@ -125,7 +125,8 @@ pub async fn run(options: Options, begun: impl FnOnce()) -> Result<End, RunError
         dirty.inbox |= std::mem::take(&mut first);
         let now = clock();
         device.note_turn();
-        let wake_at = match device.tick(now, &dirty) {
+        let is_dirty = dirty.is_any();
+        let wake_at = match device.tick(now, dirty) {
             Tick::End(end) => {
                 syncer.finish();
                 if let Some(closer) = closer {
@@ -136,7 +137,8 @@ pub async fn run(options: Options, begun: impl FnOnce()) -> Result<End, RunError
             }
             Tick::Wake(at) => at,
         };
-        if dirty.is_any() || std::mem::replace(&mut happened, device.happened()) != device.happened() {
+        mailbox.rest(device.steps_back_for());
+        if is_dirty || std::mem::replace(&mut happened, device.happened()) != device.happened() {
             options.changed.send_modify(|version| *version += 1);
         }
         if watcher.renew(now) {

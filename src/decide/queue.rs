@@ -1,7 +1,7 @@
 //! The order in which what waits is taken, kept so that a look at it costs what is taken and not what lies there.
 
 use std::borrow::Borrow;
-use std::cmp::Ordering;
+use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BTreeSet, btree_map, btree_set};
 use std::iter::Peekable;
 use std::ops::Bound;
@@ -23,8 +23,38 @@ use crate::model::trigger::{Target, Trigger};
 #[cfg(test)]
 mod tests;
 
-/// Higher priority first, then the older, then the smaller id (`docs/reference/formats.md`, "Order").
-type Rank = (std::cmp::Reverse<i16>, RunId, FileKey);
+/// An entry in its order: higher priority first, then the older, then the smaller id (`docs/reference/formats.md`, "Order").
+#[derive(Debug, Clone)]
+struct Rank {
+    priority: i16,
+    entry: Arc<Entry>,
+}
+
+impl Rank {
+    fn order(&self) -> (Reverse<i16>, &RunId, &FileKey) {
+        (Reverse(self.priority), &self.entry.run, &self.entry.key)
+    }
+}
+
+impl Ord for Rank {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.order().cmp(&other.order())
+    }
+}
+
+impl PartialOrd for Rank {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Rank {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Rank {}
 
 /// Entries of one group block each other where their job forbids overlap; commands share one group and never block.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -371,11 +401,11 @@ impl Queue {
                 set.remove(&item);
             }
         }
-        let key = kept.entry.key.clone();
+        let key = || kept.entry.key.clone();
         match &kept.place {
             Place::Ready => {
                 let group = kept.group();
-                let rank = (std::cmp::Reverse(kept.priority), kept.entry.run.clone(), key);
+                let rank = Rank { priority: kept.priority, entry: Arc::clone(&kept.entry) };
                 let ready = self.ready.entry(group.clone()).or_default();
                 if let Some(head) = ready.ranks.first() {
                     self.heads.remove(head);
@@ -396,8 +426,8 @@ impl Queue {
                     }
                 }
             }
-            Place::Later(at) => change(&mut self.later, (*at, key), add),
-            Place::Unknown => change(&mut self.unknown, (kept.since, key), add),
+            Place::Later(at) => change(&mut self.later, (*at, key()), add),
+            Place::Unknown => change(&mut self.unknown, (kept.since, key()), add),
             Place::Disabled | Place::Broken | Place::Tags(_) | Place::Slots(_) => {}
         }
     }
@@ -454,7 +484,7 @@ impl<'a> Ordered<'a> {
             if let Some(next) = rest.next() {
                 self.behind.insert(next, (group, rest));
             }
-            if let Some(candidate) = self.queue.find(&rank.2).and_then(Kept::candidate) {
+            if let Some(candidate) = self.queue.find(&rank.entry.key).and_then(Kept::candidate) {
                 return Some((group, candidate));
             }
         }

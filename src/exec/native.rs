@@ -511,7 +511,7 @@ async fn attend(shared: Arc<Shared>, attempt: Arc<Attempt>, mut child: Child, pl
     let (ending, usage) = attempt.reap(&mut child, plan.grace);
     let failure = attempt.launch.as_ref().and_then(Launch::failure);
     let newest = shared.newest.as_ref().filter(|_| plan.clock.elapsed() < PIDS_LAST);
-    if hunt.was_pressed || !tree::is_gone(&attempt.known, newest) {
+    if hunt.was_pressed || !tree::is_gone(&attempt.known, newest, shared.adopts) {
         hunt.clear(&shared, &attempt).await;
     }
     let mut oom_killed = false;

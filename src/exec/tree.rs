@@ -104,7 +104,9 @@ pub(super) fn any_zombie() -> bool {
 /// process made since its start is alive and could be its own. `false` only means that one has to look closer.
 ///
 /// The price is two system calls, and a few per process that was started since.
-pub(super) fn is_gone(known: &Known, newest: Option<&NewestPid>) -> bool {
+///
+/// `adopts`: orphans become our children, so there are none where there is no child at all.
+pub(super) fn is_gone(known: &Known, newest: Option<&NewestPid>, adopts: bool) -> bool {
     /// Beyond this many a look at all processes costs about the same.
     const FEW: i32 = 64;
     let register = register();
@@ -116,6 +118,9 @@ pub(super) fn is_gone(known: &Known, newest: Option<&NewestPid>) -> bool {
         if !is_group_empty(known.main) {
             return false;
         }
+    }
+    if adopts && has_no_child() {
+        return true;
     }
     let Some(newest) = newest else { return false };
     let own = (rustix::process::getpid().as_raw_pid(), rustix::process::getpgrp().as_raw_pid());
@@ -135,6 +140,12 @@ pub(super) fn is_gone(known: &Known, newest: Option<&NewestPid>) -> bool {
         }
         checked = last;
     }
+}
+
+/// Returns whether this process has no child, living or ended.
+fn has_no_child() -> bool {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    matches!(rustix::process::waitid(WaitId::All, options), Err(Errno::CHILD))
 }
 
 fn is_group_empty(group: Pid) -> bool {
@@ -382,7 +393,7 @@ mod tests {
             std::thread::yield_now();
         }
         Survey::take(true);
-        assert!(any_zombie() && !is_gone(&known, None), "it is still there");
+        assert!(any_zombie() && !is_gone(&known, None, true), "it is still there");
         assert_eq!(reap_main(&known, || child.wait()).unwrap().code(), Some(7));
         forget(&known);
     }

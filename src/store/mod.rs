@@ -281,6 +281,11 @@ impl Store {
         }
     }
 
+    /// Returns whether another has the lock now. An error is none: whoever needs the lock meets it again.
+    pub fn is_busy(&mut self) -> bool {
+        matches!(self.lock(), Err(Refused::Busy))
+    }
+
     /// Replaces the lock's file if its holder has stood still for long enough. Its commit, should it go on, fails: others have
     /// committed the revision that it is about to make.
     fn pass_by(&mut self, now: Duration) -> Result<(), volume::Error> {

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use notify::{Config, Event, EventKindMask, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
@@ -20,6 +22,9 @@ const EVENTS: EventKindMask = EventKindMask::CREATE
     .union(EventKindMask::REMOVE)
     .union(EventKindMask::ALL_MODIFY)
     .union(EventKindMask::ACCESS_CLOSE);
+
+/// Which part of its rest the watching is awake for: long enough to take in what came meanwhile.
+const AWAKE: u32 = 4;
 
 /// What to look at again.
 #[derive(Debug, Default)]
@@ -40,18 +45,34 @@ impl Dirty {
     pub fn is_any(&self) -> bool {
         self.inbox || self.programs || self.state || !self.names.is_empty()
     }
+
+    /// Adds what came later.
+    pub fn add(&mut self, later: Self) {
+        let Self { mut names, inbox, programs, state } = later;
+        self.names.append(&mut names);
+        self.inbox |= inbox;
+        self.programs |= programs;
+        self.state |= state;
+    }
 }
 
 /// Where events are gathered until the loop has time.
 #[derive(Debug, Default)]
 pub struct Mailbox {
     dirty: Mutex<Dirty>,
+    /// How long the watching rests between two batches of events, microseconds.
+    rest_us: AtomicU64,
 }
 
 impl Mailbox {
     /// Takes what has gathered.
     pub fn take(&self) -> Dirty {
         std::mem::take(&mut *self.dirty.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Has the watching rest for this long after an event. The system keeps what comes meanwhile.
+    pub fn rest(&self, pause: Duration) {
+        self.rest_us.store(u64::try_from(pause.as_micros()).unwrap_or(0), Ordering::Relaxed);
     }
 
     /// Has everything looked at again.
@@ -74,11 +95,19 @@ impl Watch {
     /// What the system said, in a sentence that names the limit if it is one.
     pub fn start(layout: &Layout, mailbox: Arc<Mailbox>, wake: Arc<Notify>) -> Result<Self, String> {
         let places = Places::new(layout);
+        let mut rested = Instant::now();
         let take = move |event: notify::Result<Event>| {
             let mut dirty = mailbox.dirty.lock().unwrap_or_else(PoisonError::into_inner);
-            if places.sort(event, &mut dirty) {
-                drop(dirty);
-                wake.notify_one();
+            if !places.sort(event, &mut dirty) {
+                return;
+            }
+            drop(dirty);
+            wake.notify_one();
+            // The loop gathers events for as long. Read one by one, they would cost this thread a turn each.
+            let pause = Duration::from_micros(mailbox.rest_us.load(Ordering::Relaxed));
+            if !pause.is_zero() && rested.elapsed() >= pause / AWAKE {
+                std::thread::sleep(pause);
+                rested = Instant::now();
             }
         };
         let config = Config::default().with_event_kinds(EVENTS);

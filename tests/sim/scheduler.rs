@@ -229,7 +229,7 @@ impl Scheduler {
         let dirty = std::mem::take(&mut *machine.dirty.borrow_mut());
         let now = self.clock(machine);
         let Some(device) = living.as_mut() else { return };
-        let tick = device.tick(now, &dirty);
+        let tick = device.tick(now, dirty);
         if machine.dead.borrow().get() {
             // It died in the middle of it. Nothing of it is left but what the world has.
             self.bury(machine);

@@ -61,7 +61,7 @@ proptest! {
         }
         let expected = |wanted: fn(usize) -> bool| {
             let mut all: Vec<_> = model.iter().filter(|(_, (job, _))| wanted(*job)).collect();
-            all.sort_by_key(|(number, (_, priority))| (std::cmp::Reverse(*priority), std::cmp::Reverse(**number)));
+            all.sort_by_key(|(number, (_, priority))| (Reverse(*priority), Reverse(**number)));
             all.into_iter().map(|(number, _)| key(*number)).collect::<Vec<_>>()
         };
         prop_assert_eq!(names(queue.in_order()), expected(|_| true));
