@@ -26,6 +26,7 @@ use crate::exec::native::{NativeError, NativeExecutor};
 use crate::model::config::Config;
 use crate::model::container::Allowed;
 use crate::model::device::{Beat, Me, Remembered};
+use crate::model::ids::Session;
 use crate::model::time::Moment;
 use crate::notify::web::WebNotifier;
 use crate::volume::Context as _;
@@ -97,12 +98,12 @@ pub fn clock() -> Moment {
     Moment { boot: boot(), wall: Utc::now() }
 }
 
-/// Runs a device until it is asked to leave. Once it is the device, `begun` is called.
+/// Runs a device until it is asked to leave. Once it is the device and has begun what waits for it, `begun` is called.
 ///
 /// # Errors
 /// [`RunError`].
 pub async fn run(options: Options, begun: impl FnOnce()) -> Result<End, RunError> {
-    let is_device = begun;
+    let mut is_device = Some(begun);
     let mut terminate =
         signal(SignalKind::terminate()).map_err(|error| RunError::System("listen for SIGTERM", error))?;
     let mut interrupt =
@@ -115,7 +116,6 @@ pub async fn run(options: Options, begun: impl FnOnce()) -> Result<End, RunError
         _ = interrupt.recv() => return Ok(End::Left),
     };
     let (mut device, mut watcher, mailbox, closer) = begun;
-    is_device();
     let mut happened = device.happened();
     let mut syncer = Syncer::new(&options);
     let mut chores = Chores::new(&device, clock().boot);
@@ -137,6 +137,9 @@ pub async fn run(options: Options, begun: impl FnOnce()) -> Result<End, RunError
             }
             Tick::Wake(at) => at,
         };
+        if let Some(is_device) = is_device.take() {
+            is_device();
+        }
         mailbox.rest(device.steps_back_for());
         if is_dirty || std::mem::replace(&mut happened, device.happened()) != device.happened() {
             options.changed.send_modify(|version| *version += 1);
@@ -242,12 +245,15 @@ async fn begin(
     } else if is_network(&layout.common) {
         stands_still(&*disk, options, identity.before.as_ref()).await?;
     }
-    let executor = Box::new(NativeExecutor::new(Arc::clone(wake))?);
-    let spare = format!("{volume}/{}/{}/", me.device, me.session);
+    let has_left = has_left(&*disk, layout, identity.before.as_ref());
+    let executor = NativeExecutor::new(Arc::clone(wake))?;
     let own = format!("{volume}/{}/", me.device);
-    let ended = kill_leftovers(&own, &spare, LOCK_PATIENCE).await;
-    if ended > 0 {
-        tracing::warn!(processes = ended, "an earlier life of this device left processes running: they are ended");
+    let leftovers = end_leftovers(own.clone(), me.session.clone());
+    if !has_left {
+        leftovers.await;
+    } else {
+        // This begins when the loop waits for the first time.
+        tokio::spawn(leftovers);
     }
     let executor = Box::new(executor.with_limits(limiter(&own).await));
     // What is to be watched must be there: on a new volume commits would be heard of only at beats, until the next look.
@@ -258,7 +264,7 @@ async fn begin(
     config.poll |= watcher.watch.is_none();
     let remembered = identity.before.as_ref().map(Remembered::from).unwrap_or_default();
     let displaced = identity.before.map(|beat| beat.session);
-    let (executor, closer) = with_containers(executor, options, &volume, wake).await?;
+    let (executor, closer) = with_containers(executor, options, &volume, wake, has_left).await?;
     let pulse = Pulse::start(layout.clone(), me.session.clone(), &options.config)
         .map_err(|error| RunError::System("start the thread for heartbeats", error))?;
     let parts = Parts {
@@ -292,12 +298,30 @@ async fn limiter(own: &str) -> Limiter {
     Limiter::of_this_program(cgroups)
 }
 
-/// The executor of processes, and of containers where there is to be an engine.
+/// Returns whether no attempt of an earlier life of this device can go on: that life has said that it leaves, which it says when all of them have
+/// ended, or there was none.
+fn has_left(disk: &dyn Disk, layout: &Layout, before: Option<&Beat>) -> bool {
+    match before {
+        Some(before) => before.left,
+        None => disk.list(&layout.running()).is_ok_and(|running| running.is_empty()),
+    }
+}
+
+/// Ends the processes whose marker begins with `own` and that are not of this session.
+async fn end_leftovers(own: String, session: Session) {
+    let ended = kill_leftovers(&own, &format!("{own}{session}/"), LOCK_PATIENCE).await;
+    if ended > 0 {
+        tracing::warn!(processes = ended, "an earlier life of this device left processes running: they are ended");
+    }
+}
+
+/// Returns the executor of processes, and of containers where there is to be an engine. `has_left`: nothing can be taken over.
 async fn with_containers(
     processes: Box<NativeExecutor>,
     options: &Options,
     volume: &str,
     wake: &Arc<Notify>,
+    has_left: bool,
 ) -> Result<(Box<dyn Executor>, Option<Closer>), RunError> {
     let Some(containers) = &options.containers else { return Ok((processes, None)) };
     let settings = Settings {
@@ -313,7 +337,10 @@ async fn with_containers(
     };
     let executor = DockerExecutor::new(settings, Arc::clone(wake))
         .map_err(|error| RunError::System("start the thread for containers", error))?;
-    executor.look_back().await;
+    let looked = executor.look_back();
+    if !has_left {
+        looked.await;
+    }
     let closer = executor.closer();
     Ok((Box::new(Fleet::new(processes, Box::new(executor))), Some(closer)))
 }

@@ -3,7 +3,7 @@
 //! Any program may write here, at any speed. A JSON object that parses is complete; one that does not is left alone until
 //! it has been still for [`SETTLE`]. Nothing here blocks on a FIFO or follows a link.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -108,8 +108,8 @@ impl Inbox {
         now: Moment,
         deep: bool,
         trusts_dates: bool,
-    ) -> Result<BTreeSet<FileKey>, Error> {
-        let mut to_look: BTreeSet<FileKey> = self.unsettled.keys().chain(self.unreadable.keys()).cloned().collect();
+    ) -> Result<Vec<FileKey>, Error> {
+        let mut to_look: Vec<FileKey> = self.unsettled.keys().chain(self.unreadable.keys()).cloned().collect();
         for source in [Source::Inbox, Source::Waiting] {
             let folder = layout.source(source);
             let dated = disk.stat(&folder).on("look at", &folder)?;
@@ -123,6 +123,8 @@ impl Inbox {
                 self.listed.remove(&source);
             }
         }
+        to_look.sort_unstable();
+        to_look.dedup();
         Ok(to_look)
     }
 
@@ -134,23 +136,30 @@ impl Inbox {
         source: Source,
         now: Moment,
         deep: bool,
-        to_look: &mut BTreeSet<FileKey>,
+        to_look: &mut Vec<FileKey>,
     ) -> Result<(), Error> {
         let folder = layout.source(source);
-        let mut there = BTreeSet::new();
-        for name in disk.list(&folder).on("list", &folder)? {
-            if is_trigger_name(&name) {
-                there.insert(FileKey { source, name: name.into() });
-            } else if source == Source::Inbox && !name.as_bytes().starts_with(b".") {
-                self.ignored.entry(name).or_insert(now.boot);
-            }
-        }
+        let mut names = disk.list(&folder).on("list", &folder)?;
         if source == Source::Inbox {
+            let is_ignored = |name: &&OsString| !is_trigger_name(name) && !name.as_bytes().starts_with(b".");
+            for name in names.iter().filter(is_ignored) {
+                self.ignored.entry(name.clone()).or_insert(now.boot);
+            }
             self.ignored.retain(|name, _| disk.stat(&layout.triggers().join(name)).is_ok());
         }
-        let is_gone = |key: &&FileKey| key.source == source && !there.contains(*key);
-        to_look.extend(known.files().filter(is_gone).cloned());
-        to_look.extend(there.into_iter().filter(|key| deep || known.content(key).is_none()));
+        names.retain(|name| is_trigger_name(name));
+        names.sort_unstable();
+        let mut known = known.files().filter(|key| key.source == source).peekable();
+        for name in names {
+            while let Some(gone) = known.next_if(|key| *key.name < *name) {
+                to_look.push(gone.clone());
+            }
+            let is_known = known.next_if(|key| *key.name == *name).is_some();
+            if deep || !is_known {
+                to_look.push(FileKey { source, name: name.into() });
+            }
+        }
+        to_look.extend(known.cloned());
         Ok(())
     }
 

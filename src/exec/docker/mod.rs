@@ -170,8 +170,9 @@ impl DockerExecutor {
         Closer { shared: Arc::clone(&self.shared), thread: self.thread.clone() }
     }
 
-    /// Looks what an earlier life of this device left running. An engine that does not answer soon has left nothing.
-    pub async fn look_back(&self) {
+    /// Looks what an earlier life of this device left running; the look begins at once and goes on whether it is awaited or not. An engine
+    /// that does not answer soon has left nothing.
+    pub fn look_back(&self) -> impl Future<Output = ()> + use<> {
         let shared = Arc::clone(&self.shared);
         let looked = self.thread.spawn(async move {
             match tokio::time::timeout(LOOK_BACK, tidy::left(&shared)).await {
@@ -186,7 +187,7 @@ impl DockerExecutor {
             }
         });
         // It panics only with a bug, which its thread has told by then.
-        let _ = looked.await;
+        async { _ = looked.await }
     }
 }
 
