@@ -18,15 +18,27 @@ use crate::model::trigger::{Target, Trigger, parse_own};
 use crate::store::{Failure, Refused};
 use crate::volume::{self, Context, results, work};
 
-/// A commit that took less than this is followed by the next at once.
-const SHORT_COMMIT: Duration = Duration::from_micros(500);
-/// The longest time that a device rests after a commit.
+/// A state of fewer bytes is written so soon that the next commit may follow at once.
+const SMALL_STATE: usize = 300_000;
+/// How long a device rests for each byte of a larger one: about three times as long as writing it takes.
+const REST_PER_BYTE: Duration = Duration::from_nanos(3);
+/// The longest time that a device rests for the size of the state.
 const LONGEST_REST: Duration = Duration::from_millis(10);
+/// A device that had the lock for less than this leaves others no time for it.
+const SHORT_COMMIT: Duration = Duration::from_micros(500);
+/// The longest time that it leaves them.
+const LONGEST_TURN: Duration = Duration::from_millis(5);
 
-/// Returns how long a device leaves the lock to others after it had it for so long. A state with many runs takes long to write: what comes
-/// up meanwhile goes into one commit, and at most a third of the time goes into commits. A short hold needs no rest.
-fn rest_after(took: Duration) -> Duration {
-    if took < SHORT_COMMIT { Duration::ZERO } else { (took * 2).min(LONGEST_REST) }
+/// Returns how long a device rests that had the lock for `took` and wrote a state of so many bytes. A large state takes long to write: what
+/// comes up meanwhile goes into one commit. And other devices get the lock for as long as this one had it.
+fn rest_after(took: Duration, bytes: usize, is_alone: bool) -> Duration {
+    let for_size = if bytes < SMALL_STATE {
+        Duration::ZERO
+    } else {
+        REST_PER_BYTE.saturating_mul(u32::try_from(bytes).unwrap_or(u32::MAX)).min(LONGEST_REST)
+    };
+    let for_others = if is_alone || took < SHORT_COMMIT { Duration::ZERO } else { took.min(LONGEST_TURN) };
+    for_size.max(for_others)
 }
 
 impl Device {
@@ -37,7 +49,7 @@ impl Device {
         let outcome = store.transact(now, &mut |state| plan(state, seen));
         let waited = self.due.busy_since.map(|since| begun.saturating_sub(since));
         let took = self.parts.disk.boot().saturating_sub(begun);
-        self.due.commit = begun + took + rest_after(took);
+        self.due.commit = begun + took + rest_after(took, self.store.staged_bytes(), self.others() == 0);
         figures::committed(outcome.is_ok(), waited.unwrap_or_default(), took);
         self.say_what_the_store_says();
         let committed = outcome?;

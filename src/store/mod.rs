@@ -281,6 +281,11 @@ impl Store {
         }
     }
 
+    /// Returns the size of the state that was written last, bytes.
+    pub fn staged_bytes(&self) -> usize {
+        self.text.len()
+    }
+
     /// Returns whether another has the lock now. An error is none: whoever needs the lock meets it again.
     pub fn is_busy(&mut self) -> bool {
         matches!(self.lock(), Err(Refused::Busy))
