@@ -17,7 +17,7 @@ pub(super) struct Ledger<A> {
 
 #[derive(Debug)]
 struct Pages<A> {
-    /// `None`: it has ended, and its exit waits to be taken.
+    /// `None`: it is being started, or it has ended and its exit waits to be taken.
     listed: BTreeMap<Lease, Option<Arc<A>>>,
     exits: Vec<Exit>,
 }
@@ -35,6 +35,16 @@ impl<A> Ledger<A> {
 
     pub(super) fn knows(&self, lease: &Lease) -> bool {
         self.pages().listed.contains_key(lease)
+    }
+
+    /// Lists an attempt that is to be started; `false`: it is listed already.
+    pub(super) fn expect(&self, lease: &Lease) -> bool {
+        let listed = &mut self.pages().listed;
+        let is_new = !listed.contains_key(lease);
+        if is_new {
+            listed.insert(lease.clone(), None);
+        }
+        is_new
     }
 
     pub(super) fn add(&self, lease: Lease, attempt: Arc<A>) {

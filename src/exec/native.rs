@@ -4,6 +4,8 @@
 //! process, its process group, and whatever left the group but still belongs to its tree (`tree.rs` says how that is known). No CPU
 //! while nothing happens: an end wakes a pidfd, and nothing polls unless something that should have ended has not.
 //!
+//! A thread of its own starts the programs, one after the other (`starting.rs`).
+//!
 //! In the ordinary case an attempt costs one `posix_spawn`, one pidfd, one pipe, and at its end eight system calls besides closing those. Only a
 //! program that left something behind, was stopped, or lived long is followed by a look at all processes, which happens on
 //! a thread of its own and is shared by everybody who waits for one.
@@ -43,8 +45,10 @@ use crate::model::limits::CGROUP_TAG;
 use crate::model::result::Usage;
 use crate::volume::os::boot;
 
+mod starting;
 mod waiting;
 
+use starting::{Starter, Starting};
 use waiting::Waiting;
 
 /// As many descriptors as are asked for: each run holds three while it lives.
@@ -78,12 +82,14 @@ pub struct NativeError {
 #[derive(Debug)]
 pub struct NativeExecutor {
     shared: Arc<Shared>,
+    starter: Starter,
 }
 
 #[derive(Debug)]
 struct Shared {
     runtime: Handle,
     ledger: Ledger<Attempt>,
+    starting: Starting,
     waiting: Waiting,
     pipes: Pipes,
     /// Not set: it starts nothing that has limits.
@@ -125,6 +131,7 @@ impl NativeExecutor {
         let shared = Arc::new(Shared {
             runtime: runtime.clone(),
             ledger: Ledger::new(wake),
+            starting: Starting::default(),
             waiting: Waiting::default(),
             pipes: Pipes::start().map_err(|source| NativeError { what: "cannot read what programs print", source })?,
             limiter: OnceLock::new(),
@@ -136,7 +143,8 @@ impl NativeExecutor {
         if adopts {
             runtime.spawn(reap_orphans(Arc::clone(&shared), child_ended));
         }
-        Ok(Self { shared })
+        let starter = Starter::new(&shared).map_err(|source| NativeError { what: "cannot start a thread", source })?;
+        Ok(Self { shared, starter })
     }
 
     /// Has it hold the limits of attempts by this.
@@ -262,6 +270,16 @@ impl Shared {
         Ok(())
     }
 
+    fn stop(&self, lease: &Lease, cause: StopCause, grace: Duration) {
+        if let Some(start) = self.waiting.take(lease) {
+            let error = "it was stopped before it was started".to_owned();
+            self.ledger.deliver(start.exit(error, Some(cause)));
+        }
+        if let Some(attempt) = self.ledger.get(lease) {
+            attempt.stop(cause, grace);
+        }
+    }
+
     fn open_output(&self, start: &mut Start) -> Result<(), Unstarted> {
         let name = || start.spec.argv.first().map_or("", String::as_str).to_owned();
         let expected = "a free descriptor (ulimit -n, fs.file-max)";
@@ -321,18 +339,8 @@ impl Shared {
 
 impl Executor for NativeExecutor {
     fn start(&mut self, spec: Spec) {
-        if self.shared.ledger.knows(&spec.lease) || self.shared.waiting.knows(&spec.lease) {
-            return;
-        }
-        let mut start = Start::new(spec);
-        // One after the other.
-        if let Some(why) = self.shared.short_of() {
-            return self.shared.wait(start, why);
-        }
-        match self.shared.start(&mut start) {
-            Ok(()) => {}
-            Err(Unstarted { error, is_short: true }) => self.shared.wait(start, error),
-            Err(Unstarted { error, is_short: false }) => self.shared.ledger.deliver(start.exit(error, None)),
+        if self.shared.ledger.expect(&spec.lease) {
+            self.starter.start(&self.shared, Start::new(spec));
         }
     }
 
@@ -346,19 +354,12 @@ impl Executor for NativeExecutor {
     }
 
     fn list(&self) -> Vec<Lease> {
-        let mut all = self.shared.ledger.leases();
-        all.extend(self.shared.waiting.leases());
-        all.sort();
-        all
+        self.shared.ledger.leases()
     }
 
     fn stop(&mut self, lease: &Lease, cause: StopCause, grace: Duration) {
-        if let Some(start) = self.shared.waiting.take(lease) {
-            let error = "it was stopped before it was started".to_owned();
-            self.shared.ledger.deliver(start.exit(error, Some(cause)));
-        }
-        if let Some(attempt) = self.shared.ledger.get(lease) {
-            attempt.stop(cause, grace);
+        if !self.shared.starting.stop(lease, cause, grace) {
+            self.shared.stop(lease, cause, grace);
         }
     }
 

@@ -42,14 +42,6 @@ impl Waiting {
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn knows(&self, lease: &Lease) -> bool {
-        self.line().position(lease).is_some()
-    }
-
-    pub(super) fn leases(&self) -> Vec<Lease> {
-        self.line().starts.iter().map(|(_, start)| start.spec.lease.clone()).collect()
-    }
-
     /// Takes one out of the line.
     pub(super) fn take(&self, lease: &Lease) -> Option<Start> {
         let mut line = self.line();
