@@ -675,7 +675,8 @@ impl Checker {
         for drop in dropped.iter().filter(|drop| !self.was_damaged(&drop.bytes)).cloned().collect::<Vec<_>>() {
             let found = ends.get(drop.bytes.as_slice()).map_or(&[][..], |paths| paths.as_slice());
             if found.len() != 1 {
-                self.broken(5, format!("{} ended {} times: {found:?}", drop.name, found.len()));
+                let text = String::from_utf8_lossy(&drop.bytes);
+                self.broken(5, format!("{} ended {} times: {found:?}: {text}", drop.name, found.len()));
                 continue;
             }
             let path = found[0].to_string_lossy().into_owned();

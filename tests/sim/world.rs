@@ -189,8 +189,20 @@ impl World {
     /// Takes a file away, if it is there.
     pub(crate) fn take_out(&self, path: &Path) -> Option<File> {
         let file = self.files.borrow_mut().remove(path)?;
-        self.free_inodes.borrow_mut().push(file.inode);
+        if !self.is_in_use(file.inode) {
+            self.free_inodes.borrow_mut().push(file.inode);
+        }
         Some(file)
+    }
+
+    /// Returns whether a file has this number, where numbers are given again.
+    fn is_in_use(&self, inode: u64) -> bool {
+        self.faults.borrow().has(Kind::Reuse) && self.files.borrow().values().any(|file| file.inode == inode)
+    }
+
+    /// Takes numbers that files have again out of those that are free.
+    pub(crate) fn keep_numbers_apart(&self) {
+        self.free_inodes.borrow_mut().retain(|inode| !self.is_in_use(*inode));
     }
 
     /// Sets it right again.
