@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use super::scheduler::Machine;
 use super::timed::Calendar;
+use super::versions;
 use super::world::{File, Process, World};
 
 /// What the judge knows of a job, from the same table that the job files were written from.
@@ -135,7 +136,7 @@ impl Checker {
     }
 
     /// A file was given a second name.
-    pub(crate) fn linked(&mut self, from: &Path, to: &Path, device: usize, world: &World) {
+    pub(crate) fn linked(&mut self, from: &Path, to: &Path, (device, is_newer): (usize, bool), world: &World) {
         let number = |path: &Path| path.file_stem()?.to_str()?.parse::<u64>().ok();
         let made = world
             .files
@@ -150,10 +151,18 @@ impl Checker {
                 return;
             }
             let bytes = Rc::clone(&world.files.borrow()[to].bytes);
+            if !(is_newer || self.state_was_hurt || versions::is_known_to_older(&self.current_schema())) {
+                self.violations.push(format!("machine {device} committed to a state that its program does not know"));
+            }
             self.committed(&bytes, device, world);
         } else {
             self.moved(from, to, device, world);
         }
+    }
+
+    /// The schema of the newest state; that of the older program before there is any.
+    fn current_schema(&self) -> Value {
+        self.current.get("schema").cloned().unwrap_or_else(|| 1.into())
     }
 
     pub(crate) fn removed(&mut self, path: &Path, own: bool, device: usize) {

@@ -50,11 +50,13 @@ pub(crate) enum Kind {
     Power,
     /// Commands run in containers, which go on when their device dies, and which its next life takes over.
     Containers,
+    /// Devices are updated one after the other, and a newer one writes a state that the older ones do not know.
+    Versions,
 }
 
 impl Kind {
     /// All of them, with the word that `AIOS_SIM_FAULTS` has for each.
-    const ALL: [(Self, &'static str); 18] = [
+    const ALL: [(Self, &'static str); 19] = [
         (Self::Errors, "errors"),
         (Self::Unsaid, "unsaid"),
         (Self::Damage, "damage"),
@@ -73,6 +75,7 @@ impl Kind {
         (Self::Caches, "caches"),
         (Self::Power, "power"),
         (Self::Containers, "containers"),
+        (Self::Versions, "versions"),
     ];
 
     fn word(self) -> &'static str {
@@ -139,7 +142,13 @@ fn often(kind: Kind) -> u64 {
         Kind::VolumeClock | Kind::Power => 10,
         Kind::Caches => 20,
         // On or off.
-        Kind::Unequal | Kind::Newcomers | Kind::Events | Kind::TwoSteps | Kind::Reuse | Kind::Containers => 1,
+        Kind::Unequal
+        | Kind::Newcomers
+        | Kind::Events
+        | Kind::TwoSteps
+        | Kind::Reuse
+        | Kind::Containers
+        | Kind::Versions => 1,
     }
 }
 

@@ -110,7 +110,7 @@ impl People {
     fn hands(&mut self) -> (Rc<SimDisk>, Session) {
         let life = self.scheduler.new_life(PERSON);
         let disk = SimDisk::new(&self.world, life, PERSON, &Rc::new(Cell::new(false)));
-        (Rc::new(disk), Session::from_random(self.chance.next()))
+        (Rc::new(disk.of_version(self.scheduler.is_updated())), Session::from_random(self.chance.next()))
     }
 
     fn request(

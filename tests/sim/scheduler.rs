@@ -54,6 +54,8 @@ pub(crate) struct Machine {
     contained: bool,
     /// It hears of no changes but by looking into every file again and again.
     polls: bool,
+    /// Lives that begin from then on have the newer program.
+    updated_at: Cell<Duration>,
     /// From then on it is away for ever.
     pub(crate) gone_at: Option<Duration>,
 }
@@ -96,6 +98,7 @@ impl Machine {
             clock_error: Cell::new(0),
             contained: chance.one_in(2),
             polls: true,
+            updated_at: Cell::new(Duration::MAX),
             gone_at: None,
         }
     }
@@ -144,6 +147,11 @@ impl Scheduler {
         }
         if faults.has(Kind::Programs) {
             machines.iter_mut().for_each(|machine| machine.programs = format!("/p{}", machine.index).into());
+        }
+        if faults.has(Kind::Versions) {
+            let mut chance = Rng::new(seed, "updates");
+            let soon = |chance: &mut Rng| world.now.get() + Duration::from_millis(chance.between(0, 60_000));
+            machines.iter().for_each(|machine| machine.updated_at.set(soon(&mut chance)));
         }
         let scheduler = Rc::new(Self {
             world: Rc::clone(&world),
@@ -278,7 +286,8 @@ impl Scheduler {
         machine.life.set(life);
         let dead = Rc::new(Cell::new(false));
         *machine.dead.borrow_mut() = Rc::clone(&dead);
-        let disk = Rc::new(SimDisk::new(&self.world, life, machine.index, &dead));
+        let is_newer = machine.updated_at.get() <= self.world.now.get();
+        let disk = Rc::new(SimDisk::new(&self.world, life, machine.index, &dead).of_version(is_newer));
         let session = Session::from_random(self.chance.borrow_mut().next());
         self.world.living.borrow_mut().insert(machine.index, session.to_string());
         let layout = Layout { programs: machine.programs.clone(), ..layout() };
@@ -414,6 +423,19 @@ impl Scheduler {
         {
             device.leave(now);
             machine.wake_at.set(self.world.now.get());
+        }
+    }
+
+    /// Returns whether there is a newer program by now.
+    pub(crate) fn is_updated(&self) -> bool {
+        self.machines.iter().any(|machine| machine.updated_at.get() <= self.world.now.get())
+    }
+
+    /// All machines that are started again from now on have the newer program, if any has.
+    pub(crate) fn update_all(&self) {
+        let now = self.world.now.get();
+        for machine in self.machines.iter().filter(|machine| machine.updated_at.get() < Duration::MAX) {
+            machine.updated_at.set(machine.updated_at.get().min(now));
         }
     }
 
