@@ -50,13 +50,15 @@ pub(crate) enum Kind {
     Power,
     /// Commands run in containers, which go on when their device dies, and which its next life takes over.
     Containers,
+    /// What was kept long enough is removed.
+    Retention,
     /// Devices are updated one after the other, and a newer one writes a state that the older ones do not know.
     Versions,
 }
 
 impl Kind {
     /// All of them, with the word that `AIOS_SIM_FAULTS` has for each.
-    const ALL: [(Self, &'static str); 19] = [
+    const ALL: [(Self, &'static str); 20] = [
         (Self::Errors, "errors"),
         (Self::Unsaid, "unsaid"),
         (Self::Damage, "damage"),
@@ -75,6 +77,7 @@ impl Kind {
         (Self::Caches, "caches"),
         (Self::Power, "power"),
         (Self::Containers, "containers"),
+        (Self::Retention, "retention"),
         (Self::Versions, "versions"),
     ];
 
@@ -138,7 +141,7 @@ fn often(kind: Kind) -> u64 {
         Kind::Errors | Kind::Unsaid => 400,
         Kind::LongPause | Kind::PausedDeath => 800,
         // Of what people do.
-        Kind::Damage | Kind::Programs | Kind::People | Kind::Cancels | Kind::JobFiles => 2,
+        Kind::Damage | Kind::Programs | Kind::People | Kind::Cancels | Kind::JobFiles | Kind::Retention => 2,
         Kind::VolumeClock | Kind::Power => 10,
         Kind::Caches => 20,
         // On or off.

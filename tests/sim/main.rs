@@ -16,6 +16,7 @@ mod disk;
 mod drills;
 mod executor;
 mod faults;
+mod keeping;
 mod notifier;
 mod people;
 #[cfg(debug_assertions)]
@@ -79,7 +80,7 @@ fn simulate_calm(seed: u64) -> Story {
 
 /// One world, from its first device to its end.
 fn live(seed: u64, mut swarm: Rng, faults: Faults, hurts_state: bool) -> Story {
-    let crowd = faults.crowd;
+    let (crowd, has_retention) = (faults.crowd, faults.has(Kind::Retention));
     tracing::info!(hurts_state, ?faults, "the mixture");
     let world = Rc::new(World::new(seed, Checker::default(), &faults));
     let scheduler = Scheduler::new(seed, Rc::clone(&world), &faults);
@@ -111,6 +112,9 @@ fn live(seed: u64, mut swarm: Rng, faults: Faults, hurts_state: bool) -> Story {
         timed::write(&world, &folders, false);
     }
     let is_quiet = converge(&world, &scheduler);
+    if has_retention {
+        people.remove_what_is_old();
+    }
     if is_quiet && seed % 4 == 1 && !world.is_kept {
         let wrong = drills::drill(&world, &scheduler, &mut user.dropped);
         world.check.borrow_mut().violations.extend(wrong);

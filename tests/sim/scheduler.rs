@@ -64,6 +64,8 @@ pub(crate) struct Machine {
 const ROUND: u64 = 64;
 /// Whose life is no machine's: a person's.
 pub(crate) const PERSON: usize = 63;
+/// The thread of whichever device cleans up.
+pub(crate) const KEEPER: usize = 62;
 
 pub(crate) struct Scheduler {
     pub(crate) world: Rc<World>,

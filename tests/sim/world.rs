@@ -174,8 +174,10 @@ impl World {
         let ticks = self.wall().timestamp_millis() / 10;
         if self.faults.borrow().has(Kind::Reuse) {
             ticks * 10_000_000
-        } else {
+        } else if self.is_kept {
             i64::try_from(number).unwrap_or(i64::MAX)
+        } else {
+            self.wall().timestamp_nanos_opt().unwrap_or_default() + i64::try_from(number % 1_000).unwrap_or_default()
         }
     }
 
