@@ -56,7 +56,7 @@ mod tell;
 
 pub use pulse::Pulse;
 
-pub use begin::{BeginError, check_writable, claim_identity, open_volume};
+pub use begin::{BeginError, Identity, check_writable, claim_identity, open_volume};
 
 /// How long a tick that was refused waits before it tries again.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
@@ -306,6 +306,7 @@ impl Device {
     /// A turn of a device whose id another session has: it ends its own processes, and leaves everything else to that session.
     fn end_processes(&mut self, now: Moment) -> Tick {
         self.take_exits(now);
+        self.take_answers();
         self.stop_to_leave(now);
         match self.has_left(now) {
             Some(end) => Tick::End(end),

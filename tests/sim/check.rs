@@ -513,7 +513,10 @@ impl Checker {
         // A device that was told that its commit had failed, and finds it done, ends by itself what it does not know.
         // Who has never read a heartbeat does not know its device's lease.
         let is_told = holder.as_ref().is_none_or(|(id, _)| !self.has_damaged_beat(id));
-        let is_clear = !self.state_was_ever_hurt && lives && member != Some(device) && is_told;
+        // Who takes an id over by force ends what its holder had.
+        let own_id = |(id, _): &(String, String)| self.devices.get(device).is_some_and(|it| it.id == *id);
+        let is_other = !holder.as_ref().is_some_and(own_id);
+        let is_clear = !self.state_was_ever_hurt && lives && is_other && is_told;
         if result["status"] == "lost" && is_clear && (world.calm.get() || is_fresh) {
             self.violations
                 .push(format!("false death: attempt {attempt} of {run} was called lost and its device lives, claimed {claimed:?}, now {:?}", world.now.get()));

@@ -52,13 +52,15 @@ pub(crate) enum Kind {
     Containers,
     /// What was kept long enough is removed.
     Retention,
+    /// A second machine takes a device's id over by force while the first may live.
+    Force,
     /// Devices are updated one after the other, and a newer one writes a state that the older ones do not know.
     Versions,
 }
 
 impl Kind {
     /// All of them, with the word that `AIOS_SIM_FAULTS` has for each.
-    const ALL: [(Self, &'static str); 20] = [
+    const ALL: [(Self, &'static str); 21] = [
         (Self::Errors, "errors"),
         (Self::Unsaid, "unsaid"),
         (Self::Damage, "damage"),
@@ -78,6 +80,7 @@ impl Kind {
         (Self::Power, "power"),
         (Self::Containers, "containers"),
         (Self::Retention, "retention"),
+        (Self::Force, "force"),
         (Self::Versions, "versions"),
     ];
 
@@ -151,6 +154,7 @@ fn often(kind: Kind) -> u64 {
         | Kind::TwoSteps
         | Kind::Reuse
         | Kind::Containers
+        | Kind::Force
         | Kind::Versions => 1,
     }
 }

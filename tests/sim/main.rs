@@ -173,6 +173,7 @@ fn judge(world: &World, scheduler: &Scheduler, faults: &Faults, hooked: &[String
     checker.devices = scheduler.machines.iter().map(check::Member::from).collect();
     checker.hooked = hooked.to_vec();
     checker.tells_in_order = moves && works && sees && faults.crash == 0 && honest && intact;
+    checker.tells_in_order &= !has(&[Kind::Force]);
     checker.jobs_vary = has(&[Kind::Programs, Kind::JobFiles]);
     checker.clock_is_set = has(&[Kind::VolumeClock]);
     checker.tells_in_order &= !checker.jobs_vary;
