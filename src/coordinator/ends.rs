@@ -178,6 +178,9 @@ impl Device {
             End::Left => (StopCause::Drained, now.boot, now.boot + super::LEAVE_GRACE + TRY_AGAIN),
             End::Replaced => {
                 tracing::error!("another session has taken this device's id over by force: its attempts are stopped");
+                if let Some(pulse) = &self.parts.pulse {
+                    pulse.writing().repeat(None);
+                }
                 (StopCause::Fenced, now.boot, now.boot + super::LEAVE_GRACE + TRY_AGAIN)
             }
             End::NewerState(why) => {

@@ -113,19 +113,7 @@ impl Device {
         match written {
             Ok(()) => {
                 (self.seen.drained, self.seen.set) = (beat.drained, beat.set);
-                let path = self.parts.layout.heartbeat(&self.seen.me.device);
-                let first = self.anchor.is_none();
-                // Read behind the write: a device that stood still in between is late then, and never early.
-                let disk = &self.parts.disk;
-                // Where that cannot be read, what was known still holds: boot time carries it on.
-                let read = disk.stat(&path).ok().map(|meta| Moment { wall: meta.changed, boot: disk.boot() });
-                self.anchor = read.or(self.anchor);
-                if first {
-                    // What was placed by this machine's own clock may have its time still before it.
-                    let now = self.by_the_volume(now);
-                    self.seen.place_anew(now);
-                }
-                self.solved("heartbeat");
+                self.measure_time(now);
             }
             Err(error) => {
                 self.problem("heartbeat", format!("{error}; hint: {}", error.hint()));
@@ -136,6 +124,33 @@ impl Device {
             self.seen.devices.watch_anew(now.boot);
         }
         None
+    }
+
+    /// Measures the volume's time by the heartbeat that was just written.
+    fn measure_time(&mut self, now: Moment) {
+        let path = self.parts.layout.heartbeat(&self.seen.me.device);
+        let is_first = self.anchor.is_none();
+        match self.parts.disk.stat(&path).on("look at", &path) {
+            // Read behind the write: a device that stood still in between is late then, and never early.
+            Ok(meta) => self.anchor = Some(Moment { wall: meta.changed, boot: self.parts.disk.boot() }),
+            Err(error) if is_first => {
+                let hint = error.hint();
+                self.problem(
+                    "heartbeat",
+                    format!("{error}; hint: {hint}; until the volume's time is known nothing is done"),
+                );
+                self.due.beat = now.boot + TRY_AGAIN.min(self.parts.config.heartbeat);
+                return;
+            }
+            // What was known still holds: boot time carries it on.
+            Err(_) => {}
+        }
+        if is_first {
+            // What was placed by this machine's own clock may have its time still before it.
+            let now = self.by_the_volume(now);
+            self.seen.place_anew(now);
+        }
+        self.solved("heartbeat");
     }
 
     /// Takes in what this device has because of its executors: an engine came, or went.

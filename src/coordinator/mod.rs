@@ -56,7 +56,7 @@ mod tell;
 
 pub use pulse::Pulse;
 
-pub use begin::{BeginError, check_writable, claim_identity, open_volume};
+pub use begin::{BeginError, Identity, check_writable, claim_identity, open_volume};
 
 /// How long a tick that was refused waits before it tries again.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
@@ -271,6 +271,9 @@ impl Device {
         let dirty = &std::mem::take(&mut self.dirty);
         self.due.again = None;
         let now = self.by_the_volume(now);
+        if self.is_replaced() {
+            return self.end_processes(now);
+        }
         self.wake_up(now, dirty);
         self.take_offers(now);
         if now.boot >= self.due.beat
@@ -279,12 +282,15 @@ impl Device {
             self.leave_for(end, now);
         }
         let now = self.by_the_volume(now);
+        if self.is_replaced() {
+            return self.end_processes(now);
+        }
         self.take_exits(now);
         self.take_shortage();
         self.take_answers();
-        // Whose id another session has leaves everything but its own processes to that one.
-        if self.end != Some(End::Replaced) {
-            self.look_around(now, dirty);
+        self.look_around(now, dirty);
+        // Due times, expiry and backoffs are judged by the volume's time.
+        if self.anchor.is_some() {
             let is_beat = self.seen.upkeep;
             self.decide_and_act(now);
             self.watch_quiet(now);
@@ -314,6 +320,27 @@ impl Device {
             self.wait_for_lock(now);
         }
         is_busy
+    }
+
+    /// Returns whether another session has this device's id.
+    fn is_replaced(&self) -> bool {
+        self.end == Some(End::Replaced)
+    }
+
+    /// A turn of a device whose id another session has: it ends its own processes, and leaves everything else to that session.
+    fn end_processes(&mut self, now: Moment) -> Tick {
+        self.take_exits(now);
+        self.take_answers();
+        self.stop_to_leave(now);
+        match self.has_left(now) {
+            Some(end) => Tick::End(end),
+            None => Tick::Wake(earlier(self.due.again, self.next_step_of_leaving()).unwrap_or(now.boot + TRY_AGAIN)),
+        }
+    }
+
+    /// Returns when a device that leaves stops its runs or, once they are stopped, is gone.
+    fn next_step_of_leaving(&self) -> Option<Duration> {
+        self.leaving.map(|leaving| if leaving.asked { leaving.gone_by } else { leaving.stop_at })
     }
 
     /// The moment with the volume's time instead of this machine's: the one clock that all devices share, and one that
@@ -649,7 +676,7 @@ impl Device {
         let agenda = self.agenda.next_change(now.wall).map(until);
         let quiet = self.quiet_since.map(|since| since + IDLE_REST);
         let quiet = quiet.filter(|at| *at > now.boot && self.agenda.has_idle_jobs());
-        let leave = self.leaving.map(|leaving| if leaving.asked { leaving.gone_by } else { leaving.stop_at });
+        let leave = self.next_step_of_leaving();
         // Where the folder cannot be read, what has to be looked at waits for the next scan.
         let settle = self.programs.next_settle().filter(|_| !self.problems.contains_key("programs"));
         let deferred = self.seen.deferred.next(now.boot);

@@ -11,8 +11,10 @@ use aios::model::lease::Lease;
 use aios::notify::Letter;
 use serde_json::Value;
 
+use super::keeping::is_of_run;
 use super::scheduler::Machine;
 use super::timed::Calendar;
+use super::versions;
 use super::world::{File, Process, World};
 
 /// What the judge knows of a job, from the same table that the job files were written from.
@@ -86,6 +88,9 @@ pub(crate) struct Checker {
     /// The content of files before they were damaged.
     damaged: BTreeMap<PathBuf, Rc<Vec<u8>>>,
     finals: BTreeMap<String, (PathBuf, u64)>,
+    /// For how long files are kept here, and what was removed because it was kept for longer.
+    pub(crate) keep: Duration,
+    gone: BTreeMap<PathBuf, File>,
     pub(crate) calendar: Calendar,
     pub(crate) commits: u64,
     pub(crate) accepted: u64,
@@ -135,7 +140,7 @@ impl Checker {
     }
 
     /// A file was given a second name.
-    pub(crate) fn linked(&mut self, from: &Path, to: &Path, device: usize, world: &World) {
+    pub(crate) fn linked(&mut self, from: &Path, to: &Path, (device, is_newer): (usize, bool), world: &World) {
         let number = |path: &Path| path.file_stem()?.to_str()?.parse::<u64>().ok();
         let made = world
             .files
@@ -150,10 +155,18 @@ impl Checker {
                 return;
             }
             let bytes = Rc::clone(&world.files.borrow()[to].bytes);
+            if !(is_newer || self.state_was_hurt || versions::is_known_to_older(&self.current_schema())) {
+                self.violations.push(format!("machine {device} committed to a state that its program does not know"));
+            }
             self.committed(&bytes, device, world);
         } else {
             self.moved(from, to, device, world);
         }
+    }
+
+    /// The schema of the newest state; that of the older program before there is any.
+    fn current_schema(&self) -> Value {
+        self.current.get("schema").cloned().unwrap_or_else(|| 1.into())
     }
 
     pub(crate) fn removed(&mut self, path: &Path, own: bool, device: usize) {
@@ -166,6 +179,36 @@ impl Checker {
         if !own && path.starts_with("/c/Triggers") && !is_hidden(path) && !path.starts_with("/c/Triggers/.ids") {
             self.broken(5, format!("{} was removed", path.display()));
         }
+    }
+
+    /// A file was removed because it was kept long enough: it is old, nothing that is open or the last of its job, and no key counts on it.
+    pub(crate) fn kept_long_enough(&mut self, path: &Path, world: &World) {
+        let files = world.files.borrow();
+        let Some(file) = files.get(path).cloned() else { return };
+        let age = world.now.get().saturating_sub(file.written);
+        let is_of = |run: &str| is_of_run(path, run);
+        let holds = |name: &Path| {
+            let name = name.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            name.split('.').any(|part| part.len() > 20 && is_of(part))
+        };
+        let in_hand = ["/c/Triggers/.running", "/c/Triggers/.waiting"];
+        let mut moving = files.keys().filter(|file| in_hand.iter().any(|folder| file.starts_with(folder)));
+        let is_open = moving.any(|file| holds(file)) || keys_of(&self.current["runs"]).any(|run| is_of(run));
+        let mut marks = self.current["jobs"].as_object().into_iter().flatten();
+        let is_last = marks.any(|(_, mark)| mark["last_run_id"].as_str().is_some_and(&is_of));
+        let mut keys = files.iter().filter(|(path, _)| path.starts_with("/c/Triggers/.ids"));
+        let is_keyed = path.starts_with("/c/Results")
+            && keys.any(|(_, key)| {
+                let key = serde_json::from_slice::<Value>(&key.bytes).unwrap_or_default();
+                key["run_id"].as_str().is_some_and(&is_of)
+            });
+        if age < self.keep && !self.clock_is_set || is_open || is_last || is_keyed {
+            self.violations.push(format!(
+                "{} was removed after {age:?}; open: {is_open}, the last of its job: {is_last}, named by a key: {is_keyed}",
+                path.display()
+            ));
+        }
+        self.gone.insert(path.to_owned(), file);
     }
 
     fn committed(&mut self, bytes: &[u8], device: usize, world: &World) {
@@ -470,7 +513,10 @@ impl Checker {
         // A device that was told that its commit had failed, and finds it done, ends by itself what it does not know.
         // Who has never read a heartbeat does not know its device's lease.
         let is_told = holder.as_ref().is_none_or(|(id, _)| !self.has_damaged_beat(id));
-        let is_clear = !self.state_was_ever_hurt && lives && member != Some(device) && is_told;
+        // Who takes an id over by force ends what its holder had.
+        let own_id = |(id, _): &(String, String)| self.devices.get(device).is_some_and(|it| it.id == *id);
+        let is_other = !holder.as_ref().is_some_and(own_id);
+        let is_clear = !self.state_was_ever_hurt && lives && is_other && is_told;
         if result["status"] == "lost" && is_clear && (world.calm.get() || is_fresh) {
             self.violations
                 .push(format!("false death: attempt {attempt} of {run} was called lost and its device lives, claimed {claimed:?}, now {:?}", world.now.get()));
@@ -624,9 +670,10 @@ impl Checker {
         self.damaged.values().any(|before| before.as_slice() == bytes)
     }
 
-    /// The files as they would be had none been damaged.
+    /// The files as they would be had none been damaged, or removed because it was old.
     pub(crate) fn undamaged(&self, files: &BTreeMap<PathBuf, File>) -> BTreeMap<PathBuf, File> {
-        let mut whole = files.clone();
+        let mut whole = self.gone.clone();
+        whole.extend(files.iter().map(|(path, file)| (path.clone(), file.clone())));
         for (path, before) in &self.damaged {
             if let Some(file) = whole.get_mut(path) {
                 file.bytes = Rc::clone(before);
@@ -675,7 +722,8 @@ impl Checker {
         for drop in dropped.iter().filter(|drop| !self.was_damaged(&drop.bytes)).cloned().collect::<Vec<_>>() {
             let found = ends.get(drop.bytes.as_slice()).map_or(&[][..], |paths| paths.as_slice());
             if found.len() != 1 {
-                self.broken(5, format!("{} ended {} times: {found:?}", drop.name, found.len()));
+                let text = String::from_utf8_lossy(&drop.bytes);
+                self.broken(5, format!("{} ended {} times: {found:?}: {text}", drop.name, found.len()));
                 continue;
             }
             let path = found[0].to_string_lossy().into_owned();
@@ -746,6 +794,10 @@ fn event_of(result: &Value) -> Option<&'static str> {
 fn is_outward(path: &Path) -> bool {
     let is_inner = ["/c/.revisions", "/c/Devices"].iter().any(|folder| path.starts_with(folder));
     !is_hidden(path) && !is_inner && !path.ends_with("state.json")
+}
+
+fn keys_of(object: &Value) -> impl Iterator<Item = &String> {
+    object.as_object().into_iter().flat_map(serde_json::Map::keys)
 }
 
 fn is_hidden(path: &Path) -> bool {

@@ -1,5 +1,6 @@
 //! A file system that crashes, pauses, fills up, shows old listings and lies about its lock, at any operation.
 
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -14,6 +15,8 @@ use aios::model::space::Space;
 use aios::volume::disk::{Disk, Guard, Kind, Meta};
 
 use super::faults::{Kind as Fault, Op, any_error, trouble};
+use super::scheduler::KEEPER;
+use super::versions;
 use super::world::{File, World};
 
 /// The disk as one life of one orchestrator sees it.
@@ -23,6 +26,8 @@ pub(crate) struct SimDisk {
     pub(crate) device: usize,
     /// Set once this life is over: nothing it does has an effect any more.
     pub(crate) dead: Rc<Cell<bool>>,
+    /// Whether its program is the newer one.
+    is_newer: bool,
     listings: RefCell<BTreeMap<PathBuf, (Duration, Vec<OsString>)>>,
     /// The file at each path when it was looked at last.
     seen: RefCell<BTreeMap<PathBuf, (Duration, Option<File>)>>,
@@ -45,6 +50,7 @@ impl SimDisk {
             life,
             device,
             dead: Rc::clone(dead),
+            is_newer: false,
             listings: RefCell::default(),
             seen: RefCell::default(),
             contents: RefCell::default(),
@@ -172,13 +178,23 @@ impl SimDisk {
         }
     }
 
+    /// The disk as the older or the newer program sees it.
+    pub(crate) fn of_version(self, is_newer: bool) -> Self {
+        Self { is_newer, ..self }
+    }
+
+    /// Returns what this device's program reads.
+    fn shown<'a>(&self, bytes: &'a [u8]) -> Cow<'a, [u8]> {
+        if self.is_newer { versions::read_by_newer(bytes) } else { bytes.into() }
+    }
+
     /// A second name for a file that was written aside.
     fn add_name(&self, from: &Path, to: &Path) -> io::Result<()> {
         let file = self.file(from)?;
         self.need_folder(to)?;
         self.forget(to);
         self.world.files.borrow_mut().insert(to.to_owned(), file);
-        self.world.check.borrow_mut().linked(from, to, self.device, &self.world);
+        self.world.check.borrow_mut().linked(from, to, (self.device, self.is_newer), &self.world);
         self.world.notify(to);
         Ok(())
     }
@@ -297,18 +313,20 @@ impl Disk for SimDisk {
         self.step(Op::Read, path, || {
             let file = self.maybe_stale_file(path)?;
             let meta = meta(&file);
-            Ok((if meta.id.size > limit { Vec::new() } else { file.bytes.to_vec() }, meta))
+            Ok((if meta.id.size > limit { Vec::new() } else { self.shown(&file.bytes).into_owned() }, meta))
         })
     }
 
     fn read_head(&self, path: &Path, limit: usize) -> io::Result<Vec<u8>> {
         self.step(Op::Read, path, || {
             let file = self.maybe_stale_file(path)?;
-            Ok(file.bytes[..file.bytes.len().min(limit)].to_vec())
+            let shown = self.shown(&file.bytes);
+            Ok(shown[..shown.len().min(limit)].to_vec())
         })
     }
 
     fn create(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let bytes = &*if self.is_newer { versions::written_by_newer(bytes) } else { bytes.into() };
         let torn = self.world.one_in(2);
         let made = self.step(Op::Create, path, || {
             self.need_folder(path)?;
@@ -386,7 +404,12 @@ impl Disk for SimDisk {
     fn remove(&self, path: &Path) -> io::Result<()> {
         self.step(Op::Remove, path, || {
             let own = self.world.files.borrow().get(path).map(|file| is_own(&file.bytes));
-            self.world.check.borrow_mut().removed(path, own.ok_or(io::ErrorKind::NotFound)?, self.device);
+            let own = own.ok_or(io::ErrorKind::NotFound)?;
+            if self.device == KEEPER {
+                self.world.check.borrow_mut().kept_long_enough(path, &self.world);
+            } else {
+                self.world.check.borrow_mut().removed(path, own, self.device);
+            }
             self.forget(path);
             self.world.take_out(path).map(|_| ()).ok_or_else(|| io::ErrorKind::NotFound.into())
         })

@@ -50,11 +50,17 @@ pub(crate) enum Kind {
     Power,
     /// Commands run in containers, which go on when their device dies, and which its next life takes over.
     Containers,
+    /// What was kept long enough is removed.
+    Retention,
+    /// A second machine takes a device's id over by force while the first may live.
+    Force,
+    /// Devices are updated one after the other, and a newer one writes a state that the older ones do not know.
+    Versions,
 }
 
 impl Kind {
     /// All of them, with the word that `AIOS_SIM_FAULTS` has for each.
-    const ALL: [(Self, &'static str); 18] = [
+    const ALL: [(Self, &'static str); 21] = [
         (Self::Errors, "errors"),
         (Self::Unsaid, "unsaid"),
         (Self::Damage, "damage"),
@@ -73,25 +79,18 @@ impl Kind {
         (Self::Caches, "caches"),
         (Self::Power, "power"),
         (Self::Containers, "containers"),
-    ];
-
-    /// The kinds that are off, and why: the product does not bear them yet. `AIOS_SIM_FAULTS=all`, or a list of words, turns them
-    /// on for a run; `AIOS_SIM_FAULTS=none` turns all kinds off.
-    const OFF: [(Self, &'static str); 2] = [
-        (Self::Power, "not all that it finds is understood"),
-        (Self::Containers, "not all that it finds is understood"),
+        (Self::Retention, "retention"),
+        (Self::Force, "force"),
+        (Self::Versions, "versions"),
     ];
 
     fn word(self) -> &'static str {
         Self::ALL.iter().find(|(kind, _)| *kind == self).map_or("", |(_, word)| word)
     }
 
-    /// Returns whether this run of the simulator has the kind at all.
+    /// Returns whether this run of the simulator has the kind at all: `AIOS_SIM_FAULTS` lists those that it has, by their words.
     fn is_on(self) -> bool {
-        let asked = std::env::var("AIOS_SIM_FAULTS").unwrap_or_default();
-        let is_named = asked.split(',').any(|word| word == self.word());
-        let only = asked.split(',').any(|word| word == "none");
-        is_named || asked == "all" || !only && Self::OFF.iter().all(|(off, _)| *off != self)
+        std::env::var("AIOS_SIM_FAULTS").map_or(true, |asked| asked.split(',').any(|word| word == self.word()))
     }
 }
 
@@ -145,11 +144,18 @@ fn often(kind: Kind) -> u64 {
         Kind::Errors | Kind::Unsaid => 400,
         Kind::LongPause | Kind::PausedDeath => 800,
         // Of what people do.
-        Kind::Damage | Kind::Programs | Kind::People | Kind::Cancels | Kind::JobFiles => 2,
+        Kind::Damage | Kind::Programs | Kind::People | Kind::Cancels | Kind::JobFiles | Kind::Retention => 2,
         Kind::VolumeClock | Kind::Power => 10,
         Kind::Caches => 20,
         // On or off.
-        Kind::Unequal | Kind::Newcomers | Kind::Events | Kind::TwoSteps | Kind::Reuse | Kind::Containers => 1,
+        Kind::Unequal
+        | Kind::Newcomers
+        | Kind::Events
+        | Kind::TwoSteps
+        | Kind::Reuse
+        | Kind::Containers
+        | Kind::Force
+        | Kind::Versions => 1,
     }
 }
 

@@ -18,8 +18,9 @@ use aios::volume::disk::Disk;
 
 use super::disk::SimDisk;
 use super::faults::Kind;
+use super::keeping;
 use super::rng::Rng;
-use super::scheduler::{PERSON, Scheduler, layout};
+use super::scheduler::{KEEPER, PERSON, Scheduler, layout};
 use super::user;
 use super::world::World;
 
@@ -46,6 +47,9 @@ impl People {
         let (asks, edits, differs) = (is_due(Kind::People), is_due(Kind::JobFiles), is_due(Kind::Programs));
         if is_due(Kind::Cancels) {
             self.ask_of_a_run(Ask::Cancel);
+        }
+        if self.world.one_in(self.world.faults.borrow().rate(Kind::Retention)) {
+            self.remove_what_is_old();
         }
         if self.world.one_in(self.world.faults.borrow().rate(Kind::VolumeClock)) {
             self.world.step_the_clock();
@@ -108,9 +112,18 @@ impl People {
 
     /// A command's own view of the disk, and its session.
     fn hands(&mut self) -> (Rc<SimDisk>, Session) {
-        let life = self.scheduler.new_life(PERSON);
-        let disk = SimDisk::new(&self.world, life, PERSON, &Rc::new(Cell::new(false)));
-        (Rc::new(disk), Session::from_random(self.chance.next()))
+        (self.disk(PERSON), Session::from_random(self.chance.next()))
+    }
+
+    fn disk(&self, who: usize) -> Rc<SimDisk> {
+        let life = self.scheduler.new_life(who);
+        let disk = SimDisk::new(&self.world, life, who, &Rc::new(Cell::new(false)));
+        Rc::new(disk.of_version(self.scheduler.is_updated()))
+    }
+
+    /// A device cleans up, in a thread of its own.
+    pub(crate) fn remove_what_is_old(&self) {
+        keeping::remove_what_is_old(&self.world, &self.scheduler, &*self.disk(KEEPER));
     }
 
     fn request(

@@ -2,7 +2,7 @@
 
 use aios::planted::{Bug, plant};
 
-use super::run_seeds;
+use super::{MOST_COMMITS, calm_stories, commits_per_result, run_seeds};
 
 /// The number of seeds in which a bug must be found.
 const MOST: u64 = 300;
@@ -59,4 +59,12 @@ fn planted_bugs_of_rules_are_found() {
     ] {
         is_found(bug);
     }
+}
+
+#[test]
+fn too_many_commits_are_found() {
+    let planted = Planted::new(Bug::NoteAgain);
+    let commits = commits_per_result(&calm_stories());
+    drop(planted);
+    assert!(commits > MOST_COMMITS, "{commits} commits for each result");
 }

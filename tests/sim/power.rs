@@ -56,6 +56,9 @@ pub(crate) fn cut(world: &World, scheduler: &Scheduler, user: &mut User) {
     let Some(moment) = recent.into_iter().nth(index) else { return };
     *world.files.borrow_mut() = moment.files;
     *world.folders.borrow_mut() = moment.folders;
+    world.keep_numbers_apart();
+    // Who was writing has lost its power too.
+    world.torn.borrow_mut().clear();
     let mut check = moment.check;
     check.lost_power();
     *world.check.borrow_mut() = check;

@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-use aios::coordinator::{Device, End, Host, Parts, Tick, claim_identity, open_volume};
+use aios::coordinator::{Device, End, Host, Identity, Parts, Tick, claim_identity, open_volume};
 use aios::model::config::Config;
-use aios::model::device::{Me, Remembered};
+use aios::model::device::{Beat, Me, Remembered};
 use aios::model::entry::{FileKey, Source};
 use aios::model::ids::{DeviceId, Session, Tag};
 use aios::model::time::Moment;
+use aios::volume::atomic::Temporary;
+use aios::volume::heartbeat;
 use aios::volume::layout::Layout;
 use aios::volume::watch::Dirty;
 use chrono::TimeDelta;
@@ -54,6 +56,10 @@ pub(crate) struct Machine {
     contained: bool,
     /// It hears of no changes but by looking into every file again and again.
     polls: bool,
+    /// Lives that begin from then on have the newer program.
+    updated_at: Cell<Duration>,
+    /// It takes its id over, whoever has it.
+    forces: bool,
     /// From then on it is away for ever.
     pub(crate) gone_at: Option<Duration>,
 }
@@ -62,6 +68,8 @@ pub(crate) struct Machine {
 const ROUND: u64 = 64;
 /// Whose life is no machine's: a person's.
 pub(crate) const PERSON: usize = 63;
+/// The thread of whichever device cleans up.
+pub(crate) const KEEPER: usize = 62;
 
 pub(crate) struct Scheduler {
     pub(crate) world: Rc<World>,
@@ -96,6 +104,8 @@ impl Machine {
             clock_error: Cell::new(0),
             contained: chance.one_in(2),
             polls: true,
+            updated_at: Cell::new(Duration::MAX),
+            forces: false,
             gone_at: None,
         }
     }
@@ -125,6 +135,25 @@ fn newcomers(now: Duration, from: usize, chance: &mut Rng) -> Vec<Machine> {
     (from..from + count).map(come).collect()
 }
 
+/// A machine that takes over the id of another by force, lives for a while, and is never seen again.
+fn rival(now: Duration, index: usize, of: &Machine, chance: &mut Rng) -> Machine {
+    let comes = now + Duration::from_millis(chance.between(3_000, 30_000));
+    let goes = comes + Duration::from_millis(chance.between(1_000, 15_000));
+    Machine {
+        id: of.id.clone(),
+        tags: of.tags.clone(),
+        slots: of.slots,
+        lease: of.lease,
+        beat: of.beat,
+        programs: of.programs.clone(),
+        polls: of.polls,
+        wake_at: Cell::new(comes),
+        forces: true,
+        gone_at: Some(goes.min(now + Duration::from_secs(39))),
+        ..Machine::new(index, now, chance)
+    }
+}
+
 impl Scheduler {
     pub(crate) fn new(seed: u64, world: Rc<World>, faults: &Faults) -> Rc<Self> {
         let mut chance = Rng::new(seed, "machines");
@@ -144,6 +173,16 @@ impl Scheduler {
         }
         if faults.has(Kind::Programs) {
             machines.iter_mut().for_each(|machine| machine.programs = format!("/p{}", machine.index).into());
+        }
+        if faults.has(Kind::Force) {
+            let mut chance = Rng::new(seed, "by force");
+            let of = usize::try_from(chance.below(count as u64)).unwrap();
+            machines.push(rival(world.now.get(), machines.len(), &machines[of], &mut chance));
+        }
+        if faults.has(Kind::Versions) {
+            let mut chance = Rng::new(seed, "updates");
+            let soon = |chance: &mut Rng| world.now.get() + Duration::from_millis(chance.between(0, 60_000));
+            machines.iter().for_each(|machine| machine.updated_at.set(soon(&mut chance)));
         }
         let scheduler = Rc::new(Self {
             world: Rc::clone(&world),
@@ -278,12 +317,17 @@ impl Scheduler {
         machine.life.set(life);
         let dead = Rc::new(Cell::new(false));
         *machine.dead.borrow_mut() = Rc::clone(&dead);
-        let disk = Rc::new(SimDisk::new(&self.world, life, machine.index, &dead));
+        let is_newer = machine.updated_at.get() <= self.world.now.get();
+        let disk = Rc::new(SimDisk::new(&self.world, life, machine.index, &dead).of_version(is_newer));
         let session = Session::from_random(self.chance.borrow_mut().next());
         self.world.living.borrow_mut().insert(machine.index, session.to_string());
         let layout = Layout { programs: machine.programs.clone(), ..layout() };
         let volume = open_volume(&*disk, &layout, &session).ok()?;
-        let identity = claim_identity(&*disk, &layout, &machine.id, false).ok()?;
+        let identity = if machine.forces {
+            self.displace(machine, &*disk, &session)?
+        } else {
+            claim_identity(&*disk, &layout, &machine.id, false).ok()?
+        };
         // What an earlier life left running on this machine is ended before anything is decided.
         let stays = |process: &Process| process.device != machine.index || process.container.is_some();
         self.world.processes.borrow_mut().retain(stays);
@@ -327,6 +371,22 @@ impl Scheduler {
             displaced: identity.before.map(|beat| beat.session),
         };
         Some(Device::new(parts, me, volume, now, remembered))
+    }
+
+    /// Takes an id over as the program does: shows its holder another life under it, for a lease at most, until that has let go of its lock.
+    fn displace(&self, machine: &Machine, disk: &SimDisk, session: &Session) -> Option<Identity> {
+        let mut identity = claim_identity(disk, &layout(), &machine.id, true).ok()?;
+        let (begun, mut names) = (self.world.now.get(), Temporary::new(session.clone()));
+        while identity.guard.is_none() && self.world.now.get() - begun < machine.lease {
+            if let Some(before) = &mut identity.before {
+                before.beat += 1;
+                let beat = Beat { session: session.clone(), holds: Vec::new(), busy: 0, ..before.clone() };
+                heartbeat::write(disk, &layout(), &mut names, &beat).ok()?;
+            }
+            self.run_others(machine.index, self.world.now.get() + Duration::from_millis(200), u32::MAX);
+            identity.guard = heartbeat::lock(disk, &layout(), &machine.id).ok()?;
+        }
+        Some(identity)
     }
 
     /// The two clocks of a machine: boot time is its own, wall time may be wrong.
@@ -414,6 +474,19 @@ impl Scheduler {
         {
             device.leave(now);
             machine.wake_at.set(self.world.now.get());
+        }
+    }
+
+    /// Returns whether there is a newer program by now.
+    pub(crate) fn is_updated(&self) -> bool {
+        self.machines.iter().any(|machine| machine.updated_at.get() <= self.world.now.get())
+    }
+
+    /// All machines that are started again from now on have the newer program, if any has.
+    pub(crate) fn update_all(&self) {
+        let now = self.world.now.get();
+        for machine in self.machines.iter().filter(|machine| machine.updated_at.get() < Duration::MAX) {
+            machine.updated_at.set(machine.updated_at.get().min(now));
         }
     }
 

@@ -174,8 +174,10 @@ impl World {
         let ticks = self.wall().timestamp_millis() / 10;
         if self.faults.borrow().has(Kind::Reuse) {
             ticks * 10_000_000
-        } else {
+        } else if self.is_kept {
             i64::try_from(number).unwrap_or(i64::MAX)
+        } else {
+            self.wall().timestamp_nanos_opt().unwrap_or_default() + i64::try_from(number % 1_000).unwrap_or_default()
         }
     }
 
@@ -189,8 +191,20 @@ impl World {
     /// Takes a file away, if it is there.
     pub(crate) fn take_out(&self, path: &Path) -> Option<File> {
         let file = self.files.borrow_mut().remove(path)?;
-        self.free_inodes.borrow_mut().push(file.inode);
+        if !self.is_in_use(file.inode) {
+            self.free_inodes.borrow_mut().push(file.inode);
+        }
         Some(file)
+    }
+
+    /// Returns whether a file has this number, where numbers are given again.
+    fn is_in_use(&self, inode: u64) -> bool {
+        self.faults.borrow().has(Kind::Reuse) && self.files.borrow().values().any(|file| file.inode == inode)
+    }
+
+    /// Takes numbers that files have again out of those that are free.
+    pub(crate) fn keep_numbers_apart(&self) {
+        self.free_inodes.borrow_mut().retain(|inode| !self.is_in_use(*inode));
     }
 
     /// Sets it right again.
