@@ -324,7 +324,7 @@ impl Scheduler {
         let layout = Layout { programs: machine.programs.clone(), ..layout() };
         let volume = open_volume(&*disk, &layout, &session).ok()?;
         let identity = if machine.forces {
-            self.displace(machine, &*disk, &session)?
+            self.displace(machine, &disk, &session)?
         } else {
             claim_identity(&*disk, &layout, &machine.id, false).ok()?
         };
