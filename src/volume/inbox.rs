@@ -116,7 +116,11 @@ impl Inbox {
             if !deep && trusts_dates && self.listed.get(&source) == Some(&(dated.id, dated.changed)) {
                 continue;
             }
-            self.list(disk, layout, known, source, now, deep, &mut to_look)?;
+            let names = disk.list(&folder).on("list", &folder)?;
+            if source == Source::Inbox {
+                self.note_ignored(disk, &folder, &names, now);
+            }
+            differences(names, known, source, deep, &mut to_look);
             if is_quiet(&dated, now) {
                 self.listed.insert(source, (dated.id, dated.changed));
             } else {
@@ -128,39 +132,13 @@ impl Inbox {
         Ok(to_look)
     }
 
-    fn list(
-        &mut self,
-        disk: &dyn Disk,
-        layout: &Layout,
-        known: &Queue,
-        source: Source,
-        now: Moment,
-        deep: bool,
-        to_look: &mut Vec<FileKey>,
-    ) -> Result<(), Error> {
-        let folder = layout.source(source);
-        let mut names = disk.list(&folder).on("list", &folder)?;
-        if source == Source::Inbox {
-            let is_ignored = |name: &&OsString| !is_trigger_name(name) && !name.as_bytes().starts_with(b".");
-            for name in names.iter().filter(is_ignored) {
-                self.ignored.entry(name.clone()).or_insert(now.boot);
-            }
-            self.ignored.retain(|name, _| disk.stat(&layout.triggers().join(name)).is_ok());
+    /// Notes since when there are files that are no triggers.
+    fn note_ignored(&mut self, disk: &dyn Disk, folder: &Path, names: &[OsString], now: Moment) {
+        let is_ignored = |name: &&OsString| !is_trigger_name(name) && !name.as_bytes().starts_with(b".");
+        for name in names.iter().filter(is_ignored) {
+            self.ignored.entry(name.clone()).or_insert(now.boot);
         }
-        names.retain(|name| is_trigger_name(name));
-        names.sort_unstable();
-        let mut known = known.files().filter(|key| key.source == source).peekable();
-        for name in names {
-            while let Some(gone) = known.next_if(|key| *key.name < *name) {
-                to_look.push(gone.clone());
-            }
-            let is_known = known.next_if(|key| *key.name == *name).is_some();
-            if deep || !is_known {
-                to_look.push(FileKey { source, name: name.into() });
-            }
-        }
-        to_look.extend(known.cloned());
-        Ok(())
+        self.ignored.retain(|name, _| disk.stat(&folder.join(name)).is_ok());
     }
 
     /// Looks at one name. `known`: the content that was read of it and waits.
@@ -328,6 +306,23 @@ pub(super) fn run_in(disk: &dyn Disk, path: &Path, name: &OsStr) -> Result<Optio
 /// Returns whether a later change of a folder will give it another date: its last change is some time ago. A folder without a date says nothing.
 fn is_quiet(folder: &Meta, now: Moment) -> bool {
     folder.id.modified_ns != 0 && now.wall - folder.changed >= QUIET
+}
+
+/// Adds what came to a folder and what has gone from it, or, if `deep`, all that is there and all that has gone.
+fn differences(mut names: Vec<OsString>, known: &Queue, source: Source, deep: bool, to_look: &mut Vec<FileKey>) {
+    names.retain(|name| is_trigger_name(name));
+    names.sort_unstable();
+    let mut known = known.files().filter(|key| key.source == source).peekable();
+    for name in names {
+        while let Some(gone) = known.next_if(|key| *key.name < *name) {
+            to_look.push(gone.clone());
+        }
+        let is_known = known.next_if(|key| *key.name == *name).is_some();
+        if deep || !is_known {
+            to_look.push(FileKey { source, name: name.into() });
+        }
+    }
+    to_look.extend(known.cloned());
 }
 
 fn entry(

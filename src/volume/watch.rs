@@ -5,12 +5,13 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use notify::{Config, Event, EventKindMask, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
 
 use super::layout::Layout;
+use super::os::boot;
 use crate::model::entry::{FileKey, Source};
 
 /// More names than this are not remembered one by one: a scan is cheaper.
@@ -95,7 +96,7 @@ impl Watch {
     /// What the system said, in a sentence that names the limit if it is one.
     pub fn start(layout: &Layout, mailbox: Arc<Mailbox>, wake: Arc<Notify>) -> Result<Self, String> {
         let places = Places::new(layout);
-        let mut rested = Instant::now();
+        let mut rest = Rest { of: Arc::clone(&mailbox), ended: boot() };
         let take = move |event: notify::Result<Event>| {
             let mut dirty = mailbox.dirty.lock().unwrap_or_else(PoisonError::into_inner);
             if !places.sort(event, &mut dirty) {
@@ -103,12 +104,7 @@ impl Watch {
             }
             drop(dirty);
             wake.notify_one();
-            // The loop gathers events for as long. Read one by one, they would cost this thread a turn each.
-            let pause = Duration::from_micros(mailbox.rest_us.load(Ordering::Relaxed));
-            if !pause.is_zero() && rested.elapsed() >= pause / AWAKE {
-                std::thread::sleep(pause);
-                rested = Instant::now();
-            }
+            rest.take();
         };
         let config = Config::default().with_event_kinds(EVENTS);
         let watcher = RecommendedWatcher::new(take, config).map_err(|error| explain(&error))?;
@@ -141,6 +137,26 @@ impl Watch {
             }
         }
         problem.map(|()| renewed)
+    }
+}
+
+/// The rest of the thread that takes events. The loop gathers them for as long; read one by one, they would cost this thread a turn each.
+struct Rest {
+    of: Arc<Mailbox>,
+    ended: Duration,
+}
+
+impl Rest {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "nothing waits for this thread, and it rests for a tenth of a second at most"
+    )]
+    fn take(&mut self) {
+        let pause = Duration::from_micros(self.of.rest_us.load(Ordering::Relaxed));
+        if !pause.is_zero() && boot().saturating_sub(self.ended) >= pause / AWAKE {
+            std::thread::sleep(pause);
+            self.ended = boot();
+        }
     }
 }
 
