@@ -49,7 +49,8 @@ impl Device {
         let outcome = store.transact(now, &mut |state| plan(state, seen));
         let waited = self.due.busy_since.map(|since| begun.saturating_sub(since));
         let took = self.parts.disk.boot().saturating_sub(begun);
-        self.due.commit = begun + took + rest_after(took, self.store.staged_bytes(), self.others() == 0);
+        let written = if outcome.is_ok() { self.store.staged_bytes() } else { 0 };
+        self.due.commit = begun + took + rest_after(took, written, self.others() == 0);
         figures::committed(outcome.is_ok(), waited.unwrap_or_default(), took);
         self.say_what_the_store_says();
         let committed = outcome?;

@@ -465,6 +465,7 @@ impl Device {
             let looked = self.look_at_evidence(&plan);
             if plan.is_empty() && plan.fenced.is_empty() && plan.clashes.is_empty() {
                 self.due.busy_since = None;
+                self.solved("lock");
                 self.worked_through = self.store.state().revision;
                 self.note_minded();
                 self.due.again = earlier(self.due.again, plan.later);

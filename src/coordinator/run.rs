@@ -303,7 +303,9 @@ async fn limiter(own: &str) -> Limiter {
 fn has_left(disk: &dyn Disk, layout: &Layout, before: Option<&Beat>) -> bool {
     match before {
         Some(before) => before.left,
-        None => disk.list(&layout.running()).is_ok_and(|running| running.is_empty()),
+        None => [layout.running(), layout.waiting()]
+            .iter()
+            .all(|folder| disk.list(folder).is_ok_and(|runs| runs.is_empty())),
     }
 }
 

@@ -70,6 +70,15 @@ impl Shared {
     /// Starts an attempt, or has it wait; then it is stopped if that was asked meanwhile.
     fn begin(self: &Arc<Self>, mut start: Start) {
         let lease = start.spec.lease.clone();
+        let stopped = {
+            let mut attempts = self.starting.attempts();
+            let order = attempts.get(&lease).copied().flatten();
+            order.inspect(|_| _ = attempts.remove(&lease))
+        };
+        if let Some((cause, _)) = stopped {
+            let error = "it was stopped before it was started".to_owned();
+            return self.ledger.deliver(start.exit(error, Some(cause)));
+        }
         // One after the other.
         let begun = match self.short_of() {
             Some(error) => Err(Unstarted { error, is_short: true }),
