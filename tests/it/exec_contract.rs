@@ -740,6 +740,7 @@ async fn a_thousand_sleepers_are_held_and_stopped(rig: &mut Rig) {
         tokio::task::yield_now().await;
     }
     assert_eq!(rig.executor.list().len(), 1_000);
+    eventually(|| (rig.executor.pids().len() == 1_000).then_some(())).await;
     for number in 0..1_000 {
         rig.executor.stop(&lease(number), StopCause::Drained, LONG);
     }
