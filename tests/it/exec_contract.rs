@@ -528,6 +528,7 @@ async fn who_ignores_term_is_killed(rig: &mut Rig) {
 
 async fn the_first_cause_counts(rig: &mut Rig) {
     rig.executor.start(rig.spec(1, &["sleep", "1000"]));
+    eventually(|| (!rig.executor.pids().is_empty()).then_some(())).await;
     rig.executor.stop(&lease(1), StopCause::Drained, LONG);
     rig.executor.stop(&lease(1), StopCause::Cancelled, LONG);
     let exit = rig.exit(1).await;
